@@ -1,0 +1,1 @@
+"""Zonotopes: center, generator blocks, box, and the identity of their noise symbols."""

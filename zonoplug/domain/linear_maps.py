@@ -1,0 +1,135 @@
+"""Linear maps that blocks of generators are sent through: no offsets, and absolute values for boxes.
+
+Every map works on rows: tensors (rows, *in_shape), where rows is batch or batch times symbols.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Shape = tuple[int, ...]
+
+
+class LinearMap(ABC):
+    """x -> A x."""
+
+    @abstractmethod
+    def apply(self, x: Tensor) -> Tensor:
+        """A x for each row: (rows, *in_shape) -> (rows, *out_shape)."""
+
+    @abstractmethod
+    def apply_absolute(self, x: Tensor) -> Tensor:
+        """|A| x for each row of x >= 0: how far a box spreads."""
+
+    def columns(self, values: Tensor, index: Tensor, shape: Shape) -> Tensor:
+        """Images of single-coordinate generators: values (batch, k) at flat coordinates index (batch, k) of `shape`.
+
+        Returns (batch, k, *out_shape). Costs a pass over batch * k one-hot rows unless a subclass knows better.
+        """
+        batch, count = values.shape
+        rows = values.new_zeros(batch * count, prod(shape))
+        rows.scatter_(1, index.reshape(-1, 1), values.reshape(-1, 1))
+        return per_symbol(self.apply, rows.reshape(batch, count, *shape))
+
+
+def per_symbol(function: Callable[[Tensor], Tensor], generators: Tensor) -> Tensor:
+    """Apply a function of rows to generators (batch, k, *shape), folding batch and symbols into rows and back."""
+    batch, count = generators.shape[:2]
+    image = function(generators.reshape(batch * count, *generators.shape[2:]))
+    return image.reshape(batch, count, *image.shape[1:])
+
+
+class Rearrangement(LinearMap):
+    """A map whose matrix has no negative entry, given by a function of rows: reshape, slice, pad, pool, sum."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._function(x)
+
+    def apply_absolute(self, x: Tensor) -> Tensor:
+        return self._function(x)
+
+
+class Scaling(LinearMap):
+    """Coordinate-wise multiplication with a constant that broadcasts against (rows, *shape)."""
+
+    def __init__(self, factor: Tensor) -> None:
+        self._factor = factor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x * self._factor
+
+    def apply_absolute(self, x: Tensor) -> Tensor:
+        return x * self._factor.abs()
+
+
+class MatrixMap(LinearMap):
+    """Product with a weight (out, in) along the last axis: (rows, ..., in) -> (rows, ..., out)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x @ self._weight.T
+
+    def apply_absolute(self, x: Tensor) -> Tensor:
+        return x @ self._weight.abs().T
+
+    def columns(self, values: Tensor, index: Tensor, shape: Shape) -> Tensor:
+        if len(shape) != 1:
+            return super().columns(values, index, shape)
+        rows = self._weight.T[index.reshape(-1)].reshape(*index.shape, -1)
+        return rows * values.unsqueeze(-1)
+
+
+class SignedMap(LinearMap):
+    """A map given by one function of its input and its constant weight: convolutions, constant matrix products."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> None:
+        self._function = function
+        self._weight = weight
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._function(x, self._weight)
+
+    def apply_absolute(self, x: Tensor) -> Tensor:
+        return self._function(x, self._weight.abs())
+
+
+def convolution(weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+                groups: int) -> SignedMap:
+    """Convolution in one, two or three spatial dimensions without bias; weight (out, in / groups, *kernel)."""
+    by_rank = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+    operator = by_rank[weight.dim() - 2]
+
+    def apply(x: Tensor, w: Tensor) -> Tensor:
+        result: Tensor = operator(x, w, None, tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[operator]
+        return result
+
+    return SignedMap(apply, weight)
+
+
+def row_by_row(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Lift a function of one batch element, (1, *in) -> (1, *out), to rows, (rows, *in) -> (rows, *out).
+
+    So a function with a batch of 1 written into it serves any number of rows.
+    """
+    lifted = torch.vmap(function)
+
+    def apply(x: Tensor) -> Tensor:
+        image: Tensor = lifted(x.unsqueeze(1))
+        return image.squeeze(1) if image.dim() > 1 and image.shape[1] == 1 else _refuse(image)
+
+    return apply
+
+
+def _refuse(image: Tensor) -> Tensor:
+    raise ValueError(f"the operator moves the batch axis: one element became {tuple(image.shape[1:])}")

@@ -1,0 +1,187 @@
+"""The zonotope: a center, generator blocks and a box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, join_dense
+from zonoplug.domain.symbols import SymbolIds, SymbolSource, merge_ids
+
+if TYPE_CHECKING:
+    from zonoplug.domain.linear_maps import LinearMap, Shape
+
+
+class Interval(NamedTuple):
+    """Lower and upper bounds, each (batch, *shape). A NaN means that nothing is known."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Zonotope:
+    """The set  c + sum_j g_j e_j + b * u,  e_j and every coordinate of u in [-1, 1], for each element of a batch.
+
+    Attributes:
+        center: c, (batch, *shape).
+        blocks: the generators g_j; no two blocks share a symbol.
+        box: b >= 0, (batch, *shape): radii without named symbols, or None.
+    """
+
+    center: Tensor
+    blocks: tuple[GeneratorBlock, ...] = ()
+    box: Tensor | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of one point, without the batch."""
+        return tuple(self.center.shape[1:])
+
+    @property
+    def batch(self) -> int:
+        return int(self.center.shape[0])
+
+    @property
+    def num_symbols(self) -> int:
+        return sum(block.num_symbols for block in self.blocks)
+
+    @property
+    def symbols(self) -> SymbolIds:
+        """Sorted ids of all named symbols, (k,)."""
+        return merge_ids(*(block.symbols for block in self.blocks))
+
+    def radius(self) -> Tensor:
+        """(batch, *shape): sum of absolute generators, and the box."""
+        total = torch.zeros_like(self.center) if self.box is None else self.box
+        for block in self.blocks:
+            total = total + block.radius()
+        return total
+
+    def interval_hull(self) -> Interval:
+        """The smallest interval around the zonotope, up to rounding."""
+        radius = self.radius()
+        return Interval(self.center - radius, self.center + radius)
+
+    def generators(self, symbols: SymbolIds | None = None) -> Tensor:
+        """(batch, k, *shape): the generators of `symbols` (sorted ids; all by default), 0 where a symbol is absent."""
+        wanted = self.symbols if symbols is None else symbols
+        dense = self.center.new_zeros(self.batch, wanted.shape[0], *self.shape)
+        for block in self.blocks:
+            place = torch.searchsorted(wanted, block.symbols)
+            found = place < wanted.shape[0]
+            found &= wanted[place.clamp(max=max(wanted.shape[0] - 1, 0))] == block.symbols if wanted.numel() else found
+            if bool(found.any()):
+                dense.index_copy_(1, place[found].to(dense.device), block.dense()[:, found.to(dense.device)])
+        return dense
+
+    def support(self, directions: Tensor) -> Tensor:
+        """Largest d . x over the zonotope: directions (m, n), n = prod(shape). Returns (batch, m)."""
+        value = self.center.flatten(1) @ directions.T
+        value = value + (self.generators().flatten(2) @ directions.T).abs().sum(dim=1)
+        if self.box is not None:
+            value = value + self.box.flatten(1) @ directions.abs().T
+        return value
+
+    def point(self, noise: Tensor, box_noise: Tensor | None = None) -> Tensor:
+        """The point for given noise values.
+
+        Args:
+            noise: (batch, k) in [-1, 1], for the symbols in the order of `symbols`.
+            box_noise: (batch, *shape) in [-1, 1]; 0 by default.
+        Returns:
+            (batch, *shape).
+        """
+        shape = (self.batch, -1, *([1] * len(self.shape)))
+        value = self.center + (self.generators() * noise.reshape(shape)).sum(dim=1)
+        if self.box is not None and box_noise is not None:
+            value = value + self.box * box_noise
+        return value
+
+    def map(self, linear: LinearMap, offset: Tensor | None = None) -> Zonotope:
+        """The exact image under  x -> A x + offset.  The offset broadcasts against (batch, *out_shape)."""
+        center = linear.apply(self.center)
+        if offset is not None:
+            center = center + offset
+        mapped = [block.map(linear) for block in self.blocks]
+        dense = [block for block in mapped if isinstance(block, DenseBlock)]
+        rest = tuple(block for block in mapped if not isinstance(block, DenseBlock))
+        blocks = ((join_dense(dense),) if dense else ()) + rest
+        return Zonotope(center, blocks, None if self.box is None else linear.apply_absolute(self.box))
+
+    def scale(self, factor: Tensor, offset: Tensor | None = None) -> Zonotope:
+        """Coordinate-wise  factor * x + offset;  both broadcast against (batch, *shape). Diagonal blocks stay so."""
+        center = self.center * factor if offset is None else self.center * factor + offset
+        box = None if self.box is None else self.box * factor.abs()
+        return Zonotope(center, tuple(block.scale(factor) for block in self.blocks), box)
+
+    def reshape(self, shape: Shape) -> Zonotope:
+        """The same set over coordinates arranged as `shape`."""
+        box = None if self.box is None else self.box.reshape(-1, *shape)
+        blocks = tuple(block.reshape(shape) for block in self.blocks)
+        return Zonotope(self.center.reshape(-1, *shape), blocks, box)
+
+    def widen(self, radius: Tensor) -> Zonotope:
+        """Add `radius` >= 0, (batch, *shape), to the box."""
+        return replace(self, box=radius if self.box is None else self.box + radius)
+
+    def with_fresh_symbols(self, radius: Tensor, source: SymbolSource, node: str) -> Zonotope:
+        """Add `radius` >= 0, (batch, *shape), as symbols of their own: one for each coordinate that needs it.
+
+        NaN or infinite radii get a symbol too, so that nothing unknown looks certain.
+        """
+        flat = radius.flatten(1)
+        needed = ~(flat <= 0)
+        count = int(needed.sum(dim=1).max()) if needed.numel() else 0
+        if count == 0:
+            return self
+        values, index = compress(flat, needed, count)
+        block = DiagonalBlock(source.fresh(node, index), values, index, self.shape)
+        return replace(self, blocks=(*self.blocks, block))
+
+
+def compress(flat: Tensor, needed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Move the marked entries of each row to the front.
+
+    Args:
+        flat, needed: (batch, n) values, and marks; count: the largest number of marks in a row.
+    Returns:
+        values (batch, count), 0 behind a row's own marks, and their columns (batch, count).
+    """
+    row, column = needed.nonzero(as_tuple=True)
+    slot = needed.cumsum(dim=1)[row, column] - 1
+    index = torch.zeros(flat.shape[0], count, dtype=torch.int64, device=flat.device)
+    index[row, slot] = column
+    values = flat.new_zeros(flat.shape[0], count)
+    values[row, slot] = flat[row, column]
+    return values, index
+
+
+def add_zonotopes(left: Zonotope, right: Zonotope) -> Zonotope:
+    """The exact sum of two zonotopes of equal shape; shared symbols are aligned by id, boxes are independent."""
+    center = left.center + right.center
+    box = left.box if right.box is None else right.box if left.box is None else left.box + right.box
+    return Zonotope(center, align_sum(left.blocks, right.blocks), box)
+
+
+def align_sum(left: tuple[GeneratorBlock, ...], right: tuple[GeneratorBlock, ...]) -> tuple[GeneratorBlock, ...]:
+    """Blocks of a sum. Blocks whose symbols only one side has are kept as they are; the others become one dense block."""
+    left_ids, right_ids = (merge_ids(*(b.symbols for b in blocks)) for blocks in (left, right))
+    only_left = [b for b in left if not bool(torch.isin(b.symbols, right_ids).any())]
+    only_right = [b for b in right if not bool(torch.isin(b.symbols, left_ids).any())]
+    shared = [b for b in (*left, *right) if all(b is not other for other in (*only_left, *only_right))]
+    if not shared:
+        return (*only_left, *only_right)
+    ids = merge_ids(*(block.symbols for block in shared))
+    first = shared[0].dense()
+    total = first.new_zeros(first.shape[0], ids.shape[0], *first.shape[2:])
+    for block in shared:
+        place = torch.searchsorted(ids, block.symbols)
+        if torch.equal(place, torch.arange(int(place[0]), int(place[0]) + place.shape[0])):
+            total[:, int(place[0]) : int(place[0]) + place.shape[0]] += block.dense()
+        else:
+            total.index_add_(1, place.to(total.device), block.dense())
+    return (DenseBlock(ids, total), *only_left, *only_right)

@@ -1,0 +1,73 @@
+"""Bound methods and their spelling: "zonotope", "zonotope[girard,512]", "zonotope+crown", "CROWN"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from zonoplug.errors import SettingError, UnknownNameError
+from zonoplug.lirpa.propagate import Fallback, WalkOptions
+from zonoplug.reduction import REDUCTIONS, AboveSymbols
+
+HOST_METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "forward", "forward+crown")
+BACKWARD = ("crown", "alpha-crown")
+
+
+@dataclass(frozen=True, slots=True)
+class BoundMethod:
+    """A way to bound a network.
+
+    Attributes:
+        zonotope: whether our walk runs; if not, `backward` names a method of the host.
+        reduction, max_symbols: the symbol reduction inside the walk, or None.
+        backward: the host's method that uses the walk's hulls as intermediate bounds, or None.
+    """
+
+    zonotope: bool
+    reduction: str | None = None
+    max_symbols: int | None = None
+    backward: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> BoundMethod:
+        """Read a method's name, in any case.
+
+        Raises:
+            UnknownNameError: no such method or reduction.
+            SettingError: a malformed reduction.
+        """
+        name = text.strip().lower()
+        if name in HOST_METHODS:
+            return cls(zonotope=False, backward=name)
+        match = re.fullmatch(r"zonotope(?:\[([^\]]*)\])?(?:\+([\w-]+))?", name)
+        if not match or (match[2] and match[2] not in BACKWARD):
+            raise UnknownNameError("bound method", text, method_names())
+        if match[1] is None:
+            return cls(zonotope=True, backward=match[2])
+        parts = [part.strip() for part in match[1].split(",")]
+        if len(parts) != 2 or not parts[1].isdigit():
+            raise SettingError(f"Method {text!r}: write a reduction as [name,max_symbols], such as zonotope[girard,512].")
+        REDUCTIONS.get(parts[0])
+        return cls(True, parts[0], int(parts[1]), match[2])
+
+    @classmethod
+    def is_ours(cls, text: str | None) -> bool:
+        """Whether a method's name asks for a zonotope."""
+        return text is not None and text.strip().lower().startswith("zonotope")
+
+    def walk_options(self, fallback: Fallback = "interval") -> WalkOptions:
+        """The options of our walk for this method."""
+        if self.reduction is None or self.max_symbols is None:
+            return WalkOptions(fallback=fallback)
+        return WalkOptions(REDUCTIONS.get(self.reduction)(), AboveSymbols(self.max_symbols), fallback)
+
+    def __str__(self) -> str:
+        if not self.zonotope:
+            return str(self.backward)
+        reduction = "" if self.reduction is None else f"[{self.reduction},{self.max_symbols}]"
+        return f"zonotope{reduction}" + (f"+{self.backward}" if self.backward else "")
+
+
+def method_names() -> list[str]:
+    """The spellings to offer in messages and lists."""
+    return [*HOST_METHODS, "zonotope", "zonotope[girard,512]", *(f"zonotope+{b}" for b in BACKWARD)]

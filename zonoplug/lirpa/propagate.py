@@ -1,0 +1,195 @@
+"""The walk over the host's graph: input zonotopes in, output zonotope and interval hulls out."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.symbols import SymbolSource
+from zonoplug.domain.zonotope import Interval, Zonotope
+from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
+from zonoplug.reduction import Never, Reduction, Schedule
+from zonoplug.transformers.affine import Operand, specification
+from zonoplug.transformers.interval import from_interval
+
+Fallback = Literal["interval", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class WalkOptions:
+    """How to propagate.
+
+    Attributes:
+        reduction: encloses zonotopes in smaller ones; None for never.
+        schedule: when it is applied, and to how many symbols.
+        fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
+    """
+
+    reduction: Reduction | None = None
+    schedule: Schedule = field(default_factory=Never)
+    fallback: Fallback = "interval"
+
+
+@dataclass(slots=True)
+class Propagation:
+    """What one walk found.
+
+    Attributes:
+        output: zonotope of the final node, or of C y; (batch, *out_shape) or (batch, rows).
+        hulls: node name -> bounds of the inputs of every non-exact operator.
+        symbols: the ids given out, with their origins.
+    """
+
+    output: Zonotope
+    hulls: dict[str, Interval]
+    symbols: SymbolSource
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPlan:
+    """The part of a graph that leads to one node, in topological order, and how often each value is read."""
+
+    order: tuple[Any, ...]
+    readers: Mapping[str, int]
+
+
+_plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
+
+
+def plan_for(module: Any, final: str) -> GraphPlan:
+    """The plan for `module` up to the node named `final`; made once per module and node."""
+    plans = _plans.setdefault(module, {})
+    if final not in plans:
+        order: list[Any] = []
+        readers: dict[str, int] = {}
+        seen: set[str] = set()
+        stack = [(module[final], False)]
+        while stack:
+            node, inputs_done = stack.pop()
+            if inputs_done:
+                order.append(node)
+            elif node.name not in seen:
+                seen.add(node.name)
+                stack.append((node, True))
+                stack.extend((parent, False) for parent in reversed(node.inputs))
+                for parent in node.inputs:
+                    readers[parent.name] = readers.get(parent.name, 0) + 1
+        plans[final] = GraphPlan(tuple(order), readers)
+    return plans[final]
+
+
+def propagate(
+    module: Any,
+    inputs: Mapping[str, Operand],
+    symbols: SymbolSource,
+    options: WalkOptions,
+    rows: Tensor | None = None,
+    final: str | None = None,
+    known: Mapping[str, Interval] | None = None,
+) -> Propagation:
+    """Propagate zonotopes through the host's graph.
+
+    Args:
+        module: a BoundedModule.
+        inputs: name of each input node -> zonotope, or tensor where nothing is perturbed, (batch, *shape).
+        symbols: the source that the input zonotopes' ids came from.
+        options: reduction, schedule, fallback.
+        rows: specification matrix C (batch or 1, rows, outputs), applied to the flattened output.
+        final: name of the node to bound; the module's output by default.
+        known: bounds of nodes that hold for all points of the input set, to be intersected with the hulls.
+    Raises:
+        UnsupportedOperatorError: an operator has no transformer and `options.fallback` is "error", or the host
+            cannot bound it either.
+    """
+    plan = plan_for(module, final or module.final_name)
+    left = dict(plan.readers)
+    values: dict[str, Operand] = {}
+    hulls: dict[str, Interval] = {}
+
+    def hull_of(name: str) -> Interval | None:
+        value = values[name]
+        if isinstance(value, Tensor):
+            return None
+        if name not in hulls:
+            hull = value.interval_hull()
+            outer = (known or {}).get(name)
+            hulls[name] = hull if outer is None else intersect(hull, outer)
+        return hulls[name]
+
+    for node in plan.order:
+        if node.name in inputs:
+            values[node.name] = inputs[node.name]
+            continue
+        operands = [values[parent.name] for parent in node.inputs]
+        if not any(isinstance(operand, Zonotope) for operand in operands):
+            values[node.name] = _constant(module, node, operands)
+        elif type(node).__name__ == "BoundShape":
+            values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
+        else:
+            values[node.name] = _step(node, operands, symbols, options, hull_of)
+        for parent in node.inputs:
+            left[parent.name] -= 1
+            if not left[parent.name]:
+                del values[parent.name]
+    output = values[plan.order[-1].name]
+    if isinstance(output, Tensor):
+        output = Zonotope(output)
+    return Propagation(output if rows is None else specification(output, rows), hulls, symbols)
+
+
+def intersect(hull: Interval, outer: Interval) -> Interval:
+    """The intersection of two bounds that both hold; where one is NaN, the other."""
+    return Interval(torch.fmax(hull.lower, outer.lower), torch.fmin(hull.upper, outer.upper))
+
+
+def _step(node: Any, operands: list[Operand], symbols: SymbolSource, options: WalkOptions, hull_of: Any) -> Zonotope:
+    entry = entry_for(node)
+    if entry is not None:
+        exact = entry.kind == "exact"
+        bounds = () if exact else tuple(hull_of(parent.name) for parent in node.inputs)
+        try:
+            result = entry.transformer(Call(node, operands, symbols, bounds))
+            return result if exact else _reduced(result, options)
+        except NotApplicableError:
+            pass
+    if options.fallback == "error":
+        raise refuse(node, operands)
+    return _reduced(_interval_image(node, operands, symbols, hull_of), options)
+
+
+def _reduced(zonotope: Zonotope, options: WalkOptions) -> Zonotope:
+    budget = options.schedule.budget(zonotope)
+    if options.reduction is None or budget is None:
+        return zonotope
+    return options.reduction.reduce(zonotope, budget)
+
+
+def _interval_image(node: Any, operands: list[Operand], symbols: SymbolSource, hull_of: Any) -> Zonotope:
+    """The host's interval bounds of one operator, as a zonotope."""
+    kind = type(node).__name__
+    warnings.warn(f"{kind} is bounded by intervals: it has no transformer for this use.", stacklevel=2)
+    intervals = [
+        tuple(hull_of(parent.name)) if isinstance(operand, Zonotope) else (operand, operand)
+        for parent, operand in zip(node.inputs, operands, strict=True)
+    ]
+    try:
+        lower, upper = node.interval_propagate(*intervals)[:2]
+    except Exception as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise UnsupportedOperatorError(
+            f"{refuse(node, operands)} The host's interval bounds failed too: {type(error).__name__}: {reason}"
+        ) from error
+    return from_interval(Interval(lower, upper), symbols, node.name)
+
+
+def _constant(module: Any, node: Any, operands: list[Operand]) -> Tensor:
+    """The value of a node that no perturbed input reaches."""
+    value = node.forward(*operands)
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, device=module.device)

@@ -1,0 +1,89 @@
+"""What a reduction is: one generic function owns the contract, a method supplies the choice."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.blocks import DenseBlock
+from zonoplug.domain.symbols import SymbolIds
+from zonoplug.domain.zonotope import Zonotope
+from zonoplug.errors import SymbolBudgetError
+from zonoplug.registry import Registry
+
+NO_SYMBOLS = torch.zeros(0, dtype=torch.int64)
+
+
+class Reduction(ABC):
+    """Encloses a zonotope in one with fewer noise symbols.
+
+    A subclass supplies `_reduce` (or, for rules that keep some generators and box the others, subclasses
+    `BoxReduction` and supplies `score`), names its `source`, and registers itself with `@REDUCTIONS.register(name)`.
+    """
+
+    source: ClassVar[str]
+
+    @final
+    def reduce(self, zonotope: Zonotope, max_symbols: int, protect: SymbolIds = NO_SYMBOLS) -> Zonotope:
+        """Enclose `zonotope` in a zonotope with at most `max_symbols` named symbols.
+
+        For every value of the kept symbols there are values of the others and of the box that give the same point,
+        so the result may take the original's place on one branch of a graph.
+
+        Args:
+            zonotope: center (batch, *shape) with k symbols.
+            max_symbols: upper limit on the named symbols of the result.
+            protect: ids that are kept in any case.
+        Returns:
+            `zonotope` itself if it is small enough, else a zonotope with the same center that contains it.
+        Raises:
+            SymbolBudgetError: `max_symbols` is negative, or below the number of protected symbols.
+        """
+        ids = zonotope.symbols
+        protected = torch.isin(ids, protect)
+        least = int(protected.sum())
+        if max_symbols < least:
+            raise SymbolBudgetError(
+                f"{type(self).__name__}: max_symbols is {max_symbols}, and must be at least {least}"
+                f" ({least} symbols are protected)."
+            )
+        if ids.shape[0] <= max_symbols:
+            return zonotope
+        return self._reduce(zonotope, max_symbols, protected)
+
+    @abstractmethod
+    def _reduce(self, zonotope: Zonotope, max_symbols: int, protected: Tensor) -> Zonotope:
+        """The method itself; `protected` (k,) marks symbols to keep, in the order of `zonotope.symbols`."""
+
+
+class BoxReduction(Reduction):
+    """Keep the generators with the best scores, box the others:  c + K + L  lies in  c + K + box(L).
+
+    Loss in a direction d:  sum_i |d_i| sum_{j in L} |g_ij| - sum_{j in L} |d . g_j|.
+    """
+
+    @abstractmethod
+    def score(self, generators: Tensor) -> Tensor:
+        """How much is lost by boxing each generator: (batch, k, n) -> (batch, k); the largest are kept."""
+
+    def _reduce(self, zonotope: Zonotope, max_symbols: int, protected: Tensor) -> Zonotope:
+        ids = zonotope.symbols
+        generators = zonotope.generators(ids)
+        kept = torch.zeros(ids.shape[0], dtype=torch.bool)
+        if max_symbols:
+            # One choice for the whole batch: the elements share the numbering of symbols.
+            largest = torch.finfo(generators.dtype).max
+            scores = self.score(generators.flatten(2)).sum(dim=0).nan_to_num(nan=largest, posinf=largest).cpu()
+            scores = scores.masked_fill(protected, torch.inf)
+            kept[scores.topk(max_symbols).indices] = True
+        kept |= protected
+        on_device = kept.to(generators.device)
+        block = DenseBlock(ids[kept], generators[:, on_device])
+        boxed = generators[:, ~on_device].abs().sum(dim=1)
+        return Zonotope(zonotope.center, (block,) if max_symbols else (), zonotope.box).widen(boxed)
+
+
+REDUCTIONS: Registry[type[Reduction]] = Registry("reduction", "zonoplug.reductions")

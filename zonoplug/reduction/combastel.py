@@ -1,0 +1,19 @@
+"""Combastel's rule."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from zonoplug.reduction.base import REDUCTIONS, BoxReduction
+
+
+@REDUCTIONS.register("combastel")
+class Combastel(BoxReduction):
+    """Box the shortest generators: score  ||g||_2."""
+
+    source: ClassVar[str] = "Combastel, ECC 2003"
+
+    def score(self, generators: Tensor) -> Tensor:
+        return generators.norm(dim=2)

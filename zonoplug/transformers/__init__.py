@@ -1,0 +1,1 @@
+"""Zonotope in, zonotope out: one transformer for each shape of operator."""

@@ -1,0 +1,105 @@
+"""Exact transformers: sums, products with constants, concatenation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.blocks import DenseBlock
+from zonoplug.domain.linear_maps import MatrixMap, Rearrangement, SignedMap
+from zonoplug.domain.symbols import merge_ids
+from zonoplug.domain.zonotope import Zonotope, add_zonotopes
+
+Operand = Zonotope | Tensor
+
+
+def add(left: Operand, right: Operand) -> Zonotope:
+    """left + right, where at least one is a zonotope and shapes broadcast as in torch."""
+    if isinstance(left, Tensor):
+        left, right = right, left
+    assert isinstance(left, Zonotope)
+    if isinstance(right, Tensor):
+        shape = torch.broadcast_shapes(left.center.shape, right.shape)
+        left = expand(left, tuple(shape[1:])) if tuple(shape[1:]) != left.shape else left
+        return Zonotope(left.center + right, left.blocks, left.box)
+    shape = torch.broadcast_shapes(left.center.shape, right.center.shape)
+    return add_zonotopes(expand(left, tuple(shape[1:])), expand(right, tuple(shape[1:])))
+
+
+def negate(operand: Operand) -> Operand:
+    """-x."""
+    if isinstance(operand, Tensor):
+        return -operand
+    return operand.scale(torch.full((1,) * operand.center.dim(), -1.0).to(operand.center))
+
+
+def multiply(zonotope: Zonotope, constant: Tensor) -> Zonotope:
+    """constant * x, coordinate by coordinate; the constant broadcasts against (batch, *shape)."""
+    shape = tuple(torch.broadcast_shapes(zonotope.center.shape, constant.shape)[1:])
+    constant = constant.to(zonotope.center.dtype)
+    constant = constant.reshape((1,) * (zonotope.center.dim() - constant.dim()) + tuple(constant.shape))
+    return expand(zonotope, shape).scale(constant)
+
+
+def expand(zonotope: Zonotope, shape: tuple[int, ...]) -> Zonotope:
+    """Repeat axes of length 1, and add axes in front, as torch broadcasts (batch, *shape)."""
+    if zonotope.shape == shape:
+        return zonotope
+    missing = len(shape) - len(zonotope.shape)
+    aligned = zonotope.reshape((1,) * missing + zonotope.shape) if missing else zonotope
+    return aligned.map(Rearrangement(lambda x: x.expand(x.shape[0], *shape)))
+
+
+def rearrange(zonotope: Zonotope, function: Callable[[Tensor], Tensor]) -> Zonotope:
+    """A function of rows whose matrix has no negative entry: transpose, slice, pad with zeros, average, sum."""
+    return zonotope.map(Rearrangement(function))
+
+
+def matrix(zonotope: Zonotope, weight: Tensor, offset: Tensor | None = None) -> Zonotope:
+    """x @ weight.T + offset along the last axis; weight (out, in)."""
+    return zonotope.map(MatrixMap(weight), offset)
+
+
+def specification(zonotope: Zonotope, rows: Tensor) -> Zonotope:
+    """C y for a specification matrix C (batch or 1, m, n), n = prod(shape). Returns a zonotope over (m,)."""
+    flat = zonotope.reshape((zonotope.center[0].numel(),))
+    if rows.shape[0] == 1:
+        return matrix(flat, rows[0])
+    generators = [DenseBlock(b.symbols, torch.bmm(b.dense(), rows.transpose(1, 2))) for b in flat.blocks]
+    box = None if flat.box is None else torch.einsum("bmn,bn->bm", rows.abs(), flat.box)
+    return Zonotope(torch.einsum("bmn,bn->bm", rows, flat.center), tuple(generators), box)
+
+
+def constant_product(zonotope: Zonotope, constant: Tensor, constant_first: bool) -> Zonotope:
+    """Matrix product with a constant without batch, on either side, as torch.matmul reads the last two axes."""
+    if not constant_first and constant.dim() == 2:
+        return matrix(zonotope, constant.T)
+    if constant_first:
+        return zonotope.map(SignedMap(lambda x, w: torch.matmul(w, x), constant))
+    return zonotope.map(SignedMap(torch.matmul, constant))
+
+
+def concatenate(operands: Sequence[Operand], axis: int) -> Zonotope:
+    """Concatenate along `axis` (counted with the batch axis; never 0). Shared symbols stay shared."""
+    zonotopes = [operand for operand in operands if isinstance(operand, Zonotope)]
+    batch = max(z.batch for z in zonotopes)
+
+    def joined(parts: list[Tensor]) -> Tensor:
+        return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=axis)
+
+    ids = merge_ids(*(z.symbols for z in zonotopes))
+    centers, boxes, generators = [], [], []
+    inner = axis - 1 if axis > 0 else len(zonotopes[0].shape) + axis
+    for operand in operands:
+        center = operand.center if isinstance(operand, Zonotope) else operand.to(zonotopes[0].center)
+        box = operand.box if isinstance(operand, Zonotope) else None
+        centers.append(center)
+        boxes.append(torch.zeros_like(center) if box is None else box)
+        dense = operand.generators(ids) if isinstance(operand, Zonotope) else center.new_zeros(
+            batch, ids.shape[0], *center.shape[1:])
+        generators.append(dense.expand(batch, *dense.shape[1:]))
+    block = DenseBlock(ids, torch.cat(generators, dim=inner + 2))
+    has_box = any(z.box is not None for z in zonotopes)
+    return Zonotope(joined(centers), (block,) if ids.numel() else (), joined(boxes) if has_box else None)

@@ -1,0 +1,28 @@
+"""Functions of one variable, through a linear relaxation."""
+
+from __future__ import annotations
+
+from zonoplug.domain.symbols import SymbolSource
+from zonoplug.domain.zonotope import Interval, Zonotope
+from zonoplug.relaxations import Relaxation
+from zonoplug.relaxations.base import RelaxationRule
+
+
+def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: SymbolSource, node: str) -> Zonotope:
+    """Enclose f(x) for every x in the zonotope.
+
+        y = slope * x + offset + radius * e  with one fresh symbol e for each coordinate whose radius is not 0.
+
+    Args:
+        rule: the relaxation of f.
+        bounds: lower and upper bounds (batch, *shape) that hold for every x of interest: the interval hull, or
+            tighter bounds from elsewhere that hold for the concrete inputs.
+        source, node: where the fresh symbols get their ids, and their origin.
+    """
+    return apply_relaxation(zonotope, rule(*bounds), source, node)
+
+
+def apply_relaxation(zonotope: Zonotope, relaxation: Relaxation, source: SymbolSource, node: str) -> Zonotope:
+    """slope * x + offset +/- radius, the radius as fresh symbols."""
+    scaled = zonotope.scale(relaxation.slope, relaxation.offset)
+    return scaled.with_fresh_symbols(relaxation.radius, source, node)
