@@ -9,7 +9,15 @@ from zonoplug.errors import SettingError, UnknownNameError
 from zonoplug.lirpa.propagate import Fallback, WalkOptions
 from zonoplug.reduction import REDUCTIONS, AboveSymbols
 
-HOST_METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "forward", "forward+crown")
+HOST_SPELLING = {
+    "ibp": "IBP",
+    "crown-ibp": "CROWN-IBP",
+    "crown": "CROWN",
+    "alpha-crown": "CROWN-Optimized",
+    "forward": "Forward",
+    "forward+crown": "Forward+Backward",
+}
+HOST_METHODS = tuple(HOST_SPELLING)
 BACKWARD = ("crown", "alpha-crown")
 
 

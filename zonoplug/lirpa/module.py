@@ -13,12 +13,11 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.methods import BoundMethod
+from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
 from zonoplug.lirpa.perturbations import bounded_input, input_set
 from zonoplug.lirpa.propagate import Fallback, Propagation, intersect, propagate
 from zonoplug.transformers.affine import Operand
 
-Bounds = tuple[Tensor | None, Tensor | None]
 ComputeBounds = Callable[..., Any]
 
 
@@ -76,24 +75,23 @@ def _compute_bounds(original: ComputeBounds, module: Any, x: Any, aux: Any, C: T
         raise SettingError(f"Method {method!r} needs x, the tuple of (bounded) inputs.")
     options |= kwargs
     values = (x,) if isinstance(x, Tensor) else tuple(x)
-    bounds = zonotope_bounds(
-        module, values, BoundMethod.parse(method), C, options["final_node_name"],
-        options["fallback"], original, bool(options["bound_upper"]))
+    sets = [input_set(value) for value in values]
+    inputs = [value if box is None else box for box, value in zip(sets, values, strict=True)]
+    parsed = BoundMethod.parse(method)
+    propagation = walk(module, inputs, parsed, C, options["final_node_name"], options["fallback"])
+    bounds = propagation.output.interval_hull()
+    if parsed.backward is not None:
+        bounds = _backward(original, values, parsed.backward, bounds, propagation, C, options)
     return (bounds.lower if options["bound_lower"] else None, bounds.upper if options["bound_upper"] else None)
 
 
-def zonotope_bounds(module: Any, x: tuple[Any, ...], method: BoundMethod, rows: Tensor | None, final: str | None,
-                    fallback: Fallback, original: ComputeBounds, bound_upper: bool) -> Interval:
-    """Bounds by our walk and, where the method says so, by the host's backward pass over the walk's hulls."""
-    sets = [input_set(value) for value in x]
-    propagation = walk(module, [box if box is not None else value for box, value in zip(sets, x, strict=True)],
-                       method, rows, final, fallback)
-    bounds = propagation.output.interval_hull()
-    if method.backward is None:
-        return bounds
-    interm = {compat.intermediate_bounds_argument(): {n: tuple(h) for n, h in propagation.hulls.items()}}
-    host_method = {"crown": "CROWN", "alpha-crown": "CROWN-Optimized"}[method.backward]
-    lower, upper = original(x, None, rows, host_method, bound_upper=bound_upper, final_node_name=final, **interm)
+def _backward(original: ComputeBounds, values: tuple[Any, ...], method: str, bounds: Interval,
+              propagation: Propagation, rows: Tensor | None, options: Mapping[str, Any]) -> Interval:
+    """The walk's bounds, intersected with the host's backward bounds over the walk's hulls."""
+    lower, upper = original(
+        values, None, rows, HOST_SPELLING[method], bound_lower=options["bound_lower"],
+        bound_upper=options["bound_upper"], final_node_name=options["final_node_name"],
+        **{compat.intermediate_bounds_argument(): {name: tuple(hull) for name, hull in propagation.hulls.items()}})
     return intersect(bounds, Interval(bounds.lower if lower is None else lower.detach(),
                                       bounds.upper if upper is None else upper.detach()))
 
@@ -111,8 +109,25 @@ def walk(module: Any, inputs: list[Box | Tensor], method: BoundMethod, rows: Ten
     return propagate(module, operands, symbols, method.walk_options(fallback), rows, final, known)
 
 
-def host_bounds(module: Any, box: Box, method: BoundMethod, rows: Tensor | None = None,
-                bound_upper: bool = True) -> Interval:
-    """Bounds of a box by any method, ours or the host's: (batch, rows) or (batch, *out_shape)."""
-    lower, upper = module.compute_bounds((bounded_input(box),), None, rows, str(method), bound_upper=bound_upper)
-    return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach())
+def bound_box(module: ZonotopeModule, box: Box, method: BoundMethod,
+              rows: Tensor | None = None) -> tuple[Interval, Propagation | None]:
+    """Bounds of a box by any method, ours or the host's, and the walk behind them if there was one.
+
+    Args:
+        box: (batch, *input_shape).
+        rows: specification matrix C (batch or 1, rows, outputs); with one, only lower bounds are asked of the host.
+    Returns:
+        bounds (batch, rows), or (batch, *out_shape) without `rows`; upper is +inf where it was not computed.
+    """
+    full = rows if rows is None or rows.shape[0] == box.lower.shape[0] else rows.expand(box.lower.shape[0], -1, -1)
+    options = {"bound_lower": True, "bound_upper": rows is None, "final_node_name": None}
+    values = (bounded_input(box),) if method.backward else ()
+    host = super(ZonotopeModule, module).compute_bounds
+    if not method.zonotope:
+        lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None)
+        return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach()), None
+    propagation = walk(module, [box], method, rows)
+    bounds = propagation.output.interval_hull()
+    if method.backward is not None:
+        bounds = _backward(host, values, method.backward, bounds, propagation, full, options)
+    return bounds, propagation

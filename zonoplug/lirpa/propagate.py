@@ -45,11 +45,13 @@ class Propagation:
         output: zonotope of the final node, or of C y; (batch, *out_shape) or (batch, rows).
         hulls: node name -> bounds of the inputs of every non-exact operator.
         symbols: the ids given out, with their origins.
+        largest: the most generator entries that one value held, over all batch elements.
     """
 
     output: Zonotope
     hulls: dict[str, Interval]
     symbols: SymbolSource
+    largest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ def propagate(
     left = dict(plan.readers)
     values: dict[str, Operand] = {}
     hulls: dict[str, Interval] = {}
+    largest = 0
 
     def hull_of(name: str) -> Interval | None:
         value = values[name]
@@ -133,7 +136,9 @@ def propagate(
         elif type(node).__name__ == "BoundShape":
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
-            values[node.name] = _step(node, operands, symbols, options, hull_of)
+            image = _step(node, operands, symbols, options, hull_of)
+            values[node.name] = image
+            largest = max(largest, image.num_symbols * image.center.numel())
         for parent in node.inputs:
             left[parent.name] -= 1
             if not left[parent.name]:
@@ -141,7 +146,7 @@ def propagate(
     output = values[plan.order[-1].name]
     if isinstance(output, Tensor):
         output = Zonotope(output)
-    return Propagation(output if rows is None else specification(output, rows), hulls, symbols)
+    return Propagation(output if rows is None else specification(output, rows), hulls, symbols, largest)
 
 
 def intersect(hull: Interval, outer: Interval) -> Interval:

@@ -1,0 +1,58 @@
+"""Zonotope bounds and noise-symbol reduction for auto_LiRPA, and a verifier built on them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from zonoplug.domain.input_sets import Box
+    from zonoplug.domain.zonotope import Zonotope
+    from zonoplug.errors import ZonoplugError
+    from zonoplug.io.onnx_model import load_model
+    from zonoplug.io.vnnlib import read_specification
+    from zonoplug.lirpa.module import ZonotopeModule, register, unregister
+    from zonoplug.lirpa.operators import transforms
+    from zonoplug.reduction import REDUCTIONS, AboveSymbols, BoxReduction, Girard, Never, Reduction
+    from zonoplug.relaxations import RELAXATIONS, Relaxation
+    from zonoplug.verify.outcome import Outcome, Verdict
+    from zonoplug.verify.verifier import Settings, verify_files
+
+# Imported at first use, so that a command line that fails early does not wait for torch.
+_HOME = {
+    "Box": "zonoplug.domain.input_sets",
+    "Zonotope": "zonoplug.domain.zonotope",
+    "ZonoplugError": "zonoplug.errors",
+    "load_model": "zonoplug.io.onnx_model",
+    "read_specification": "zonoplug.io.vnnlib",
+    "ZonotopeModule": "zonoplug.lirpa.module",
+    "register": "zonoplug.lirpa.module",
+    "unregister": "zonoplug.lirpa.module",
+    "transforms": "zonoplug.lirpa.operators",
+    "REDUCTIONS": "zonoplug.reduction",
+    "AboveSymbols": "zonoplug.reduction",
+    "BoxReduction": "zonoplug.reduction",
+    "Girard": "zonoplug.reduction",
+    "Never": "zonoplug.reduction",
+    "Reduction": "zonoplug.reduction",
+    "RELAXATIONS": "zonoplug.relaxations",
+    "Relaxation": "zonoplug.relaxations",
+    "Outcome": "zonoplug.verify.outcome",
+    "Verdict": "zonoplug.verify.outcome",
+    "Settings": "zonoplug.verify.verifier",
+    "verify_files": "zonoplug.verify.verifier",
+}
+
+__all__ = [
+    "RELAXATIONS", "REDUCTIONS", "AboveSymbols", "Box", "BoxReduction", "Girard", "Never", "Outcome", "Reduction",
+    "Relaxation", "Settings", "Verdict", "ZonoplugError", "Zonotope", "ZonotopeModule", "load_model",
+    "read_specification", "register", "transforms", "unregister", "verify_files",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'zonoplug' has no attribute {name!r}")

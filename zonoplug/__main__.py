@@ -1,0 +1,7 @@
+"""`python -m zonoplug`."""
+
+import sys
+
+from zonoplug.cli import main
+
+sys.exit(main())

@@ -1,0 +1,90 @@
+"""Bound methods side by side on one model and specification."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from zonoplug.report.tables import text_table
+
+HEADER = ("method", "margin bound", "excluded", "proved", "seconds", "peak MB", "remark")
+
+
+def measure_method(request: dict[str, Any]) -> dict[str, Any]:
+    """Bound a specification's rows on the whole input boxes by one method, in this process.
+
+    Args:
+        request: "model", "specification", "method", "settings" (a dictionary for `Settings`).
+    Returns:
+        "margin": the least, over disjuncts, of the largest lower bound of a row's margin (above 0: proved);
+        "excluded" of "disjuncts"; "proved"; "seconds" for the bound alone, after a first call that warms up;
+        "peak_bytes": memory used beyond what the loaded process had; "broken": a sampled point lies outside.
+    """
+    import torch
+
+    from zonoplug.domain.input_sets import Box
+    from zonoplug.verify.attack import Attack
+    from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
+    from zonoplug.verify.verifier import Settings, check_method, load_problem
+
+    settings = Settings(**request["settings"])
+    method = request["method"]
+    check_method(method)
+    problem = load_problem(request["model"], request["specification"], settings)
+    attack = Attack(problem, settings.seed)
+    attack.random_points(256)
+    problem.allow_for_rounding(attack.outputs)
+    bounder = Bounder(problem)
+    objective = problem.objective
+    margin, excluded, broken, seconds = math.inf, 0, "", 0.0
+    before = _resident_bytes(reset_peak=True)
+    for number, group in enumerate(torch.arange(objective.num_boxes).split(64)):
+        box = Box(problem.box.lower[group], problem.box.upper[group])
+        if number == 0 and not request.get("cold", False):
+            bounder.bound(method, box, group, objective)
+        start = time.perf_counter()
+        bounds = bounder.bound(method, box, group, objective)
+        seconds += time.perf_counter() - start
+        margins = objective.margins(bounds.lower, group)
+        margin = min(margin, float(objective.best(margins, group).min()))
+        excluded += int((objective.excluded(margins, group) & objective.exists[group]).sum())
+        first = attack.groups == group[0]
+        values = objective.values(attack.outputs[first], attack.groups[first])
+        one = type(bounds)(bounds.lower[:1].expand(values.shape[0], -1), None)
+        try:
+            check_bounds(method, one, values, attack.groups[first], objective)
+        except BrokenMethodError as error:
+            broken = str(error)
+    disjuncts = int(objective.exists.sum())
+    return {"method": method, "margin": margin, "excluded": excluded, "disjuncts": disjuncts,
+            "proved": excluded == disjuncts and not broken, "seconds": seconds,
+            "peak_bytes": max(0, _resident_bytes() - before), "notes": [broken] if broken else bounder.warnings}
+
+
+def comparison_table(results: list[dict[str, Any]]) -> str:
+    """A table of `measure_method`'s answers, in the order given."""
+    rows = []
+    for result in results:
+        notes = "; ".join(result.get("notes", []))
+        if "margin" not in result:
+            rows.append((result["method"], "-", "-", "-", "-", "-", f"{result.get('verdict', '')}: {notes}"))
+            continue
+        rows.append((
+            result["method"], f"{result['margin']:.6g}", f"{result['excluded']}/{result['disjuncts']}",
+            "yes" if result["proved"] else "no", f"{result['seconds']:.3f}", f"{result['peak_bytes'] / 1e6:.1f}", notes))
+    return text_table(HEADER, rows)
+
+
+def _resident_bytes(reset_peak: bool = False) -> int:
+    """The largest resident size of this process since the last reset, in bytes; on Linux only the reset works."""
+    try:
+        if reset_peak:
+            with open("/proc/self/clear_refs", "w") as control:
+                control.write("5")
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

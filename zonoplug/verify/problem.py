@@ -1,0 +1,213 @@
+"""A specification and a model together, as tensors that attacks and bounds work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zonoplug.domain.input_sets import Box
+from zonoplug.errors import SpecificationError
+from zonoplug.verify.outcome import Counterexample
+from zonoplug.verify.rounded_box import inward_box, outward_box
+from zonoplug.verify.specification import Specification
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Objective:
+    """The rows of the specification, for each input box, padded to equal length.
+
+    A row's margin is  a . y - b.  A point is unsafe if in some disjunct every margin is <= 0 (< 0 for a strict row).
+
+    Attributes:
+        coefficients: a, (boxes, rows, outputs).
+        bound: b, (boxes, rows).
+        strict: (boxes, rows).
+        disjunct: (boxes, rows) the row's disjunct, numbered within its box.
+        padding: (boxes, rows) True where there is no row.
+        exists: (boxes, disjuncts) False where a box has fewer disjuncts than another.
+        index: (boxes, disjuncts) the disjunct's number in the specification, -1 where there is none.
+        slack: (boxes, rows) how far above 0 a bound of a margin must be to count, for rounding.
+    """
+
+    coefficients: Tensor
+    bound: Tensor
+    strict: Tensor
+    disjunct: Tensor
+    padding: Tensor
+    exists: Tensor
+    index: Tensor
+    slack: Tensor
+
+    @property
+    def num_boxes(self) -> int:
+        return int(self.bound.shape[0])
+
+    def rows(self, group: Tensor) -> Tensor:
+        """Specification matrices for subdomains of the boxes `group` (n,): (n, rows, outputs), or one for all."""
+        return self.coefficients if self.num_boxes == 1 else self.coefficients[group]
+
+    def values(self, outputs: Tensor, group: Tensor) -> Tensor:
+        """a . y for flattened outputs (n, outputs): (n, rows)."""
+        if self.num_boxes == 1:
+            return outputs @ self.coefficients[0].T
+        return torch.einsum("nro,no->nr", self.coefficients[group], outputs)
+
+    def margins(self, values: Tensor, group: Tensor) -> Tensor:
+        """Margins of rows from values a . y (n, rows), or from lower bounds of them: (n, rows)."""
+        return values - self._of(self.bound, group)
+
+    def best(self, margins: Tensor, group: Tensor) -> Tensor:
+        """Largest margin in each disjunct, (n, disjuncts): above 0 the disjunct is out of reach. NaN counts as -inf."""
+        known = margins.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        known = known.masked_fill(self._of(self.padding, group), -torch.inf)
+        start = known.new_full((known.shape[0], self.exists.shape[1]), -torch.inf)
+        best = start.scatter_reduce(1, self._of(self.disjunct, group).expand_as(known), known, "amax")
+        return best.masked_fill(~self._of(self.exists, group), torch.inf)
+
+    def excluded(self, margins: Tensor, group: Tensor) -> Tensor:
+        """Which disjuncts the lower bounds `margins` (n, rows) put out of reach: (n, disjuncts).
+
+        A bound of exactly 0, where there is no slack, excludes a strict row only.
+        """
+        slack = self._of(self.slack, group)
+        above = (margins > slack) | (self._of(self.strict, group) & (margins >= slack))
+        above &= ~self._of(self.padding, group)
+        start = torch.zeros(above.shape[0], self.exists.shape[1], dtype=torch.int8, device=above.device)
+        hit = start.scatter_reduce(1, self._of(self.disjunct, group).expand_as(above), above.to(torch.int8), "amax")
+        return (hit > 0) | ~self._of(self.exists, group)
+
+    def without(self, excluded: Tensor) -> Objective:
+        """The objective without the disjuncts marked (boxes, disjuncts)."""
+        gone = excluded.gather(1, self.disjunct)
+        keep = (~gone & ~self.padding).any(dim=0)
+        keep[0] |= not bool(keep.any())
+        return Objective(
+            self.coefficients[:, keep], self.bound[:, keep], self.strict[:, keep], self.disjunct[:, keep],
+            (self.padding | gone)[:, keep], self.exists & ~excluded, self.index, self.slack[:, keep])
+
+    def escapes(self, values: Tensor, lower: Tensor, group: Tensor) -> Tensor:
+        """Where values a . y (n, rows) that were reached lie below lower bounds of them by more than rounding."""
+        return (values < lower - self._of(self.slack, group)) & ~self._of(self.padding, group)
+
+    def _of(self, table: Tensor, group: Tensor) -> Tensor:
+        return table if self.num_boxes == 1 else table[group]
+
+
+class Problem:
+    """A specification on a model, both on one device.
+
+    Attributes:
+        specification, model: what was read.
+        box: (boxes, *input_shape) each covering the box as written.
+        attack_box: the same boxes rounded inwards: every point of it is inside the bounds as written.
+        objective: the rows.
+    Raises:
+        SpecificationError: the specification's variables do not fit the model.
+    """
+
+    def __init__(self, specification: Specification, model: Any, device: torch.device) -> None:
+        for noun, name, ours, theirs in (
+            ("inputs", "X", specification.num_inputs, model.num_inputs),
+            ("outputs", "Y", specification.num_outputs, model.num_outputs),
+        ):
+            if ours != theirs:
+                raise SpecificationError(
+                    f"The specification declares {ours} {noun} ({name}), the model has {theirs}:"
+                    " it belongs to another model.")
+        self.specification = specification
+        self.model = model
+        self.device = device
+        numpy_type = np.dtype(np.float64 if model.dtype == torch.float64 else np.float32)
+        self.box = self._box(outward_box, numpy_type)
+        self.attack_box = self._box(inward_box, numpy_type)
+        self.objective = self._objective()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def num_perturbed(self) -> int:
+        """The largest number of inputs that may vary in a box."""
+        return int((self.box.upper > self.box.lower).flatten(1).sum(dim=1).max())
+
+    def outputs(self, points: Tensor) -> Tensor:
+        """The loaded model's flattened outputs (n, outputs) at points (n, *input_shape)."""
+        result: Tensor = self.model.module(points)
+        return result.flatten(1)
+
+    def point_margins(self, outputs: Tensor, group: Tensor) -> Tensor:
+        """Largest margin of each disjunct at points, (n, disjuncts); <= 0 means unsafe."""
+        objective = self.objective
+        return objective.best(objective.margins(objective.values(outputs, group), group), group)
+
+    def confirm(self, point: Tensor, group: int) -> Counterexample | None:
+        """The point (*input_shape) of box `group` as a counterexample, if ONNX Runtime agrees; None if not."""
+        low, high = self.attack_box.lower[group], self.attack_box.upper[group]
+        inside = torch.minimum(torch.maximum(point, low), high).flatten().cpu().numpy()
+        outputs = np.asarray(self.model.evaluate(inside[None]))[0].astype(np.float64)
+        in_box = np.zeros(self.specification.num_boxes, dtype=np.bool_)
+        in_box[group] = True
+        disjunct = self.specification.unsafe_disjunct(outputs, in_box)
+        return None if disjunct is None else Counterexample(inside.astype(np.float64), outputs, disjunct)
+
+    def allow_for_rounding(self, outputs: Tensor) -> None:
+        """Set the objective's slack from outputs (n, outputs) that were seen.
+
+            256 eps (|a| . s + |b|),  s = 2 max |y|
+
+        A measured safety factor, not a proof: the round-to-nearest errors that we saw stay far below it.
+        """
+        scale = 2 * outputs.abs().amax(dim=0)
+        rows = self.objective.coefficients.abs() @ scale + self.objective.bound.abs()
+        self.objective = replace(self.objective, slack=256 * torch.finfo(self.dtype).eps * rows)
+
+    def _box(self, rounded: Any, numpy_type: np.dtype[Any]) -> Box:
+        pairs = [rounded(self.specification, box, numpy_type) for box in range(self.specification.num_boxes)]
+        lower, upper = (torch.as_tensor(np.stack(side), dtype=self.dtype, device=self.device)
+                        for side in zip(*pairs, strict=True))
+        shape = (-1, *self.model.input_shape)
+        return Box(lower.reshape(shape), upper.reshape(shape))
+
+    def _objective(self) -> Objective:
+        spec = self.specification
+        row_box = spec.box_of_disjunct[spec.row_disjunct]
+        disjuncts = np.bincount(spec.box_of_disjunct, minlength=spec.num_boxes)
+        local_disjunct = _position_in_group(spec.box_of_disjunct, spec.num_boxes)
+        slot = _position_in_group(row_box, spec.num_boxes)
+        width = max(int(np.bincount(row_box, minlength=spec.num_boxes).max(initial=0)), 1)
+        size = (spec.num_boxes, width)
+
+        coefficients = torch.zeros(*size, spec.num_outputs, dtype=self.dtype)
+        places = (row_box[spec.entry_row], slot[spec.entry_row], spec.entry_output)
+        coefficients.index_put_(
+            tuple(torch.as_tensor(place) for place in places),
+            torch.as_tensor(spec.entry_value, dtype=self.dtype), accumulate=True)
+        bound = torch.zeros(size, dtype=self.dtype)
+        bound[row_box, slot] = torch.as_tensor(spec.row_bound, dtype=self.dtype)
+        strict = torch.zeros(size, dtype=torch.bool)
+        strict[row_box, slot] = torch.as_tensor(spec.row_strict)
+        disjunct = torch.zeros(size, dtype=torch.int64)
+        disjunct[row_box, slot] = torch.as_tensor(local_disjunct[spec.row_disjunct])
+        padding = torch.ones(size, dtype=torch.bool)
+        padding[row_box, slot] = False
+        count = max(int(disjuncts.max(initial=0)), 1)
+        exists = torch.arange(count) < torch.as_tensor(disjuncts)[:, None]
+        index = torch.full((spec.num_boxes, count), -1)
+        index[spec.box_of_disjunct, local_disjunct] = torch.arange(spec.num_disjuncts)
+        parts = (coefficients, bound, strict, disjunct, padding, exists, index, torch.zeros_like(bound))
+        return Objective(*(part.to(self.device) for part in parts))
+
+
+def _position_in_group(group: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+    """For each element, how many earlier elements are in the same group."""
+    order = np.argsort(group, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=count))[:-1]])
+    position = np.empty(group.shape[0], dtype=np.int64)
+    position[order] = np.arange(group.shape[0]) - np.repeat(starts, np.bincount(group, minlength=count))
+    return position

@@ -1,0 +1,229 @@
+"""The main job: attack first, then bound by ever stronger methods, then split, until the time is up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.input_sets import Box
+from zonoplug.errors import HostError, SettingError, ZonoplugError
+from zonoplug.verify.attack import Attack
+from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
+from zonoplug.verify.branch_and_bound import BranchAndBound
+from zonoplug.verify.clock import Deadline
+from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
+from zonoplug.verify.problem import Objective, Problem
+
+AGREEMENT_POINTS = 8
+ROOT_BATCH = 64
+SPLITTABLE_INPUTS = 64
+QUICK_ATTACK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to verify.
+
+    Attributes:
+        timeout_seconds: the limit on wall time, > 0.
+        method: "auto", or the bound method to use at the root and in the search.
+        device: "cpu", "cuda", or "auto" for a GPU where there is one.
+        seed: of all random choices.
+    """
+
+    timeout_seconds: float = 60.0
+    method: str = "auto"
+    device: str = "auto"
+    seed: int = 0
+
+    def torch_device(self) -> torch.device:
+        """The device. Raises SettingError if it is unknown or absent."""
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise SettingError(f"Device {self.device!r} is unknown. Known: auto, cpu, cuda.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise SettingError("Device 'cuda' was asked for, but torch sees no GPU. Use --device cpu.")
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load_problem(model_path: str | Path, specification_path: str | Path, settings: Settings) -> Problem:
+    """Read a model and a specification, and put them together on the settings' device.
+
+    Args:
+        model_path, specification_path: an ONNX and a VNN-LIB file, plain or gzipped.
+    Raises:
+        ZonoplugError: a file that cannot be read, files that do not fit each other, a bad setting.
+    """
+    from zonoplug.io.onnx_model import load_model
+    from zonoplug.io.vnnlib import read_specification
+
+    device = settings.torch_device()
+    specification = read_specification(specification_path)
+    model = load_model(model_path)
+    model.module.to(device)
+    return Problem(specification, model, device)
+
+
+def verify_files(model_path: str | Path, specification_path: str | Path, settings: Settings | None = None) -> Outcome:
+    """Decide whether a network can reach the unsafe set of a specification.
+
+    Args:
+        model_path, specification_path: an ONNX and a VNN-LIB file, plain or gzipped.
+        settings: limits and choices; the default ones if None.
+    Raises:
+        ZonoplugError: as `load_problem`, and ModelMismatchError where the loaded model and ONNX Runtime disagree.
+    """
+    settings = settings or Settings()
+    deadline = Deadline(settings.timeout_seconds)
+    check_method(settings.method)
+    return Verification(load_problem(model_path, specification_path, settings), settings, deadline).run()
+
+
+def check_method(name: str) -> None:
+    """Raise UnknownNameError or SettingError, which say what is possible, unless `name` is "auto" or a bound method."""
+    if name != "auto":
+        from zonoplug.lirpa.methods import BoundMethod
+
+        BoundMethod.parse(name)
+
+
+class Verification:
+    """One run over one problem."""
+
+    def __init__(self, problem: Problem, settings: Settings, deadline: Deadline) -> None:
+        self._problem = problem
+        self._settings = settings
+        self._deadline = deadline
+        self._attack = Attack(problem, settings.seed)
+        self._outcome = Outcome(Verdict.UNKNOWN)
+
+    def run(self) -> Outcome:
+        """Attack, bound, split. The outcome says `timeout` if the deadline passed first."""
+        found = self._quick_attack()
+        if found is not None:
+            return self._finish(Verdict.VIOLATED, "attack", found)
+        if not bool(self._problem.objective.exists.any()):
+            return self._finish(Verdict.HOLDS, "reading: no disjunct can be satisfied")
+        self._check_model()
+        self._problem.allow_for_rounding(self._attack.outputs)
+        try:
+            bounder = Bounder(self._problem)
+        except HostError as error:
+            self._outcome.notes.append(str(error))
+            return self._keep_attacking(None)
+        outcome = self._bound_and_split(bounder)
+        outcome.notes.extend(bounder.warnings)
+        return outcome
+
+    def _bound_and_split(self, bounder: Bounder) -> Outcome:
+        objective = self._problem.objective
+        splittable = self._problem.num_perturbed <= SPLITTABLE_INPUTS
+        excluded = torch.zeros_like(objective.exists)
+        for method in self._root_methods(splittable):
+            if self._deadline.passed:
+                return self._finish(Verdict.TIMEOUT, method)
+            excluded |= self._at_root(bounder, method, objective.without(excluded)) & objective.exists
+            if bool((excluded | ~objective.exists).all()):
+                return self._finish(Verdict.HOLDS, method)
+        if splittable:
+            for method in self._search_methods():
+                outcome = self._search(bounder, method, objective.without(excluded))
+                if outcome is not None:
+                    return outcome
+        return self._keep_attacking(excluded)
+
+    def _root_methods(self, splittable: bool) -> list[str]:
+        if self._settings.method != "auto":
+            return [self._settings.method]
+        return ["zonotope", "zonotope+crown"] + ([] if splittable else ["zonotope+alpha-crown", "alpha-crown"])
+
+    def _search_methods(self) -> list[str]:
+        return ["zonotope+crown", "zonotope"] if self._settings.method == "auto" else [self._settings.method]
+
+    def _quick_attack(self) -> Counterexample | None:
+        found = self._attack.random_points(256)
+        limit = min(QUICK_ATTACK_SECONDS, 0.2 * max(self._deadline.left_seconds, 0.0))
+        return found or self._attack.descend(4, 40, Deadline(limit))
+
+    def _check_model(self) -> None:
+        from zonoplug.io.onnx_model import check_agreement
+
+        points = self._attack.points[:AGREEMENT_POINTS]
+        check_agreement(self._problem.model, points.flatten(1).cpu().numpy())
+
+    def _at_root(self, bounder: Bounder, method: str, objective: Objective) -> Tensor:
+        """The disjuncts (boxes, disjuncts) that a method excludes on the whole input boxes."""
+        self._outcome.method = method
+        box = self._problem.box
+        excluded = torch.zeros_like(objective.exists)
+        needed = objective.exists.any(dim=1).nonzero().flatten()
+        for group in needed.split(ROOT_BATCH):
+            try:
+                part = Box(box.lower[group], box.upper[group])
+                bounds = bounder.bound(method, part, group, objective)
+                seen = torch.isin(self._attack.groups, group)
+                of = self._attack.groups[seen]
+                at = bounds.lower[torch.searchsorted(group, of)]
+                values = objective.values(self._attack.outputs[seen], of)
+                check_bounds(method, replace(bounds, lower=at), values, of, objective)
+            except BrokenMethodError as error:
+                self._outcome.notes.append(str(error))
+                return torch.zeros_like(objective.exists)
+            except Exception as error:  # one method failing, out of memory included, must not end the others
+                self._note_failure(method, error)
+                return torch.zeros_like(objective.exists)
+            self._outcome.subdomains += group.shape[0]
+            excluded[group] = objective.excluded(objective.margins(bounds.lower, group), group)
+            if self._deadline.passed:
+                break
+        return excluded
+
+    def _search(self, bounder: Bounder, method: str, objective: Objective) -> Outcome | None:
+        """Branch and bound by one method; None if the method cannot decide, so that another may try."""
+        search = BranchAndBound(self._problem, bounder, self._attack, method)
+        name = f"{method} with input splits"
+        self._outcome.method = name
+        try:
+            result = search.run(objective, self._deadline)
+        except BrokenMethodError as error:
+            self._outcome.notes.append(str(error))
+            return None
+        except Exception as error:
+            self._note_failure(method, error)
+            return None
+        self._outcome.subdomains += result.subdomains
+        if result.counterexample is not None:
+            return self._finish(Verdict.VIOLATED, name, result.counterexample)
+        if result.proved:
+            return self._finish(Verdict.HOLDS, name)
+        if self._deadline.passed:
+            return self._finish(Verdict.TIMEOUT, name)
+        self._outcome.notes.append(f"{result.stuck} subdomains are too narrow to split and still open")
+        return None
+
+    def _keep_attacking(self, excluded: Tensor | None) -> Outcome:
+        """Nothing can be proved any more: spend the time that is left on the attack."""
+        restarts = 8
+        while not self._deadline.passed:
+            found = self._attack.descend(restarts, 100, self._deadline, excluded, max_batch=64)
+            if found is not None:
+                return self._finish(Verdict.VIOLATED, "attack", found)
+            restarts = min(2 * restarts, 64)
+        return self._finish(Verdict.TIMEOUT if self._deadline.passed else Verdict.UNKNOWN, self._outcome.method)
+
+    def _note_failure(self, method: str, error: Exception) -> None:
+        if isinstance(error, ZonoplugError):
+            reason = str(error)
+        else:
+            reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0][:200]}"
+        self._outcome.notes.append(f"method {method} failed: {reason}")
+
+    def _finish(self, verdict: Verdict, method: str, found: Counterexample | None = None) -> Outcome:
+        self._outcome.verdict = verdict
+        self._outcome.method = method
+        self._outcome.counterexample = found
+        self._outcome.seconds = self._deadline.elapsed_seconds
+        return self._outcome
