@@ -21,10 +21,13 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         from zonoplug.report.compare import measure_method
 
         return measure_method(request)
+    import torch
+
     from zonoplug.io.counterexample import format_counterexample
     from zonoplug.verify.clock import Deadline
     from zonoplug.verify.verifier import Settings, Verification, check_method, load_problem
 
+    torch.set_num_threads(1)  # small batches on few cores: several threads wait for one another more than they help
     settings = Settings(**request["settings"])
     deadline = Deadline(settings.timeout_seconds)
     check_method(settings.method)

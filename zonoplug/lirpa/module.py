@@ -88,10 +88,11 @@ def _compute_bounds(original: ComputeBounds, module: Any, x: Any, aux: Any, C: T
 def _backward(original: ComputeBounds, values: tuple[Any, ...], method: str, bounds: Interval,
               propagation: Propagation, rows: Tensor | None, options: Mapping[str, Any]) -> Interval:
     """The walk's bounds, intersected with the host's backward bounds over the walk's hulls."""
-    lower, upper = original(
-        values, None, rows, HOST_SPELLING[method], bound_lower=options["bound_lower"],
-        bound_upper=options["bound_upper"], final_node_name=options["final_node_name"],
-        **{compat.intermediate_bounds_argument(): {name: tuple(hull) for name, hull in propagation.hulls.items()}})
+    with compat.working_in(bounds.lower.dtype):
+        lower, upper = original(
+            values, None, rows, HOST_SPELLING[method], bound_lower=options["bound_lower"],
+            bound_upper=options["bound_upper"], final_node_name=options["final_node_name"],
+            **{compat.intermediate_bounds_argument(): {name: tuple(hull) for name, hull in propagation.hulls.items()}})
     return intersect(bounds, Interval(bounds.lower if lower is None else lower.detach(),
                                       bounds.upper if upper is None else upper.detach()))
 
@@ -124,7 +125,8 @@ def bound_box(module: ZonotopeModule, box: Box, method: BoundMethod,
     values = (bounded_input(box),) if method.backward else ()
     host = super(ZonotopeModule, module).compute_bounds
     if not method.zonotope:
-        lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None)
+        with compat.working_in(box.lower.dtype):
+            lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None)
         return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach()), None
     propagation = walk(module, [box], method, rows)
     bounds = propagation.output.interval_hull()

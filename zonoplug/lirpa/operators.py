@@ -80,7 +80,7 @@ TRANSFORMERS: dict[str, Entry] = {}
 def transforms(*host_classes: str | type, kind: Kind = "exact") -> Callable[[F], F]:
     """Decorator that files a transformer under host operator classes (or their names).
 
-    A subclass of a listed class uses the same transformer unless it has its own.
+    A third party's subclass of a listed class uses the same transformer unless it has its own.
     """
 
     def file(transformer: F) -> F:
@@ -93,8 +93,17 @@ def transforms(*host_classes: str | type, kind: Kind = "exact") -> Callable[[F],
 
 
 def entry_for(node: Any) -> Entry | None:
-    """The table's entry for a host node, or None."""
-    return next((TRANSFORMERS[c.__name__] for c in type(node).__mro__ if c.__name__ in TRANSFORMERS), None)
+    """The table's entry for a host node, or None.
+
+    A class from outside the host may inherit its parent's entry; the host's own classes may not, since the host
+    derives operators from one another that compute something else (its tan is a subclass of its tanh).
+    """
+    for host_class in type(node).__mro__:
+        if host_class.__name__ in TRANSFORMERS:
+            return TRANSFORMERS[host_class.__name__]
+        if host_class.__module__.startswith("auto_LiRPA."):
+            return None
+    return None
 
 
 def refuse(node: Any, operands: Sequence[Operand]) -> UnsupportedOperatorError:
@@ -268,9 +277,3 @@ for _name, _rule in {"BoundRelu": relu, "BoundSigmoid": sigmoid, "BoundTanh": ta
 def _leaky_relu(call: Call) -> Zonotope:
     negative_slope = float((call.node.attr or {}).get("alpha", 0.01))
     return _elementwise(partial(leaky_relu, negative_slope=negative_slope), call)
-
-
-@transforms("BoundAtan", "BoundTan", kind="relaxation")
-def _not_yet(call: Call) -> Zonotope:
-    """Subclasses of BoundTanh in the host that are not tanh: the fallback bounds them."""
-    raise NotApplicableError

@@ -53,4 +53,4 @@ def influence_scores(influence: Tensor | None, box: Box) -> Tensor:
     by_width = width / width.sum(dim=1, keepdim=True).clamp(min=tiny)
     if influence is None:
         return by_width
-    return influence / influence.sum(dim=1, keepdim=True).clamp(min=tiny) + 0.1 * by_width
+    return influence / influence.sum(dim=1, keepdim=True).clamp(min=tiny) + 0.3 * by_width

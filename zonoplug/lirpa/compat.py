@@ -1,0 +1,278 @@
+"""Everything that differs between the supported auto_LiRPA and torch versions, and nothing else.
+
+Importing this module imports the host, adapted so that it works with the installed torch and numpy, and prints nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import re
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zonoplug.errors import HostError
+
+INSTALL_HINT = (
+    "Type: pip install --no-deps auto_LiRPA==0.3 && pip install appdirs packaging tqdm pyyaml   "
+    "(or set ZONOPLUG_LIRPA to a folder that contains auto_LiRPA)"
+)
+SUPPORTED = ("0.3", "0.7")
+
+_ABSENT = object()
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Whatever the host prints to stdout or warns about inside goes nowhere, and its logging set-up is undone."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True):
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+
+
+@contextlib.contextmanager
+def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """`owner.name` is `value` inside, and what it was before outside."""
+    before = getattr(owner, name, _ABSENT)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is _ABSENT:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+def _exporter_globals() -> Any:
+    """torch's global settings of the TorchScript exporter; they moved in torch 2.9."""
+    try:
+        return importlib.import_module("torch.onnx._internal.torchscript_exporter._globals").GLOBALS
+    except ModuleNotFoundError:
+        return importlib.import_module("torch.onnx._globals").GLOBALS
+
+
+@contextlib.contextmanager
+def _exporter_settings() -> Iterator[None]:
+    """Both hosts set exporter settings while tracing and leave them set: give torch its own back."""
+    settings = _exporter_globals()
+    saved = dict(vars(settings))
+    try:
+        yield
+    finally:
+        vars(settings).update(saved)
+
+
+def _set_opset_version(version: int) -> None:
+    _exporter_globals().export_onnx_opset_version = version
+
+
+def _node_attribute(node: Any, name: str) -> Any:
+    """`node[name]` of a TorchScript node, which torch dropped in 1.13 and 0.3 still writes."""
+    return getattr(node, node.kindOf(name))(name)
+
+
+@contextlib.contextmanager
+def _importable_for_0_3() -> Iterator[None]:
+    """The names that 0.3 imports and that numpy 2 and torch 2 no longer have exist inside."""
+    symbolic_helper = importlib.import_module("torch.onnx.symbolic_helper")
+    name = "numpy.lib.arraysetops"
+    module = types.ModuleType(name)
+    module.isin = np.isin  # type: ignore[attr-defined]
+    present = name in sys.modules
+    if not present:
+        sys.modules[name] = module
+    try:
+        with _attribute(symbolic_helper, "_set_opset_version", _set_opset_version):
+            yield
+    finally:
+        if not present:
+            sys.modules.pop(name, None)
+
+
+def _chosen_folder() -> str | None:
+    """The folder named by ZONOPLUG_LIRPA, or None. Raises HostError if it names neither a folder nor a version."""
+    wanted = os.environ.get("ZONOPLUG_LIRPA", "").strip()
+    if not wanted or re.fullmatch(r"\d+(\.\d+)*", wanted):
+        return None
+    if not (Path(wanted) / "auto_LiRPA").is_dir():
+        raise HostError(f"ZONOPLUG_LIRPA={wanted!r} holds no folder auto_LiRPA. {INSTALL_HINT}")
+    return wanted
+
+
+def _import_host() -> types.ModuleType:
+    folder = _chosen_folder()
+    if folder is not None and sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+    logging.getLogger("auto_LiRPA").addHandler(logging.NullHandler())
+    try:
+        with quietly(), _importable_for_0_3():
+            host = importlib.import_module("auto_LiRPA")
+    except ModuleNotFoundError as error:
+        if error.name == "auto_LiRPA":
+            raise HostError(f"auto_LiRPA is not installed. {INSTALL_HINT}") from error
+        raise HostError(f"auto_LiRPA needs the package {error.name}. Type: pip install {error.name}") from error
+    except Exception as error:
+        raise HostError(f"auto_LiRPA cannot be imported ({type(error).__name__}: {error}). {INSTALL_HINT}") from error
+    version = str(getattr(host, "__version__", "unknown"))
+    if not version.startswith(SUPPORTED):
+        raise HostError(f"auto_LiRPA {version} is not supported; supported: 0.3, 0.7. {INSTALL_HINT}")
+    wanted = os.environ.get("ZONOPLUG_LIRPA", "").strip()
+    if folder is None and wanted and not version.startswith(wanted):
+        raise HostError(f"ZONOPLUG_LIRPA asks for auto_LiRPA {wanted}, installed is {version}. {INSTALL_HINT}")
+    return host
+
+
+_host = _import_host()
+HOST_VERSION: str = str(_host.__version__)
+IS_0_3: bool = HOST_VERSION.startswith("0.3")
+BoundedModule: Any = _host.BoundedModule
+BoundedTensor: Any = _host.BoundedTensor
+PerturbationLpNorm: Any = _host.PerturbationLpNorm
+
+
+def _adapt_0_3() -> None:
+    """After-import adaptations: the host's own entry points, so that modules which others build work too."""
+    bound_general = importlib.import_module("auto_LiRPA.bound_general")
+    parse_graph = importlib.import_module("auto_LiRPA.parse_graph")
+    parse_module = parse_graph.parse_module
+
+    def adapted_parse_module(*args: Any, **kwargs: Any) -> Any:
+        with _exporter_settings(), _attribute(torch._C.Node, "__getitem__", _node_attribute):
+            return parse_module(*args, **kwargs)
+
+    def named_members(
+        self: Any, get_members: Any, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Any]]:
+        for name, member in original_named_members(self, get_members, prefix=prefix, recurse=recurse):
+            yield name, member
+
+    original_named_members = BoundedModule._named_members
+    bound_general.parse_module = adapted_parse_module
+    BoundedModule._named_members = named_members
+    BoundedModule.register_parameter = torch.nn.Module.register_parameter
+
+
+def _adapt_0_7() -> None:
+    """Concatenating a perturbed input with something else fails in 0.7's interval bounds unless sizes agree."""
+    concat = importlib.import_module("auto_LiRPA.operators.slice_concat").BoundConcat
+    original = concat.interval_propagate
+
+    def interval_propagate(self: Any, *bounds: Any) -> Any:
+        norms = {getattr(getattr(bound, "ptb", None), "norm", np.inf) for bound in bounds}
+        return original(self, *(tuple(bound) if norms == {np.inf} else bound for bound in bounds))
+
+    concat.interval_propagate = interval_propagate
+
+
+if IS_0_3:
+    _adapt_0_3()
+else:
+    _adapt_0_7()
+
+
+class _Unsupported(logging.Handler):
+    """Collects the operators that the host says it cannot convert; it names them in its log only."""
+
+    def __init__(self) -> None:
+        super().__init__(level=logging.ERROR)
+        self.operators: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for node in record.args or ():
+            operator = getattr(node, "op", None)
+            if operator is not None:
+                name = f"aten::{node.attr['operator']}" if operator == "aten::ATen" else operator
+                self.operators.append(str(name))
+
+
+@contextlib.contextmanager
+def _unsupported_operators() -> Iterator[list[str]]:
+    handler = _Unsupported()
+    logger = logging.getLogger("auto_LiRPA.utils")
+    propagate = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield handler.operators
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def build(
+    module: torch.nn.Module,
+    example: Tensor,
+    conv_mode: str = "patches",
+    device: str | torch.device | None = None,
+    module_class: Any = None,
+    bound_options: dict[str, Any] | None = None,
+) -> Any:
+    """The host's graph of `module`, built without printing anything.
+
+    Args:
+        module: maps (batch, *input_shape) to (batch, *output_shape); put into eval mode and moved to `device`.
+        example: (1, *input_shape), of the module's dtype.
+        conv_mode: "patches" or "matrix", how the host stores coefficients of convolutions.
+        device: where to compute; the example's device if None.
+        module_class: BoundedModule or a subclass of it; BoundedModule if None.
+        bound_options: further options of the host.
+    Raises:
+        HostError: the host cannot build the graph; the message names the operators it lacks.
+    """
+    from zonoplug.lirpa.host_operators import custom_operators
+
+    target = torch.device(example.device if device is None else device)
+    options = {"conv_mode": conv_mode, **(bound_options or {})}
+    module.eval()
+    with quietly(), _exporter_settings(), _unsupported_operators() as missing:
+        try:
+            built = (module_class or BoundedModule)(
+                module, example.to(target), bound_opts=options, device=target, custom_ops=custom_operators()
+            )
+            built.eval()
+            return built
+        except Exception as error:
+            if missing:
+                text = f"auto_LiRPA {HOST_VERSION} has no class for {', '.join(sorted(set(missing)))}"
+            else:
+                reason = (str(error).strip() or "no reason given").splitlines()[0]
+                text = f"auto_LiRPA {HOST_VERSION} cannot build this model: {type(error).__name__}: {reason}"
+            raise HostError(text) from error
+
+
+def set_input(module: Any, x: Any) -> None:
+    """Give `module` a new (possibly bounded) input, clear what was computed for the last, mark perturbed nodes."""
+    (module._set_input if IS_0_3 else module.set_input)(x)
+
+
+def intermediate_bounds_argument() -> str:
+    """Name of the argument of compute_bounds that takes known bounds of intermediate nodes."""
+    return "intermediate_layer_bounds" if IS_0_3 else "interm_bounds"
+
+
+@contextlib.contextmanager
+def working_in(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors that the host makes without saying a type get `dtype` inside: 0.3 forgets to in alpha-CROWN."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
