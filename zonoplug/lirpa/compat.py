@@ -148,37 +148,41 @@ PerturbationLpNorm: Any = _host.PerturbationLpNorm
 
 
 def _adapt_0_3() -> None:
-    """After-import adaptations: the host's own entry points, so that modules which others build work too."""
+    """Correct the host's own classes, so that modules which others build work too."""
     bound_general = importlib.import_module("auto_LiRPA.bound_general")
-    parse_graph = importlib.import_module("auto_LiRPA.parse_graph")
-    parse_module = parse_graph.parse_module
+    relu = importlib.import_module("auto_LiRPA.operators").BoundRelu
+    parse_module, named_members = bound_general.parse_module, BoundedModule._named_members
+    ibp_general, init_opt_parameters = BoundedModule.IBP_general, relu.init_opt_parameters
 
     def adapted_parse_module(*args: Any, **kwargs: Any) -> Any:
         with _exporter_settings(), _attribute(torch._C.Node, "__getitem__", _node_attribute):
             return parse_module(*args, **kwargs)
 
-    def named_members(
+    def adapted_named_members(
         self: Any, get_members: Any, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Any]]:
-        for name, member in original_named_members(self, get_members, prefix=prefix, recurse=recurse):
-            yield name, member
+    ) -> Any:
+        return named_members(self, get_members, prefix=prefix, recurse=recurse)
 
-    original_named_members = BoundedModule._named_members
+    def adapted_ibp_general(self: Any, node: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not node.perturbed:  # a constant node needs its value, not the interval rule that it may lack
+            self.get_forward_value(node)
+        return ibp_general(self, node, *args, **kwargs)
+
+    def adapted_init_opt_parameters(self: Any, start_nodes: Any) -> None:
+        bounds = self.inputs[0].lower
+        if bounds.dim() not in (2, 4):  # sparse alpha exists behind linear layers and convolutions over images only
+            self.use_sparse_features_alpha = False
+        init_opt_parameters(self, start_nodes)
+        if self.alpha_indices is not None:  # the host forgets to drop the indices where it made alpha dense
+            unstable, neurons = self.alpha_indices[0].shape[0], bounds[0].numel()
+            if unstable > self.options.get("minimum_sparsity", 0.9) * neurons:
+                self.alpha_indices = None
+
     bound_general.parse_module = adapted_parse_module
-    BoundedModule._named_members = named_members
+    BoundedModule._named_members = adapted_named_members
     BoundedModule.register_parameter = torch.nn.Module.register_parameter
-
-
-def _adapt_0_7() -> None:
-    """Concatenating a perturbed input with something else fails in 0.7's interval bounds unless sizes agree."""
-    concat = importlib.import_module("auto_LiRPA.operators.slice_concat").BoundConcat
-    original = concat.interval_propagate
-
-    def interval_propagate(self: Any, *bounds: Any) -> Any:
-        norms = {getattr(getattr(bound, "ptb", None), "norm", np.inf) for bound in bounds}
-        return original(self, *(tuple(bound) if norms == {np.inf} else bound for bound in bounds))
-
-    concat.interval_propagate = interval_propagate
+    BoundedModule.IBP_general = adapted_ibp_general
+    relu.init_opt_parameters = adapted_init_opt_parameters
 
 
 if IS_0_3:
@@ -216,6 +220,13 @@ def _unsupported_operators() -> Iterator[list[str]]:
         logger.propagate = propagate
 
 
+# 0.3 bounds graphs of these classes in patches mode; around others its patches get shapes that do not fit.
+_PATCHES_0_3 = frozenset(
+    "BoundInput BoundParams BoundBuffers BoundConstant BoundConv BoundBatchNormalization BoundRelu BoundAdd BoundSub"
+    " BoundAveragePool BoundFlatten BoundReshape BoundLinear".split()
+)
+
+
 def build(
     module: torch.nn.Module,
     example: Tensor,
@@ -224,30 +235,45 @@ def build(
     module_class: Any = None,
     bound_options: dict[str, Any] | None = None,
 ) -> Any:
-    """The host's graph of `module`, built without printing anything.
+    """The host's graph of `module`, built without printing anything, and found to compute what the module computes.
 
     Args:
         module: maps (batch, *input_shape) to (batch, *output_shape); put into eval mode and moved to `device`.
-        example: (1, *input_shape), of the module's dtype.
-        conv_mode: "patches" or "matrix", how the host stores coefficients of convolutions.
+        example: (1, *input_shape), of the module's dtype; a point of the input set, if there is one.
+        conv_mode: "patches" or "matrix", how the host stores coefficients of convolutions. 0.3 uses matrices anyway
+            where patches fail.
         device: where to compute; the example's device if None.
         module_class: BoundedModule or a subclass of it; BoundedModule if None.
         bound_options: further options of the host.
     Raises:
-        HostError: the host cannot build the graph; the message names the operators it lacks.
+        HostError: the host cannot build the graph, and the message names the operators it lacks; or the graph does not
+            compute what the module does, for instance because the module's structure depends on its input.
     """
-    from zonoplug.lirpa.host_operators import custom_operators
-
     target = torch.device(example.device if device is None else device)
+    example = example.detach().to(target)
     options = {"conv_mode": conv_mode, **(bound_options or {})}
     module.eval()
+    graph = _build(module, example, options, target, module_class or BoundedModule)
+    if IS_0_3 and options["conv_mode"] == "patches":
+        classes = {type(node).__name__ for node in graph._modules.values()}
+        if not classes <= _PATCHES_0_3 or "BoundConv" not in classes:
+            graph = _build(module, example, {**options, "conv_mode": "matrix"}, target, module_class or BoundedModule)
+    check_graph(graph, module, example)
+    return graph
+
+
+def _build(
+    module: torch.nn.Module, example: Tensor, options: dict[str, Any], device: torch.device, module_class: Any
+) -> Any:
+    from zonoplug.lirpa.host_operators import custom_operators
+
     with quietly(), _exporter_settings(), _unsupported_operators() as missing:
         try:
-            built = (module_class or BoundedModule)(
-                module, example.to(target), bound_opts=options, device=target, custom_ops=custom_operators()
+            graph = module_class(
+                module, example, bound_opts=dict(options), device=device, custom_ops=custom_operators()
             )
-            built.eval()
-            return built
+            graph.eval()
+            return graph
         except Exception as error:
             if missing:
                 text = f"auto_LiRPA {HOST_VERSION} has no class for {', '.join(sorted(set(missing)))}"
@@ -255,6 +281,27 @@ def build(
                 reason = (str(error).strip() or "no reason given").splitlines()[0]
                 text = f"auto_LiRPA {HOST_VERSION} cannot build this model: {type(error).__name__}: {reason}"
             raise HostError(text) from error
+
+
+def check_graph(graph: Any, module: torch.nn.Module, points: Tensor) -> None:
+    """Compare the host's graph with the module on points (N, *input_shape), and on the same points somewhat moved.
+
+    Raises:
+        HostError: they differ by more than rounding.
+    """
+    moves = torch.linspace(-0.7, 0.9, points[0].numel(), dtype=points.dtype, device=points.device).reshape(points[:1].shape)
+    with torch.no_grad(), quietly():
+        for point in (*points.split(1), *(points * 0.75 + moves).split(1)):
+            expected, got = module(point), graph(point)
+            scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+            difference = (expected - got).abs()
+            if expected.shape != got.shape or not bool(
+                (difference <= 1e-4 * scale).logical_or(expected.isnan() & got.isnan()).all()
+            ):
+                raise HostError(
+                    f"auto_LiRPA {HOST_VERSION} builds a graph that does not compute what the model computes "
+                    f"(largest difference {float(difference.max()) if difference.numel() else 0.0:.3g})"
+                )
 
 
 def set_input(module: Any, x: Any) -> None:

@@ -102,7 +102,7 @@ class LinearOperator(_Bound):  # type: ignore[misc]
         origin = torch.zeros(rows, *self.inputs[0].output_shape[1:], dtype=last.dtype, device=last.device)
         _, pull_back = torch.func.vjp(lambda z: self.linear_part(z, *constants), origin)
         (result,) = pull_back(last.reshape(rows, *last.shape[2:]))
-        bias = 0 if offset is None else (last * offset).flatten(2).sum(2)
+        bias = last.new_zeros(last.shape[:2]) if offset is None else (last * offset).flatten(2).sum(2)
         return result.reshape(*last.shape[:2], *result.shape[1:]).contiguous(), bias
 
     def bound_forward(self, dim_in: int, x: Any, *_: Any) -> Any:
@@ -164,10 +164,10 @@ class BoundExpand(LinearOperator):
 
 
 class BoundTranspose(LinearOperator):
-    """Axes in another order; the batch stays first."""
+    """Axes in another order; the batch stays first. Contiguous, because the host takes views of what follows."""
 
     def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        return x.permute(*self.attr["perm"])
+        return x.permute(*self.attr["perm"]).contiguous()
 
     @property
     def perm(self) -> list[int]:

@@ -138,7 +138,7 @@ class Verification:
     def _root_methods(self, splittable: bool) -> list[str]:
         if self._settings.method != "auto":
             return [self._settings.method]
-        return ["zonotope", "zonotope+crown"] + ([] if splittable else ["zonotope+alpha-crown", "alpha-crown"])
+        return ["zonotope", "zonotope+crown"] + ([] if splittable else ["crown", "alpha-crown"])
 
     def _search_methods(self) -> list[str]:
         return ["zonotope+crown", "zonotope"] if self._settings.method == "auto" else [self._settings.method]

@@ -1,0 +1,156 @@
+"""Host operators that a zonotope passes exactly: linear maps, sums, rearrangements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zonoplug.domain.linear_maps import SignedMap, convolution, row_by_row
+from zonoplug.domain.zonotope import Zonotope
+from zonoplug.lirpa.table import Call, NotApplicableError, transforms
+from zonoplug.transformers import affine
+from zonoplug.transformers.affine import Operand
+
+
+
+@transforms("BoundLinear")
+def _linear(call: Call) -> Zonotope:
+    attributes = call.node.attr or {}
+    weight, *bias = call.constants
+    if attributes.get("transA"):
+        raise NotApplicableError
+    weight = (weight if attributes.get("transB") else weight.T) * attributes.get("alpha", 1.0)
+    offset = bias[0] * attributes.get("beta", 1.0) if bias else None
+    return affine.matrix(call.zonotope, weight, offset)
+
+
+@transforms("BoundMatMul")
+def _matmul(call: Call) -> Zonotope:
+    left, right = call.operands
+    if isinstance(left, Zonotope) and isinstance(right, Tensor):
+        return affine.constant_product(left, right, constant_first=False)
+    if isinstance(right, Zonotope) and isinstance(left, Tensor):
+        return affine.constant_product(right, left, constant_first=True)
+    raise NotApplicableError
+
+
+@transforms("BoundConv")
+def _convolution(call: Call) -> Zonotope:
+    attributes = call.node.attr
+    weight, *bias = call.constants
+    rank = weight.dim() - 2
+    begin, end = attributes["pads"][:rank], attributes["pads"][rank:]
+    zonotope = call.zonotope
+    if list(begin) != list(end):
+        margins = [margin for pair in zip(reversed(begin), reversed(end), strict=True) for margin in pair]
+        zonotope = affine.rearrange(zonotope, lambda x: functional.pad(x, margins))
+        begin = [0] * rank
+    linear = convolution(weight, attributes["strides"], begin, attributes["dilations"], attributes["group"])
+    return zonotope.map(linear, bias[0].reshape(-1, *[1] * rank) if bias else None)
+
+
+@transforms("BoundConvTranspose")
+def _transposed_convolution(call: Call) -> Zonotope:
+    attributes = call.node.attr
+    weight, *bias = call.constants
+    rank = weight.dim() - 2
+    begin, end = attributes["pads"][:rank], attributes["pads"][rank:]
+    if list(begin) != list(end) or rank > 2:
+        raise NotApplicableError
+    operator = functional.conv_transpose2d if rank == 2 else functional.conv_transpose1d
+    extra = attributes.get("output_padding") or [0] * rank
+    linear = SignedMap(
+        lambda x, w: operator(x, w, None, attributes["strides"], begin, extra, attributes["group"],
+                              attributes["dilations"]), weight)
+    return call.zonotope.map(linear, bias[0].reshape(-1, *[1] * rank) if bias else None)
+
+
+@transforms("BoundBatchNormalization")
+def _batch_normalization(call: Call) -> Zonotope:
+    weight, bias, mean, variance = call.constants
+    factor = weight / torch.sqrt(variance + call.node.eps)
+    shape = (1, -1, *[1] * (len(call.zonotope.shape) - 1))
+    return call.zonotope.scale(factor.reshape(shape), (bias - mean * factor).reshape(shape))
+
+
+@transforms("BoundAdd")
+def _add(call: Call) -> Zonotope:
+    return affine.add(*call.operands)
+
+
+@transforms("BoundSub")
+def _subtract(call: Call) -> Zonotope:
+    left, right = call.operands
+    return affine.add(left, affine.negate(right))
+
+
+@transforms("BoundNeg")
+def _negate(call: Call) -> Zonotope:
+    result = affine.negate(call.zonotope)
+    assert isinstance(result, Zonotope)
+    return result
+
+
+@transforms("BoundMul")
+def _multiply(call: Call) -> Zonotope:
+    left, right = call.operands
+    if isinstance(left, Zonotope) and isinstance(right, Tensor):
+        return affine.multiply(left, right)
+    if isinstance(right, Zonotope) and isinstance(left, Tensor):
+        return affine.multiply(right, left)
+    raise NotApplicableError
+
+
+@transforms("BoundDiv")
+def _divide(call: Call) -> Zonotope:
+    (divisor,) = call.constants
+    return affine.multiply(call.zonotope, 1 / divisor)
+
+
+@transforms("BoundReshape", "BoundFlatten", "BoundSqueeze", "BoundUnsqueeze", "BoundATenUnflatten")
+def _reshape(call: Call) -> Zonotope:
+    example = _forward(call)(call.zonotope.center[:1])
+    if example.shape[0] != 1:
+        raise NotApplicableError
+    return call.zonotope.reshape(tuple(example.shape[1:]))
+
+
+@transforms("BoundTranspose", "BoundSlice", "BoundSplit", "BoundGather", "BoundExpand", "BoundAveragePool",
+            "BoundGlobalAveragePool", "BoundReduceMean", "BoundReduceSum", "BoundTile")
+def _rearrange(call: Call) -> Zonotope:
+    return affine.rearrange(call.zonotope, row_by_row(_forward(call)))
+
+
+@transforms("BoundPad")
+def _pad(call: Call) -> Zonotope:
+    forward = row_by_row(_forward(call))
+    padding = forward(torch.zeros_like(call.zonotope.center[:1]))
+    padded = affine.rearrange(call.zonotope, lambda x: forward(x) - padding)
+    return affine.add(padded, padding)
+
+
+@transforms("BoundConcat")
+def _concatenate(call: Call) -> Zonotope:
+    operands = [_with_batch(operand) for operand in call.operands]
+    rank = next(o.center.dim() for o in operands if isinstance(o, Zonotope))
+    axis = call.node.axis % rank
+    if axis == 0:
+        raise NotApplicableError
+    return affine.concatenate(operands, axis)
+
+
+@transforms("BoundIdentity", "BoundDropout", "BoundCast")
+def _identity(call: Call) -> Zonotope:
+    return call.zonotope
+
+
+def _forward(call: Call) -> Callable[[Tensor], Tensor]:
+    """The host's own forward as a function of the perturbed operand."""
+    return lambda x: call.node.forward(x, *call.constants)
+
+
+def _with_batch(operand: Operand) -> Operand:
+    return operand if isinstance(operand, Zonotope) or operand.dim() else operand.reshape(1)

@@ -1,0 +1,109 @@
+"""What an entry of the operator table is, and how third parties add one.
+
+Each entry gets a `Call`: the host's node, the values of its inputs (zonotopes, or tensors where nothing is perturbed),
+and the propagation under way. Third parties add entries with `@transforms(HostClass)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+
+from zonoplug.domain.symbols import SymbolSource
+from zonoplug.domain.zonotope import Interval, Zonotope
+from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.transformers.affine import Operand
+
+Kind = Literal["exact", "relaxation", "composition"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One operator during one propagation.
+
+    Attributes:
+        node: the host's node, with its attributes.
+        operands: values of its inputs; at least one is a zonotope.
+        source: gives ids to fresh symbols.
+        hulls: bounds of the operands' coordinates, None for constants; filled for non-exact operators only.
+    """
+
+    node: Any
+    operands: Sequence[Operand]
+    source: SymbolSource
+    hulls: Sequence[Interval | None] = ()
+
+    @property
+    def zonotope(self) -> Zonotope:
+        """The first operand, which must be the only perturbed one."""
+        first, *rest = self.operands
+        if not isinstance(first, Zonotope) or any(isinstance(other, Zonotope) for other in rest):
+            raise NotApplicableError
+        return first
+
+    @property
+    def constants(self) -> list[Tensor]:
+        """All operands but the first."""
+        return [operand for operand in self.operands[1:] if isinstance(operand, Tensor)]
+
+
+class NotApplicableError(Exception):
+    """Raised by a transformer that does not cover this use of its operator; the fallback takes over."""
+
+
+Transformer = Callable[[Call], Zonotope]
+F = TypeVar("F", bound=Transformer)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A transformer and what it gives: an exact image, a linear relaxation, or a composition of others."""
+
+    transformer: Transformer
+    kind: Kind
+
+
+TRANSFORMERS: dict[str, Entry] = {}
+
+
+def transforms(*host_classes: str | type, kind: Kind = "exact") -> Callable[[F], F]:
+    """Decorator that files a transformer under host operator classes (or their names).
+
+    A third party's subclass of a listed class uses the same transformer unless it has its own.
+    """
+
+    def file(transformer: F) -> F:
+        for host_class in host_classes:
+            name = host_class if isinstance(host_class, str) else host_class.__name__
+            TRANSFORMERS[name] = Entry(transformer, kind)
+        return transformer
+
+    return file
+
+
+def entry_for(node: Any) -> Entry | None:
+    """The table's entry for a host node, or None.
+
+    A class from outside the host may inherit its parent's entry; the host's own classes may not, since the host
+    derives operators from one another that compute something else (its tan is a subclass of its tanh).
+    """
+    for host_class in type(node).__mro__:
+        if host_class.__name__ in TRANSFORMERS:
+            return TRANSFORMERS[host_class.__name__]
+        if host_class.__module__.startswith("auto_LiRPA."):
+            return None
+    return None
+
+
+def refuse(node: Any, operands: Sequence[Operand]) -> UnsupportedOperatorError:
+    """The error for a node that nothing covers."""
+    inputs = ", ".join(
+        f"Zonotope {tuple(o.center.shape)} with {o.num_symbols} symbols" if isinstance(o, Zonotope)
+        else f"Tensor {tuple(o.shape)}" for o in operands)
+    kind = type(node).__name__
+    return UnsupportedOperatorError(
+        f"No transformer for {kind} (node {node.name!r}, inputs: {inputs})."
+        f' Register one with @transforms({kind}), or allow fallback="interval".')
