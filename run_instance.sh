@@ -7,6 +7,7 @@
 #   ./run_instance.sh test [PYTEST ARGUMENTS]          set up with test tools, then run the tests; once more with the
 #                                                      auto_LiRPA in the folder ZONOPLUG_LIRPA_ALSO, if that is set
 set -uo pipefail
+export ZONOPLUG_STARTED=${EPOCHREALTIME:-} # time limits count from here
 
 script=${BASH_SOURCE[0]}
 [[ -L $script ]] && script=$(realpath "$script")

@@ -46,9 +46,27 @@ _HOME = {
 }
 
 __all__ = [
-    "RELAXATIONS", "REDUCTIONS", "AboveSymbols", "Box", "BoxReduction", "Girard", "Never", "Outcome", "Reduction",
-    "Relaxation", "Settings", "Verdict", "ZonoplugError", "Zonotope", "ZonotopeModule", "load_model",
-    "read_specification", "register", "transforms", "unregister", "verify_files",
+    "REDUCTIONS",
+    "RELAXATIONS",
+    "AboveSymbols",
+    "Box",
+    "BoxReduction",
+    "Girard",
+    "Never",
+    "Outcome",
+    "Reduction",
+    "Relaxation",
+    "Settings",
+    "Verdict",
+    "ZonoplugError",
+    "Zonotope",
+    "ZonotopeModule",
+    "load_model",
+    "read_specification",
+    "register",
+    "transforms",
+    "unregister",
+    "verify_files",
 ]
 
 

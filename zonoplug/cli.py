@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -32,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(_version())
             return 0
         results = _results_file(words)
-        options = _parser().parse_args(words if words[:1] and words[0] in COMMANDS or words[:1] == ["--help"]
-                                       or words[:1] == ["-h"] else ["verify", *words])
+        named = words[:1] and words[0] in (*COMMANDS, "-h", "--help")
+        options = _parser().parse_args(words if named else ["verify", *words])
         if options.command == "list":
             return _list()
         return _compare(options) if options.command == "compare" else _verify(options, results)
@@ -57,8 +58,9 @@ def verdict_text(result: dict[str, Any]) -> str:
     return text
 
 
-def verification_request(model: str, specification: str, timeout_seconds: float, method: str = "auto",
-                         device: str = "auto", seed: int = 0) -> tuple[dict[str, Any], float]:
+def verification_request(
+    model: str, specification: str, timeout_seconds: float, method: str = "auto", device: str = "auto", seed: int = 0
+) -> tuple[dict[str, Any], float]:
     """A worker's request, and the seconds after which the watchdog ends it.
 
     Raises:
@@ -67,15 +69,20 @@ def verification_request(model: str, specification: str, timeout_seconds: float,
     if not timeout_seconds > 0 or math.isnan(timeout_seconds):
         raise SettingError(f"The time limit is {timeout_seconds:g} seconds, and must be above 0. Type: --timeout 60")
     left = timeout_seconds - seconds_since_start() - REPORTING_SECONDS
-    settings = {"timeout_seconds": max(left - 2 * REPORTING_SECONDS, 0.01), "method": method, "device": device,
-                "seed": seed}
+    settings = {
+        "timeout_seconds": max(left - 2 * REPORTING_SECONDS, 0.01),
+        "method": method,
+        "device": device,
+        "seed": seed,
+    }
     request = {"job": "verify", "model": model, "specification": specification, "settings": settings}
     return request, max(left, 0.05)
 
 
 def _verify(options: argparse.Namespace, results: ResultsFile | None) -> int:
-    request, limit = verification_request(options.model, options.specification, _seconds(options.timeout),
-                                          options.method, options.device, options.seed)
+    request, limit = verification_request(
+        options.model, options.specification, _seconds(options.timeout), options.method, options.device, options.seed
+    )
     result = run_job(request, min(limit, 1e8))
     if result["verdict"] == "error":
         raise ZonoplugError("; ".join(result["notes"]))
@@ -92,10 +99,15 @@ def _verify(options: argparse.Namespace, results: ResultsFile | None) -> int:
 def _compare(options: argparse.Namespace) -> int:
     limit = _seconds(options.timeout)
     results = []
-    for method in options.methods.split(","):
+    for method in re.split(r",(?![^\[]*\])", options.methods):  # commas inside brackets belong to a method
         settings = {"timeout_seconds": limit, "method": "auto", "device": options.device, "seed": options.seed}
-        request = {"job": "compare", "model": options.model, "specification": options.specification,
-                   "method": method.strip(), "settings": settings}
+        request = {
+            "job": "compare",
+            "model": options.model,
+            "specification": options.specification,
+            "method": method.strip(),
+            "settings": settings,
+        }
         results.append({"method": method.strip()} | run_job(request, limit))
     if all(result.get("verdict") == "error" for result in results):
         raise ZonoplugError("; ".join(dict.fromkeys(note for result in results for note in result["notes"])))
@@ -115,11 +127,15 @@ def _list() -> int:
     from zonoplug.report.tables import text_table
 
     print("Bound methods\n  " + "\n  ".join(method_names()))
-    rows = [(name, (reduction.__doc__ or "").splitlines()[0], reduction.source) for name, reduction in REDUCTIONS.items()]
+    rows = [
+        (name, (reduction.__doc__ or "").splitlines()[0], reduction.source) for name, reduction in REDUCTIONS.items()
+    ]
     print("\nReductions\n" + text_table(("name", "what it does", "source"), rows))
     operators = [(name, entry.kind) for name, entry in sorted(TRANSFORMERS.items())]
-    print("\nOperators of the host (any other: the host's interval bounds)\n"
-          + text_table(("operator", "what a zonotope gets"), operators))
+    print(
+        "\nOperators of the host (any other: the host's interval bounds)\n"
+        + text_table(("operator", "what a zonotope gets"), operators)
+    )
     return 0
 
 
@@ -161,21 +177,34 @@ def _fail(message: str, results: ResultsFile | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="zonoplug", allow_abbrev=False, description=(
-        "Verify neural networks with zonotopes inside auto_LiRPA. `zonoplug MODEL SPEC` is short for"
-        " `zonoplug verify MODEL SPEC`; `zonoplug --version` shows what is installed."))
+    parser = _Parser(
+        prog="zonoplug",
+        allow_abbrev=False,
+        description=(
+            "Verify neural networks with zonotopes inside auto_LiRPA. `zonoplug MODEL SPEC` is short for"
+            " `zonoplug verify MODEL SPEC`; `zonoplug --version` shows what is installed."
+        ),
+    )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 
-    verify = commands.add_parser("verify", allow_abbrev=False, help="decide a property of a network",
-                                 description="Prints unsat (the property holds), sat with a counterexample, unknown or"
-                                             " timeout, and how the verdict was reached.")
+    verify = commands.add_parser(
+        "verify",
+        allow_abbrev=False,
+        help="decide a property of a network",
+        description="Prints unsat (the property holds), sat with a counterexample, unknown or"
+        " timeout, and how the verdict was reached.",
+    )
     _add_inputs(verify)
     verify.add_argument("--timeout", default="60", metavar="SECONDS", help="limit on wall time (default 60)")
     verify.add_argument("--method", default="auto", help="a bound method, see `zonoplug list` (default auto)")
     verify.add_argument("--results", metavar="FILE", help="also write verdict and counterexample here")
 
-    compare = commands.add_parser("compare", allow_abbrev=False, help="bound methods side by side",
-                                  description="Bounds the specification on the whole input set by each method.")
+    compare = commands.add_parser(
+        "compare",
+        allow_abbrev=False,
+        help="bound methods side by side",
+        description="Bounds the specification on the whole input set by each method.",
+    )
     _add_inputs(compare)
     compare.add_argument("--methods", default=DEFAULT_METHODS, help=f"comma-separated (default {DEFAULT_METHODS})")
     compare.add_argument("--timeout", default="300", metavar="SECONDS", help="limit for each method (default 300)")

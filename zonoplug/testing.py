@@ -47,8 +47,10 @@ def check_relaxation(rule: RelaxationRule, function: Callable[[Tensor], Tensor],
     unit = torch.finfo(x.dtype)
     allowed = 16 * unit.eps * torch.maximum(y.abs(), (relaxation.slope * x).abs()).clamp(min=unit.tiny)
     worst = int((gap - allowed).amax(dim=0).argmax())
-    _require(bool((gap <= allowed).all()),
-             f"the function leaves its band by {float(gap.max()):.3g} on [{float(lower[worst])}, {float(upper[worst])}]")
+    _require(
+        bool((gap <= allowed).all()),
+        f"the function leaves its band by {float(gap.max()):.3g} on [{float(lower[worst])}, {float(upper[worst])}]",
+    )
     same = lower == upper
     exact = relaxation.radius[same] <= 16 * unit.eps * y[0, same].abs()
     _require(bool(exact.all()), "the relaxation of a single point is not exact")
@@ -57,11 +59,11 @@ def check_relaxation(rule: RelaxationRule, function: Callable[[Tensor], Tensor],
 def check_encloses(outer: Zonotope, inner: Zonotope, generator: torch.Generator | None = None) -> None:
     """`outer` contains `inner`, as a set with shared symbols.
 
-    For sampled noise values, the point of `inner` must be within reach of `outer`'s center plus the *same* values of the
-    symbols they share: the others and the box make up the difference, coordinate by coordinate. And the support of
-    `outer` must not be smaller, in sampled and in axis directions.
+    For sampled noise values, the point of `inner` must be within reach of `outer`'s center plus the *same* values of
+    the symbols they share: the others and the box make up the difference, coordinate by coordinate. And the support
+    of `outer` must not be smaller, in sampled and in axis directions.
     """
-    noise = (2 * torch.rand(64, inner.batch, inner.num_symbols, generator=generator, dtype=inner.center.dtype) - 1)
+    noise = 2 * torch.rand(64, inner.batch, inner.num_symbols, generator=generator, dtype=inner.center.dtype) - 1
     noise[::2] = noise[::2].sign()
     noise = noise.to(inner.center.device)
     shared = torch.isin(inner.symbols, outer.symbols)
@@ -83,8 +85,9 @@ def check_encloses(outer: Zonotope, inner: Zonotope, generator: torch.Generator 
     _require(bool((loss >= -slack).all()), f"the support shrank by {float(-loss.min()):.3g}")
 
 
-def check_reduction(reduction: Reduction, zonotope: Zonotope, max_symbols: int,
-                    protect: SymbolIds = NO_SYMBOLS) -> Zonotope:
+def check_reduction(
+    reduction: Reduction, zonotope: Zonotope, max_symbols: int, protect: SymbolIds = NO_SYMBOLS
+) -> Zonotope:
     """The laws of reductions on one zonotope; returns the reduced one.
 
     It encloses the original, keeps center, type and device, keeps every protected symbol's generator as it was,

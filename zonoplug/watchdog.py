@@ -20,7 +20,7 @@ STARTED_VARIABLE = "ZONOPLUG_STARTED"
 REPORTING_SECONDS = 0.15
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error, a request
+class Interrupted(Exception):
     """A signal asked this process to end."""
 
     def __init__(self, number: int) -> None:
@@ -71,14 +71,19 @@ def _crashed(status: int) -> dict[str, Any]:
 @contextlib.contextmanager
 def _worker() -> Iterator[subprocess.Popen[bytes]]:
     """A worker process that does not outlive the block, nor this process."""
+
     def interrupt(number: int, _frame: object) -> None:
         raise Interrupted(number)
 
     watched = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.signal(number, interrupt) for number in watched}
     process = subprocess.Popen(
-        [sys.executable, "-m", "zonoplug.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        start_new_session=True, preexec_fn=_die_with_parent if sys.platform == "linux" else None)
+        [sys.executable, "-m", "zonoplug.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    )
     try:
         yield process
     finally:

@@ -33,8 +33,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     check_method(settings.method)
     problem = load_problem(request["model"], request["specification"], settings)
     outcome = Verification(problem, settings, deadline).run()
-    result = {"verdict": outcome.verdict.value, "method": outcome.method, "seconds": outcome.seconds,
-              "subdomains": outcome.subdomains, "notes": outcome.notes, "summary": outcome.summary()}
+    result = {
+        "verdict": outcome.verdict.value,
+        "method": outcome.method,
+        "seconds": outcome.seconds,
+        "subdomains": outcome.subdomains,
+        "notes": outcome.notes,
+        "summary": outcome.summary(),
+    }
     if outcome.counterexample is not None:
         found = outcome.counterexample
         result["counterexample"] = format_counterexample(problem.specification, found.inputs, found.outputs)

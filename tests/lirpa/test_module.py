@@ -16,8 +16,15 @@ from zonoplug.lirpa.module import ZonotopeModule, bound_box
 from zonoplug.lirpa.perturbations import bounded_input, input_set
 from zonoplug.testing import check_contains_samples
 
-METHODS = ["zonotope", "zonotope[girard,20]", "zonotope[box,10]", "zonotope[l1,12]", "zonotope[combastel,15]",
-           "zonotope+crown", "zonotope+alpha-crown"]
+METHODS = [
+    "zonotope",
+    "zonotope[girard,20]",
+    "zonotope[box,10]",
+    "zonotope[l1,12]",
+    "zonotope[combastel,15]",
+    "zonotope+crown",
+    "zonotope+alpha-crown",
+]
 
 
 class Forked(nn.Module):
@@ -44,8 +51,11 @@ class Forked(nn.Module):
         for (a, b, kind), layer in zip(self.plan, self.layers, strict=True):
             left, right = values[a], values[b]
             joined = [left + right, left - right, torch.cat([left, right], dim=1), left]
-            values.append(torch.relu(layer(joined[kind] if kind != 2 else joined[2]))
-                          if kind in (0, 1, 2) else torch.relu(layer(left)))
+            values.append(
+                torch.relu(layer(joined[kind] if kind != 2 else joined[2]))
+                if kind in (0, 1, 2)
+                else torch.relu(layer(left))
+            )
         return self.last(values[-1] + values[len(values) // 2])
 
 

@@ -77,7 +77,10 @@ EXACT = {
     "constant times matrix": (SEQUENCE, lambda: Function(lambda m, x: m.c @ x, c=constant(4, 3))),
 }
 RELAXED = {
-    "relu": nn.ReLU, "leaky relu": lambda: nn.LeakyReLU(0.2), "sigmoid": nn.Sigmoid, "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky relu": lambda: nn.LeakyReLU(0.2),
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
     "abs": lambda: Function(lambda m, x: x.abs()),
 }
 

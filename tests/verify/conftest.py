@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -12,8 +14,10 @@ def write_network(path, layers, shape=None):
     """A fully connected ReLU network from (weight (out, in), bias) pairs."""
     nodes, constants, name = [], [], "X"
     for number, (weight, bias) in enumerate(layers):
-        constants += [numpy_helper.from_array(np.asarray(weight, np.float32), f"W{number}"),
-                      numpy_helper.from_array(np.asarray(bias, np.float32), f"b{number}")]
+        constants += [
+            numpy_helper.from_array(np.asarray(weight, np.float32), f"W{number}"),
+            numpy_helper.from_array(np.asarray(bias, np.float32), f"b{number}"),
+        ]
         last = number == len(layers) - 1
         out = "Y" if last else f"z{number}"
         nodes.append(helper.make_node("Gemm", [name, f"W{number}", f"b{number}"], [out], transB=1))
@@ -22,8 +26,12 @@ def write_network(path, layers, shape=None):
             name = f"a{number}"
     inputs, outputs = len(layers[0][0][0]), len(layers[-1][1])
     graph = helper.make_graph(
-        nodes, "network", [helper.make_tensor_value_info("X", TensorProto.FLOAT, [1, inputs])],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [1, outputs])], constants)
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [1, inputs])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [1, outputs])],
+        constants,
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     return path
 
@@ -52,6 +60,7 @@ def absolute_difference(tmp_path):
 def random_network(path, seed, sizes=(3, 12, 12, 2)):
     """A random fully connected network, and its weights."""
     random = np.random.default_rng(seed)
-    layers = [(random.normal(size=(b, a)) / np.sqrt(a), 0.3 * random.normal(size=b))
-              for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [
+        (random.normal(size=(b, a)) / np.sqrt(a), 0.3 * random.normal(size=b)) for a, b in itertools.pairwise(sizes)
+    ]
     return write_network(path, layers), layers

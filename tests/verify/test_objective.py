@@ -22,8 +22,13 @@ def random_objective(seed, boxes=3, rows=5, outputs=2):
     return Objective(
         torch.randn(boxes, rows, outputs, generator=random).masked_fill(padding[..., None], 0),
         torch.randn(boxes, rows, generator=random).masked_fill(padding, 0),
-        torch.rand(boxes, rows, generator=random) < 0.5, disjunct * ~padding, padding, exists,
-        torch.arange(boxes * 3).reshape(boxes, 3), torch.full((boxes, rows), 0.1))
+        torch.rand(boxes, rows, generator=random) < 0.5,
+        disjunct * ~padding,
+        padding,
+        exists,
+        torch.arange(boxes * 3).reshape(boxes, 3),
+        torch.full((boxes, rows), 0.1),
+    )
 
 
 @given(st.integers(0, 10_000))
@@ -66,9 +71,16 @@ def test_nan_excludes_nothing_and_counts_as_unknown():
 
 def test_a_bound_of_exactly_zero_excludes_strict_rows_only():
     one = torch.ones(1, 2, 1)
-    objective = Objective(one, torch.zeros(1, 2), torch.tensor([[True, False]]), torch.tensor([[0, 1]]),
-                          torch.zeros(1, 2, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool),
-                          torch.tensor([[0, 1]]), torch.zeros(1, 2))
+    objective = Objective(
+        one,
+        torch.zeros(1, 2),
+        torch.tensor([[True, False]]),
+        torch.tensor([[0, 1]]),
+        torch.zeros(1, 2, dtype=torch.bool),
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.tensor([[0, 1]]),
+        torch.zeros(1, 2),
+    )
     assert objective.excluded(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)).tolist() == [[True, False]]
 
 

@@ -13,7 +13,7 @@ from zonoplug.errors import ModelMismatchError, SettingError, SpecificationError
 from zonoplug.io.onnx_model import load_model
 from zonoplug.verify import verifier
 from zonoplug.verify.attack import Attack
-from zonoplug.verify.bounding import Bounder, BrokenMethodError, RowBounds, check_bounds
+from zonoplug.verify.bounding import Bounder, BrokenMethodError, RowBounds
 from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.clock import Deadline
 from zonoplug.verify.outcome import Verdict

@@ -104,14 +104,15 @@ class SignedMap(LinearMap):
         return self._function(x, self._weight.abs())
 
 
-def convolution(weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
-                groups: int) -> SignedMap:
+def convolution(
+    weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> SignedMap:
     """Convolution in one, two or three spatial dimensions without bias; weight (out, in / groups, *kernel)."""
     by_rank = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
     operator = by_rank[weight.dim() - 2]
 
     def apply(x: Tensor, w: Tensor) -> Tensor:
-        result: Tensor = operator(x, w, None, tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[operator]
+        result: Tensor = operator(x, w, None, tuple(stride), tuple(padding), tuple(dilation), groups)
         return result
 
     return SignedMap(apply, weight)

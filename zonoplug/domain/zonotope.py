@@ -168,7 +168,7 @@ def add_zonotopes(left: Zonotope, right: Zonotope) -> Zonotope:
 
 
 def align_sum(left: tuple[GeneratorBlock, ...], right: tuple[GeneratorBlock, ...]) -> tuple[GeneratorBlock, ...]:
-    """Blocks of a sum. Blocks whose symbols only one side has are kept as they are; the others become one dense block."""
+    """Blocks of a sum: those whose symbols one side alone has stay as they are, the others become one dense block."""
     left_ids, right_ids = (merge_ids(*(b.symbols for b in blocks)) for blocks in (left, right))
     only_left = [b for b in left if not bool(torch.isin(b.symbols, right_ids).any())]
     only_right = [b for b in right if not bool(torch.isin(b.symbols, left_ids).any())]

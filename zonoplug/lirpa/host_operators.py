@@ -1,7 +1,6 @@
-"""Operators that the host lacks, or has in a form that fails or is wrong, in the host's own conventions.
+"""Operators that the host lacks, or has in a form that fails or is wrong.
 
-Classes carry the host's names, so that whoever looks operators up by class name finds these too. Each is built by the
-host as `Class(attr, inputs, output_index, options)`; shapes are (batch, *shape), and coefficients (spec, batch, *shape).
+Classes carry the host's names, so that whoever looks operators up by class name finds these too.
 """
 
 from __future__ import annotations
@@ -15,108 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from zonoplug.lirpa.compat import IS_0_3
+from zonoplug.lirpa.host_bases import IntervalOperator, LinearOperator, Monotone, constant
 
 _operators = importlib.import_module("auto_LiRPA.operators")
-_base = importlib.import_module("auto_LiRPA.operators.base")
-_LinearBound = importlib.import_module("auto_LiRPA.linear_bound").LinearBound
-_Patches = importlib.import_module("auto_LiRPA.patches").Patches
-_Bound: Any = _base.Bound
-_Interval: Any = _base.Interval
-
-
-def _constant(node: Any) -> Tensor:
-    """The value of a node that no perturbed input reaches."""
-    return torch.as_tensor(node.forward(*[_constant(parent) for parent in node.inputs]))
-
-
-def _dense(coefficients: Any, shape: torch.Size) -> Tensor | None:
-    """Coefficients (spec, batch, *shape) as a tensor, whichever form the host keeps them in."""
-    if coefficients is None or isinstance(coefficients, Tensor):
-        return coefficients
-    if isinstance(coefficients, _Patches) and not coefficients.identity:
-        matrix: Tensor = coefficients.to_matrix(shape)
-        return matrix.transpose(0, 1)
-    raise NotImplementedError(f"coefficients of type {type(coefficients).__name__}")
-
-
-class LinearOperator(_Bound):  # type: ignore[misc]
-    """x -> W x + offset, where the operator's first input may be perturbed and the others are constants.
-
-    A subclass gives `linear_part`; all bounds follow from it. Row b of the result may depend on row b of x only.
-    """
-
-    nonnegative = True  # no weight is below zero: bounds are the images of bounds, without further rounding
-
-    def __init__(self, attr: Any, inputs: Any, output_index: int, options: Any) -> None:
-        super().__init__(attr, inputs, output_index, options)
-        self.is_linear_op = True
-
-    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        """W x."""
-        raise NotImplementedError
-
-    def absolute_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        """|W| x; the same as `linear_part` unless a subclass has negative weights."""
-        return self.linear_part(x, *constants)
-
-    def offset(self, *constants: Tensor) -> Tensor | None:
-        """What is added to W x, broadcastable to the output; None for nothing."""
-        return None
-
-    def forward(self, x: Any, *constants: Tensor) -> Tensor:
-        result = self.linear_part(torch.as_tensor(x), *constants)
-        offset = self.offset(*constants)
-        return result if offset is None else result + offset
-
-    def _constants(self) -> list[Tensor]:
-        if any(self.is_input_perturbed(position) for position in range(1, len(self.inputs))):
-            raise NotImplementedError(f"{type(self).__name__} with more than one perturbed input")
-        return [_constant(node) for node in self.inputs[1:]]
-
-    def interval_propagate(self, *v: Any) -> Any:
-        (lower, upper), constants = v[0], self._constants()
-        if _Interval.get_perturbation(v[0])[0] != float("inf"):
-            raise NotImplementedError(f"{type(self).__name__} of an input that is not a box")
-        if lower is upper:
-            value = self.forward(lower, *constants)
-            return _Interval.make_interval(value, value, v[0])
-        if self.nonnegative:
-            return _Interval.make_interval(self.forward(lower, *constants), self.forward(upper, *constants), v[0])
-        middle = self.forward((lower + upper) / 2, *constants)
-        radius = self.absolute_part((upper - lower) / 2, *constants)
-        return _Interval.make_interval(middle - radius, middle + radius, v[0])
-
-    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **_: Any) -> Any:
-        constants = self._constants()
-        offset = self.offset(*constants)
-        lower, lower_bias = self._backward(last_lA, constants, offset)
-        upper, upper_bias = self._backward(last_uA, constants, offset)
-        return [(lower, upper)] + [(None, None)] * (len(self.inputs) - 1), lower_bias, upper_bias
-
-    def _backward(self, last: Any, constants: list[Tensor], offset: Tensor | None) -> tuple[Tensor | None, Any]:
-        """A W and A offset, for A of shape (spec, batch, *output shape); W^T by the vector-Jacobian product."""
-        last = _dense(last, self.output_shape)
-        if last is None:
-            return None, 0
-        rows = last.shape[0] * last.shape[1]
-        origin = torch.zeros(rows, *self.inputs[0].output_shape[1:], dtype=last.dtype, device=last.device)
-        _, pull_back = torch.func.vjp(lambda z: self.linear_part(z, *constants), origin)
-        (result,) = pull_back(last.reshape(rows, *last.shape[2:]))
-        bias = last.new_zeros(last.shape[:2]) if offset is None else (last * offset).flatten(2).sum(2)
-        return result.reshape(*last.shape[:2], *result.shape[1:]).contiguous(), bias
-
-    def bound_forward(self, dim_in: int, x: Any, *_: Any) -> Any:
-        constants = self._constants()
-
-        def rows(function: Callable[..., Tensor], weights: Tensor) -> Tensor:
-            result = function(weights.flatten(0, 1), *constants)
-            return result.reshape(*weights.shape[:2], *result.shape[1:])
-
-        middle_weight, radius_weight = (x.lw + x.uw) / 2, (x.uw - x.lw) / 2
-        middle, radius = rows(self.linear_part, middle_weight), rows(self.absolute_part, radius_weight)
-        center = self.forward((x.lb + x.ub) / 2, *constants)
-        width = self.absolute_part((x.ub - x.lb) / 2, *constants)
-        return _LinearBound(middle - radius, center - width, middle + radius, center + width)
 
 
 class BoundGather(LinearOperator):
@@ -249,51 +149,6 @@ class BoundConcat(_operators.BoundConcat):  # type: ignore[misc,name-defined]
         return result
 
 
-class IntervalOperator(_Bound):  # type: ignore[misc]
-    """An operator bounded by an interval that follows from the intervals of its inputs; no slope is kept."""
-
-    def __init__(self, attr: Any, inputs: Any, output_index: int, options: Any) -> None:
-        super().__init__(attr, inputs, output_index, options)
-        self.requires_input_bounds = list(range(len(inputs)))
-
-    def image(self, *intervals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the output, given those of the inputs."""
-        raise NotImplementedError
-
-    def interval_propagate(self, *v: Any) -> Any:
-        return self.image(*[(pair[0], pair[1]) for pair in v])
-
-    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **_: Any) -> Any:
-        lower, upper = self.image(*[(node.lower, node.upper) for node in x])
-        last_lA, last_uA = _dense(last_lA, self.output_shape), _dense(last_uA, self.output_shape)
-        lower_bias = 0 if last_lA is None else self._worst(last_lA, lower, upper)
-        upper_bias = 0 if last_uA is None else self._worst(last_uA, upper, lower)
-
-        def nothing(last: Tensor | None, node: Any) -> Tensor | None:
-            return None if last is None else last.new_zeros(*last.shape[:2], *node.output_shape[1:])
-
-        zeros = [
-            (nothing(last_lA, node), nothing(last_uA, node)) if node.perturbed else (None, None) for node in x
-        ]
-        return zeros, lower_bias, upper_bias
-
-    @staticmethod
-    def _worst(last: Tensor, for_positive: Tensor, for_negative: Tensor) -> Tensor:
-        return (last.clamp(min=0) * for_positive + last.clamp(max=0) * for_negative).flatten(2).sum(2)
-
-    def bound_forward(self, dim_in: int, *x: Any) -> Any:
-        lower, upper = self.image(*[(bound.lower, bound.upper) for bound in x])
-        weight = lower.new_zeros(lower.shape[0], dim_in, *lower.shape[1:])
-        return _LinearBound(weight, lower, weight, upper)
-
-
-class Monotone(IntervalOperator):
-    """An operator that does not decrease when any of its inputs grows."""
-
-    def image(self, *intervals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return self.forward(*[pair[0] for pair in intervals]), self.forward(*[pair[1] for pair in intervals])
-
-
 def _monotone(name: str, function: Callable[..., Tensor]) -> type:
     """A Monotone class with the host's kind of name for function(attributes, *inputs)."""
 
@@ -358,8 +213,8 @@ def _largest(x: Tensor, *more: Tensor) -> Tensor:
 
 
 def _slice_class(attr: Any, inputs: Any, output_index: int, options: Any) -> Any:
-    """The host's class for steps of one, if it is not 0.3's, whose backward bounds fail on axes counted from the end."""
-    step = int(_constant(inputs[4])) if len(inputs) > 4 else 1
+    """0.7's class for steps of one; 0.3's fails on axes counted from the end."""
+    step = int(constant(inputs[4])) if len(inputs) > 4 else 1
     chosen = _operators.BoundSlice if step == 1 and not IS_0_3 else BoundSlice
     return chosen(attr, inputs, output_index, options)
 

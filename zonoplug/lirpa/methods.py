@@ -54,7 +54,9 @@ class BoundMethod:
             return cls(zonotope=True, backward=match[2])
         parts = [part.strip() for part in match[1].split(",")]
         if len(parts) != 2 or not parts[1].isdigit():
-            raise SettingError(f"Method {text!r}: write a reduction as [name,max_symbols], such as zonotope[girard,512].")
+            raise SettingError(
+                f"Method {text!r}: write a reduction as [name,max_symbols], such as zonotope[girard,512]."
+            )
         REDUCTIONS.get(parts[0])
         return cls(True, parts[0], int(parts[1]), match[2])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -21,14 +22,31 @@ from zonoplug.transformers.affine import Operand
 ComputeBounds = Callable[..., Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What compute_bounds takes beside x, C and method when the method is ours; the host's names."""
+
+    bound_lower: bool = True
+    bound_upper: bool = True
+    final_node_name: str | None = None
+    fallback: Fallback = "interval"
+
+
 class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
     """A BoundedModule that also knows the zonotope methods; all others go to auto_LiRPA.
 
     `compute_bounds(x=(x,), method="zonotope", C=C)` takes and returns what the host's methods do.
     """
 
-    def compute_bounds(self, x: Any = None, aux: Any = None, C: Tensor | None = None, method: Any = "backward",
-                       *args: Any, **kwargs: Any) -> Any:
+    def compute_bounds(
+        self,
+        x: Any = None,
+        aux: Any = None,
+        C: Tensor | None = None,
+        method: Any = "backward",
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Bounds of the output, or of C y, by any method of zonoplug or of the host.
 
         Args:
@@ -47,8 +65,15 @@ def register() -> None:
     if getattr(host.compute_bounds, "original", None) is None:
         original = host.compute_bounds
 
-        def compute_bounds(self: Any, x: Any = None, aux: Any = None, C: Tensor | None = None,
-                           method: Any = "backward", *args: Any, **kwargs: Any) -> Any:
+        def compute_bounds(
+            self: Any,
+            x: Any = None,
+            aux: Any = None,
+            C: Tensor | None = None,
+            method: Any = "backward",
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
             return _compute_bounds(original.__get__(self), self, x, aux, C, method, *args, **kwargs)
 
         compute_bounds.original = original  # type: ignore[attr-defined]
@@ -62,44 +87,66 @@ def unregister() -> None:
         compat.BoundedModule.compute_bounds = original
 
 
-def _compute_bounds(original: ComputeBounds, module: Any, x: Any, aux: Any, C: Tensor | None, method: Any,
-                    *args: Any, **kwargs: Any) -> Any:
+def _compute_bounds(
+    original: ComputeBounds, module: Any, x: Any, aux: Any, C: Tensor | None, method: Any, *args: Any, **kwargs: Any
+) -> Any:
     if not BoundMethod.is_ours(method):
         return original(x, aux, C, method, *args, **kwargs)
-    options = {"bound_lower": True, "bound_upper": True, "final_node_name": None, "fallback": "interval"}
-    unknown = sorted(set(kwargs) - set(options))
+    unknown = sorted(set(kwargs) - {field.name for field in fields(_Options)})
     if args or unknown or aux is not None:
         what = ", ".join(unknown) or "positional arguments after method"
-        raise SettingError(f"Method {method!r} does not take {what}; it takes x, C, {', '.join(options)}.")
+        possible = ", ".join(field.name for field in fields(_Options))
+        raise SettingError(f"Method {method!r} does not take {what}; it takes x, C, {possible}.")
     if x is None:
         raise SettingError(f"Method {method!r} needs x, the tuple of (bounded) inputs.")
-    options |= kwargs
+    options = _Options(**kwargs)
     values = (x,) if isinstance(x, Tensor) else tuple(x)
     sets = [input_set(value) for value in values]
     inputs = [value if box is None else box for box, value in zip(sets, values, strict=True)]
     parsed = BoundMethod.parse(method)
-    propagation = walk(module, inputs, parsed, C, options["final_node_name"], options["fallback"])
+    propagation = walk(module, inputs, parsed, C, options.final_node_name, options.fallback)
     bounds = propagation.output.interval_hull()
     if parsed.backward is not None:
         bounds = _backward(original, values, parsed.backward, bounds, propagation, C, options)
-    return (bounds.lower if options["bound_lower"] else None, bounds.upper if options["bound_upper"] else None)
+    return (bounds.lower if options.bound_lower else None, bounds.upper if options.bound_upper else None)
 
 
-def _backward(original: ComputeBounds, values: tuple[Any, ...], method: str, bounds: Interval,
-              propagation: Propagation, rows: Tensor | None, options: Mapping[str, Any]) -> Interval:
+def _backward(
+    original: ComputeBounds,
+    values: tuple[Any, ...],
+    method: str,
+    bounds: Interval,
+    propagation: Propagation,
+    rows: Tensor | None,
+    options: _Options,
+) -> Interval:
     """The walk's bounds, intersected with the host's backward bounds over the walk's hulls."""
     with compat.working_in(bounds.lower.dtype):
         lower, upper = original(
-            values, None, rows, HOST_SPELLING[method], bound_lower=options["bound_lower"],
-            bound_upper=options["bound_upper"], final_node_name=options["final_node_name"],
-            **{compat.intermediate_bounds_argument(): {name: tuple(hull) for name, hull in propagation.hulls.items()}})
-    return intersect(bounds, Interval(bounds.lower if lower is None else lower.detach(),
-                                      bounds.upper if upper is None else upper.detach()))
+            values,
+            None,
+            rows,
+            HOST_SPELLING[method],
+            bound_lower=options.bound_lower,
+            bound_upper=options.bound_upper,
+            final_node_name=options.final_node_name,
+            **{compat.intermediate_bounds_argument(): {name: tuple(hull) for name, hull in propagation.hulls.items()}},
+        )
+    return intersect(
+        bounds,
+        Interval(bounds.lower if lower is None else lower.detach(), bounds.upper if upper is None else upper.detach()),
+    )
 
 
-def walk(module: Any, inputs: list[Box | Tensor], method: BoundMethod, rows: Tensor | None = None,
-         final: str | None = None, fallback: Fallback = "interval",
-         known: Mapping[str, Interval] | None = None) -> Propagation:
+def walk(
+    module: Any,
+    inputs: list[Box | Tensor],
+    method: BoundMethod,
+    rows: Tensor | None = None,
+    final: str | None = None,
+    fallback: Fallback = "interval",
+    known: Mapping[str, Interval] | None = None,
+) -> Propagation:
     """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed)."""
     symbols = SymbolSource()
     operands: dict[str, Operand] = {}
@@ -110,8 +157,9 @@ def walk(module: Any, inputs: list[Box | Tensor], method: BoundMethod, rows: Ten
     return propagate(module, operands, symbols, method.walk_options(fallback), rows, final, known)
 
 
-def bound_box(module: ZonotopeModule, box: Box, method: BoundMethod,
-              rows: Tensor | None = None) -> tuple[Interval, Propagation | None]:
+def bound_box(
+    module: ZonotopeModule, box: Box, method: BoundMethod, rows: Tensor | None = None
+) -> tuple[Interval, Propagation | None]:
     """Bounds of a box by any method, ours or the host's, and the walk behind them if there was one.
 
     Args:
@@ -121,7 +169,7 @@ def bound_box(module: ZonotopeModule, box: Box, method: BoundMethod,
         bounds (batch, rows), or (batch, *out_shape) without `rows`; upper is +inf where it was not computed.
     """
     full = rows if rows is None or rows.shape[0] == box.lower.shape[0] else rows.expand(box.lower.shape[0], -1, -1)
-    options = {"bound_lower": True, "bound_upper": rows is None, "final_node_name": None}
+    options = _Options(bound_upper=rows is None)
     values = (bounded_input(box),) if method.backward else ()
     host = super(ZonotopeModule, module).compute_bounds
     if not method.zonotope:

@@ -11,7 +11,6 @@ from zonoplug.relaxations.base import RelaxationRule
 from zonoplug.transformers.elementwise import relax
 
 
-
 def _elementwise(rule: RelaxationRule, call: Call) -> Zonotope:
     (hull, *_) = call.hulls
     assert hull is not None

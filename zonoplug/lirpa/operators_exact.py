@@ -15,7 +15,6 @@ from zonoplug.transformers import affine
 from zonoplug.transformers.affine import Operand
 
 
-
 @transforms("BoundLinear")
 def _linear(call: Call) -> Zonotope:
     attributes = call.node.attr or {}
@@ -63,8 +62,11 @@ def _transposed_convolution(call: Call) -> Zonotope:
     operator = functional.conv_transpose2d if rank == 2 else functional.conv_transpose1d
     extra = attributes.get("output_padding") or [0] * rank
     linear = SignedMap(
-        lambda x, w: operator(x, w, None, attributes["strides"], begin, extra, attributes["group"],
-                              attributes["dilations"]), weight)
+        lambda x, w: operator(
+            x, w, None, attributes["strides"], begin, extra, attributes["group"], attributes["dilations"]
+        ),
+        weight,
+    )
     return call.zonotope.map(linear, bias[0].reshape(-1, *[1] * rank) if bias else None)
 
 
@@ -118,8 +120,18 @@ def _reshape(call: Call) -> Zonotope:
     return call.zonotope.reshape(tuple(example.shape[1:]))
 
 
-@transforms("BoundTranspose", "BoundSlice", "BoundSplit", "BoundGather", "BoundExpand", "BoundAveragePool",
-            "BoundGlobalAveragePool", "BoundReduceMean", "BoundReduceSum", "BoundTile")
+@transforms(
+    "BoundTranspose",
+    "BoundSlice",
+    "BoundSplit",
+    "BoundGather",
+    "BoundExpand",
+    "BoundAveragePool",
+    "BoundGlobalAveragePool",
+    "BoundReduceMean",
+    "BoundReduceSum",
+    "BoundTile",
+)
 def _rearrange(call: Call) -> Zonotope:
     return affine.rearrange(call.zonotope, row_by_row(_forward(call)))
 

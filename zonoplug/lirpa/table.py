@@ -101,9 +101,13 @@ def entry_for(node: Any) -> Entry | None:
 def refuse(node: Any, operands: Sequence[Operand]) -> UnsupportedOperatorError:
     """The error for a node that nothing covers."""
     inputs = ", ".join(
-        f"Zonotope {tuple(o.center.shape)} with {o.num_symbols} symbols" if isinstance(o, Zonotope)
-        else f"Tensor {tuple(o.shape)}" for o in operands)
+        f"Zonotope {tuple(o.center.shape)} with {o.num_symbols} symbols"
+        if isinstance(o, Zonotope)
+        else f"Tensor {tuple(o.shape)}"
+        for o in operands
+    )
     kind = type(node).__name__
     return UnsupportedOperatorError(
         f"No transformer for {kind} (node {node.name!r}, inputs: {inputs})."
-        f' Register one with @transforms({kind}), or allow fallback="interval".')
+        f' Register one with @transforms({kind}), or allow fallback="interval".'
+    )

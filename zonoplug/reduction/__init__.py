@@ -7,5 +7,15 @@ from zonoplug.reduction.girard import Girard
 from zonoplug.reduction.l1 import L1
 from zonoplug.reduction.schedule import AboveSymbols, Never, Schedule
 
-__all__ = ["L1", "REDUCTIONS", "AboveSymbols", "Box", "BoxReduction", "Combastel", "Girard", "Never", "Reduction",
-           "Schedule"]
+__all__ = [
+    "L1",
+    "REDUCTIONS",
+    "AboveSymbols",
+    "Box",
+    "BoxReduction",
+    "Combastel",
+    "Girard",
+    "Never",
+    "Reduction",
+    "Schedule",
+]

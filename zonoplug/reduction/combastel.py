@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from zonoplug.reduction.base import REDUCTIONS, BoxReduction
@@ -16,4 +17,4 @@ class Combastel(BoxReduction):
     source: ClassVar[str] = "Combastel, ECC 2003"
 
     def score(self, generators: Tensor) -> Tensor:
-        return generators.norm(dim=2)
+        return torch.linalg.vector_norm(generators, dim=2)

@@ -57,9 +57,16 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
         except BrokenMethodError as error:
             broken = str(error)
     disjuncts = int(objective.exists.sum())
-    return {"method": method, "margin": margin, "excluded": excluded, "disjuncts": disjuncts,
-            "proved": excluded == disjuncts and not broken, "seconds": seconds,
-            "peak_bytes": max(0, _resident_bytes() - before), "notes": [broken] if broken else bounder.warnings}
+    return {
+        "method": method,
+        "margin": margin,
+        "excluded": excluded,
+        "disjuncts": disjuncts,
+        "proved": excluded == disjuncts and not broken,
+        "seconds": seconds,
+        "peak_bytes": max(0, _resident_bytes() - before),
+        "notes": [broken] if broken else bounder.warnings,
+    }
 
 
 def comparison_table(results: list[dict[str, Any]]) -> str:
@@ -70,9 +77,17 @@ def comparison_table(results: list[dict[str, Any]]) -> str:
         if "margin" not in result:
             rows.append((result["method"], "-", "-", "-", "-", "-", f"{result.get('verdict', '')}: {notes}"))
             continue
-        rows.append((
-            result["method"], f"{result['margin']:.6g}", f"{result['excluded']}/{result['disjuncts']}",
-            "yes" if result["proved"] else "no", f"{result['seconds']:.3f}", f"{result['peak_bytes'] / 1e6:.1f}", notes))
+        rows.append(
+            (
+                result["method"],
+                f"{result['margin']:.6g}",
+                f"{result['excluded']}/{result['disjuncts']}",
+                "yes" if result["proved"] else "no",
+                f"{result['seconds']:.3f}",
+                f"{result['peak_bytes'] / 1e6:.1f}",
+                notes,
+            )
+        )
     return text_table(HEADER, rows)
 
 

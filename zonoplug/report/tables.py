@@ -12,8 +12,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     numeric = [all(_is_number(row[column]) for row in table[1:]) for column in range(len(header))]
     lines = []
     for row in table:
-        cells = [cell.rjust(width) if right else cell.ljust(width)
-                 for cell, width, right in zip(row, widths, numeric, strict=True)]
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -25,4 +27,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell.strip() in ("", "-") or cell.strip().lstrip("+-")[:1].isdigit() or cell.strip() in ("inf", "-inf", "nan")
+    return (
+        cell.strip() in ("", "-") or cell.strip().lstrip("+-")[:1].isdigit() or cell.strip() in ("inf", "-inf", "nan")
+    )

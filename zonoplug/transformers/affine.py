@@ -97,8 +97,11 @@ def concatenate(operands: Sequence[Operand], axis: int) -> Zonotope:
         box = operand.box if isinstance(operand, Zonotope) else None
         centers.append(center)
         boxes.append(torch.zeros_like(center) if box is None else box)
-        dense = operand.generators(ids) if isinstance(operand, Zonotope) else center.new_zeros(
-            batch, ids.shape[0], *center.shape[1:])
+        dense = (
+            operand.generators(ids)
+            if isinstance(operand, Zonotope)
+            else center.new_zeros(batch, ids.shape[0], *center.shape[1:])
+        )
         generators.append(dense.expand(batch, *dense.shape[1:]))
     block = DenseBlock(ids, torch.cat(generators, dim=inner + 2))
     has_box = any(z.box is not None for z in zonotopes)

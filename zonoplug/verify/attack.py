@@ -48,8 +48,9 @@ class Attack:
         margins = self._problem.point_margins(outputs, groups).amin(dim=1)
         return self._confirm(points, groups, margins)
 
-    def descend(self, restarts: int, steps: int, deadline: Deadline, excluded: Tensor | None = None,
-                max_batch: int = 512) -> Counterexample | None:
+    def descend(
+        self, restarts: int, steps: int, deadline: Deadline, excluded: Tensor | None = None, max_batch: int = 512
+    ) -> Counterexample | None:
         """Signed projected gradient descent on the largest margin of each disjunct.
 
         Args:

@@ -81,8 +81,12 @@ class Bounder:
         self._problem = problem
         transposed = any(type(m).__name__.startswith("ConvTranspose") for m in problem.model.module.modules())
         self.module = build(
-            problem.model.module, problem.box.lower[:1], conv_mode="matrix" if transposed else "patches",
-            device=problem.device, module_class=ZonotopeModule)
+            problem.model.module,
+            problem.box.lower[:1],
+            conv_mode="matrix" if transposed else "patches",
+            device=problem.device,
+            module_class=ZonotopeModule,
+        )
         self.warnings: list[str] = []
 
     def bound(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
@@ -103,11 +107,11 @@ class Bounder:
         return RowBounds(bounds.lower, propagation)
 
 
-
 def check_bounds(method: str, bounds: RowBounds, values: Tensor, group: Tensor, objective: Objective) -> None:
     """Raise BrokenMethodError if a value (n, rows), reached in subdomain i of box group[i], lies below its bound i."""
     escapes = objective.escapes(values, bounds.lower, group)
     if bool(escapes.any()):
         gap = float((bounds.lower - values)[escapes].max())
         raise BrokenMethodError(
-            f"method {method} is broken on this model: a sampled point lies {gap:.3g} below its bound")
+            f"method {method} is broken on this model: a sampled point lies {gap:.3g} below its bound"
+        )

@@ -150,8 +150,7 @@ class BranchAndBound:
         """Push the pieces of the open subdomains. Returns how many were too narrow to split."""
         box, group = Box(step.box.lower[step.open], step.box.upper[step.open]), step.group[step.open]
         count = group.shape[0]
-        influence = step.bounds.influence(
-            _row_weights(objective, step.margins, step.group), box.lower[0].numel())
+        influence = step.bounds.influence(_row_weights(objective, step.margins, step.group), box.lower[0].numel())
         scores = influence_scores(None if influence is None else influence[step.open], box)
         times = 1
         while len(queue) + count * 2 ** (times + 1) <= batch and times < MAX_BISECTIONS:

@@ -47,6 +47,9 @@ class Outcome:
 
     def summary(self) -> str:
         """One line: how the verdict was reached."""
-        parts = [self.method or "no method", f"{self.seconds:.2f} s",
-                 f"{self.subdomains} subdomain{'' if self.subdomains == 1 else 's'}"]
+        parts = [
+            self.method or "no method",
+            f"{self.seconds:.2f} s",
+            f"{self.subdomains} subdomain{'' if self.subdomains == 1 else 's'}",
+        ]
         return ", ".join(parts) + "".join(f"; {note}" for note in self.notes)

@@ -86,8 +86,15 @@ class Objective:
         keep = (~gone & ~self.padding).any(dim=0)
         keep[0] |= not bool(keep.any())
         return Objective(
-            self.coefficients[:, keep], self.bound[:, keep], self.strict[:, keep], self.disjunct[:, keep],
-            (self.padding | gone)[:, keep], self.exists & ~excluded, self.index, self.slack[:, keep])
+            self.coefficients[:, keep],
+            self.bound[:, keep],
+            self.strict[:, keep],
+            self.disjunct[:, keep],
+            (self.padding | gone)[:, keep],
+            self.exists & ~excluded,
+            self.index,
+            self.slack[:, keep],
+        )
 
     def escapes(self, values: Tensor, lower: Tensor, group: Tensor) -> Tensor:
         """Where values a . y (n, rows) that were reached lie below lower bounds of them by more than rounding."""
@@ -117,7 +124,8 @@ class Problem:
             if ours != theirs:
                 raise SpecificationError(
                     f"The specification declares {ours} {noun} ({name}), the model has {theirs}:"
-                    " it belongs to another model.")
+                    " it belongs to another model."
+                )
         self.specification = specification
         self.model = model
         self.device = device
@@ -169,8 +177,9 @@ class Problem:
 
     def _box(self, rounded: Any, numpy_type: np.dtype[Any]) -> Box:
         pairs = [rounded(self.specification, box, numpy_type) for box in range(self.specification.num_boxes)]
-        lower, upper = (torch.as_tensor(np.stack(side), dtype=self.dtype, device=self.device)
-                        for side in zip(*pairs, strict=True))
+        lower, upper = (
+            torch.as_tensor(np.stack(side), dtype=self.dtype, device=self.device) for side in zip(*pairs, strict=True)
+        )
         shape = (-1, *self.model.input_shape)
         return Box(lower.reshape(shape), upper.reshape(shape))
 
@@ -187,7 +196,9 @@ class Problem:
         places = (row_box[spec.entry_row], slot[spec.entry_row], spec.entry_output)
         coefficients.index_put_(
             tuple(torch.as_tensor(place) for place in places),
-            torch.as_tensor(spec.entry_value, dtype=self.dtype), accumulate=True)
+            torch.as_tensor(spec.entry_value, dtype=self.dtype),
+            accumulate=True,
+        )
         bound = torch.zeros(size, dtype=self.dtype)
         bound[row_box, slot] = torch.as_tensor(spec.row_bound, dtype=self.dtype)
         strict = torch.zeros(size, dtype=torch.bool)
