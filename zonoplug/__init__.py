@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from zonoplug.errors import ZonoplugError
     from zonoplug.io.onnx_model import load_model
     from zonoplug.io.vnnlib import read_specification
-    from zonoplug.lirpa.module import ZonotopeModule, register, unregister
+    from zonoplug.lirpa.module import ZonotopeModule, build, register, unregister
     from zonoplug.lirpa.operators import transforms
+    from zonoplug.lirpa.perturbations import bounded_input
     from zonoplug.reduction import REDUCTIONS, AboveSymbols, BoxReduction, Girard, Never, Reduction
     from zonoplug.relaxations import RELAXATIONS, Relaxation
     from zonoplug.verify.outcome import Outcome, Verdict
@@ -28,6 +29,8 @@ _HOME = {
     "load_model": "zonoplug.io.onnx_model",
     "read_specification": "zonoplug.io.vnnlib",
     "ZonotopeModule": "zonoplug.lirpa.module",
+    "build": "zonoplug.lirpa.module",
+    "bounded_input": "zonoplug.lirpa.perturbations",
     "register": "zonoplug.lirpa.module",
     "unregister": "zonoplug.lirpa.module",
     "transforms": "zonoplug.lirpa.operators",
@@ -61,6 +64,8 @@ __all__ = [
     "ZonoplugError",
     "Zonotope",
     "ZonotopeModule",
+    "bounded_input",
+    "build",
     "load_model",
     "read_specification",
     "register",

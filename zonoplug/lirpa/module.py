@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.symbols import SymbolSource
@@ -57,6 +57,23 @@ class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
             (lower, upper), each (batch, *out_shape) or (batch, rows); NaN where nothing is known.
         """
         return _compute_bounds(super().compute_bounds, self, x, aux, C, method, *args, **kwargs)
+
+
+def build(module: nn.Module, example: Tensor, device: str | torch.device | None = None) -> ZonotopeModule:
+    """A torch module as a ZonotopeModule, on any supported host.
+
+    Args:
+        module: maps (batch, *input_shape) to (batch, *output_shape); put into eval mode.
+        example: an input, (1, *input_shape), of the module's type.
+        device: where to compute; the example's device by default.
+    Raises:
+        HostError: auto_LiRPA cannot build the module; the message names the operators that it lacks.
+    """
+    # The host's patches mode was seen to give wrong bounds behind transposed convolutions.
+    transposed = any(type(layer).__name__.startswith("ConvTranspose") for layer in module.modules())
+    mode = "matrix" if transposed else "patches"
+    built: ZonotopeModule = compat.build(module, example, mode, device, module_class=ZonotopeModule)
+    return built
 
 
 def register() -> None:

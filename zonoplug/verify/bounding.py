@@ -75,18 +75,10 @@ class Bounder:
     """
 
     def __init__(self, problem: Problem) -> None:
-        from zonoplug.lirpa.compat import build
-        from zonoplug.lirpa.module import ZonotopeModule
+        from zonoplug.lirpa.module import build
 
         self._problem = problem
-        transposed = any(type(m).__name__.startswith("ConvTranspose") for m in problem.model.module.modules())
-        self.module = build(
-            problem.model.module,
-            problem.box.lower[:1],
-            conv_mode="matrix" if transposed else "patches",
-            device=problem.device,
-            module_class=ZonotopeModule,
-        )
+        self.module = build(problem.model.module, problem.box.lower[:1], problem.device)
         self.warnings: list[str] = []
 
     def bound(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
