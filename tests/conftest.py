@@ -34,8 +34,11 @@ def make_zonotope():
         n = int(torch.tensor(shape).prod())
         blocks = []
         if dense:
-            blocks.append(DenseBlock(source.fresh("dense", torch.zeros(batch, dense, dtype=torch.int64)),
-                                     normal(batch, dense, *shape)))
+            blocks.append(
+                DenseBlock(
+                    source.fresh("dense", torch.zeros(batch, dense, dtype=torch.int64)), normal(batch, dense, *shape)
+                )
+            )
         if diagonal:
             index = torch.stack([torch.randperm(n, generator=random)[:diagonal] for _ in range(batch)])
             blocks.append(DiagonalBlock(source.fresh("diagonal", index), normal(batch, diagonal), index, tuple(shape)))

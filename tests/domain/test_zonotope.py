@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock
 from zonoplug.domain.input_sets import Box
-from zonoplug.domain.linear_maps import MatrixMap, Rearrangement, Scaling, convolution, row_by_row
+from zonoplug.domain.linear_maps import MatrixMap, NonNegativeMap, Scaling, convolution, row_by_row
 from zonoplug.domain.symbols import SymbolSource, merge_ids
 from zonoplug.domain.zonotope import Zonotope, add_zonotopes
 from zonoplug.errors import SettingError
@@ -36,9 +36,9 @@ def linear_maps(dtype):
         "convolution": ((3, 2, 2), convolution(kernel, [1, 1], [1, 1], [1, 1], 1)),
         "grouped convolution": ((4, 3, 3), convolution(kernel[:, :1], [2, 1], [0, 1], [1, 1], 4)),
         "scaling": ((3, 4), Scaling(torch.randn(1, 3, 1, generator=random, dtype=dtype))),
-        "transpose": ((3, 4), Rearrangement(row_by_row(lambda x: x.transpose(1, 2)))),
-        "sum": ((3, 4), Rearrangement(row_by_row(lambda x: x.sum(dim=2)))),
-        "reshape with a batch of 1 written into it": ((3, 4), Rearrangement(row_by_row(lambda x: x.reshape(1, 12)))),
+        "transpose": ((3, 4), NonNegativeMap(row_by_row(lambda x: x.transpose(1, 2)))),
+        "sum": ((3, 4), NonNegativeMap(row_by_row(lambda x: x.sum(dim=2)))),
+        "reshape with a batch of 1 written into it": ((3, 4), NonNegativeMap(row_by_row(lambda x: x.reshape(1, 12)))),
     }
 
 

@@ -111,6 +111,9 @@ class _Mix:
 
     apply_absolute = apply
 
+    def terms(self, shape):
+        return 8
+
     def columns(self, values, index, shape):
         block = DiagonalBlock(torch.arange(values.shape[1]), values, index, shape)
         dense = block.dense()

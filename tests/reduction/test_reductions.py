@@ -34,7 +34,9 @@ def test_protected_symbols_survive(make_zonotope, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_degenerate_generators(name):
-    generators = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1e-30, 1e30, 0.0]]])
+    generators = torch.tensor(
+        [[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1e-30, 1e30, 0.0]]]
+    )
     zonotope = Zonotope(torch.zeros(1, 3), (DenseBlock(torch.arange(5), generators),))
     for budget in range(6):
         check_reduction(REDUCTIONS.get(name)(), zonotope, budget)

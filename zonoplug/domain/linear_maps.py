@@ -27,6 +27,10 @@ class LinearMap(ABC):
     def apply_absolute(self, x: Tensor) -> Tensor:
         """|A| x for each row of x >= 0: how far a box spreads."""
 
+    @abstractmethod
+    def terms(self, shape: Shape) -> int:
+        """How many products are summed for one output coordinate, at most, for inputs of `shape`; 0 if none is made."""
+
     def columns(self, values: Tensor, index: Tensor, shape: Shape) -> Tensor:
         """Images of single-coordinate generators: values (batch, k) at flat coordinates index (batch, k) of `shape`.
 
@@ -45,11 +49,21 @@ def per_symbol(function: Callable[[Tensor], Tensor], generators: Tensor) -> Tens
     return image.reshape(batch, count, *image.shape[1:])
 
 
-class Rearrangement(LinearMap):
-    """A map whose matrix has no negative entry, given by a function of rows: reshape, slice, pad, pool, sum."""
+class NonNegativeMap(LinearMap):
+    """A map whose matrix has no negative entry, given by a function of rows.
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    Args:
+        function: (rows, *in_shape) -> (rows, *out_shape).
+        moves_only: whether it only moves and copies values (reshape, slice, pad with zeros), so that nothing rounds; if
+            not, it may sum (pool, mean).
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], moves_only: bool = False) -> None:
         self._function = function
+        self._moves_only = moves_only
+
+    def terms(self, shape: Shape) -> int:
+        return 0 if self._moves_only else prod(shape)
 
     def apply(self, x: Tensor) -> Tensor:
         return self._function(x)
@@ -64,6 +78,9 @@ class Scaling(LinearMap):
     def __init__(self, factor: Tensor) -> None:
         self._factor = factor
 
+    def terms(self, shape: Shape) -> int:
+        return 1
+
     def apply(self, x: Tensor) -> Tensor:
         return x * self._factor
 
@@ -76,6 +93,9 @@ class MatrixMap(LinearMap):
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
+
+    def terms(self, shape: Shape) -> int:
+        return int(self._weight.shape[1])
 
     def apply(self, x: Tensor) -> Tensor:
         return x @ self._weight.T
@@ -91,11 +111,21 @@ class MatrixMap(LinearMap):
 
 
 class SignedMap(LinearMap):
-    """A map given by one function of its input and its constant weight: convolutions, constant matrix products."""
+    """A map given by one function of its input and its constant weight: convolutions, constant matrix products.
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> None:
+    Args:
+        function: (rows, weight) -> rows, linear in both.
+        weight: the constant.
+        terms: products summed for one output coordinate, at most; the weight's size by default, which is always enough.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], weight: Tensor, terms: int | None = None) -> None:
         self._function = function
         self._weight = weight
+        self._terms = weight.numel() if terms is None else terms
+
+    def terms(self, shape: Shape) -> int:
+        return self._terms
 
     def apply(self, x: Tensor) -> Tensor:
         return self._function(x, self._weight)
@@ -115,7 +145,7 @@ def convolution(
         result: Tensor = operator(x, w, None, tuple(stride), tuple(padding), tuple(dilation), groups)
         return result
 
-    return SignedMap(apply, weight)
+    return SignedMap(apply, weight, terms=weight[0].numel())
 
 
 def row_by_row(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from zonoplug.domain import rounding
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, join_dense
 from zonoplug.domain.symbols import SymbolIds, SymbolSource, merge_ids
 
@@ -59,12 +60,12 @@ class Zonotope:
         total = torch.zeros_like(self.center) if self.box is None else self.box
         for block in self.blocks:
             total = total + block.radius()
-        return total
+        return rounding.sum_up(total, self.num_symbols)
 
     def interval_hull(self) -> Interval:
         """The smallest interval around the zonotope, up to rounding."""
         radius = self.radius()
-        return Interval(self.center - radius, self.center + radius)
+        return Interval(rounding.down(self.center - radius), rounding.up(self.center + radius))
 
     def generators(self, symbols: SymbolIds | None = None) -> Tensor:
         """(batch, k, *shape): the generators of `symbols` (sorted ids; all by default), 0 where a symbol is absent."""
@@ -110,13 +111,35 @@ class Zonotope:
         dense = [block for block in mapped if isinstance(block, DenseBlock)]
         rest = tuple(block for block in mapped if not isinstance(block, DenseBlock))
         blocks = ((join_dense(dense),) if dense else ()) + rest
-        return Zonotope(center, blocks, None if self.box is None else linear.apply_absolute(self.box))
+        box = None if self.box is None else linear.apply_absolute(self.box)
+        image = Zonotope(center, blocks, box)
+        terms = linear.terms(self.shape)
+        if not rounding.active() or (terms == 0 and offset is None):
+            return image
+        spread = linear.apply_absolute(self.magnitude())
+        return image.widen(rounding.affine_error(spread, offset, terms, self.num_symbols))
 
     def scale(self, factor: Tensor, offset: Tensor | None = None) -> Zonotope:
         """Coordinate-wise  factor * x + offset;  both broadcast against (batch, *shape). Diagonal blocks stay so."""
         center = self.center * factor if offset is None else self.center * factor + offset
         box = None if self.box is None else self.box * factor.abs()
-        return Zonotope(center, tuple(block.scale(factor) for block in self.blocks), box)
+        scaled = Zonotope(center, tuple(block.scale(factor) for block in self.blocks), box)
+        if not rounding.active():
+            return scaled
+        error = rounding.affine_error(self.magnitude() * factor.abs(), offset, 1, self.num_symbols)
+        plain = (factor == 0) | (factor.abs() == 1)  # nothing is rounded there
+        return scaled.widen(error.masked_fill(plain if offset is None else plain & (offset == 0), 0))
+
+    def shift(self, offset: Tensor) -> Zonotope:
+        """x + offset; the offset broadcasts against (batch, *shape) without enlarging it."""
+        moved = replace(self, center=self.center + offset)
+        if not rounding.active():
+            return moved
+        return moved.widen(rounding.affine_error(torch.zeros_like(self.center), moved.center, 1, 0))
+
+    def magnitude(self) -> Tensor:
+        """An upper bound of |x| over the zonotope, (batch, *shape)."""
+        return rounding.up(self.center.abs() + self.radius())
 
     def reshape(self, shape: Shape) -> Zonotope:
         """The same set over coordinates arranged as `shape`."""
@@ -126,7 +149,7 @@ class Zonotope:
 
     def widen(self, radius: Tensor) -> Zonotope:
         """Add `radius` >= 0, (batch, *shape), to the box."""
-        return replace(self, box=radius if self.box is None else self.box + radius)
+        return replace(self, box=radius if self.box is None else rounding.up(self.box + radius))
 
     def with_fresh_symbols(self, radius: Tensor, source: SymbolSource, node: str) -> Zonotope:
         """Add `radius` >= 0, (batch, *shape), as symbols of their own: one for each coordinate that needs it.
@@ -164,7 +187,11 @@ def add_zonotopes(left: Zonotope, right: Zonotope) -> Zonotope:
     """The exact sum of two zonotopes of equal shape; shared symbols are aligned by id, boxes are independent."""
     center = left.center + right.center
     box = left.box if right.box is None else right.box if left.box is None else left.box + right.box
-    return Zonotope(center, align_sum(left.blocks, right.blocks), box)
+    total = Zonotope(center, align_sum(left.blocks, right.blocks), box)
+    if not rounding.active():
+        return total
+    magnitude = left.magnitude() + right.magnitude()
+    return total.widen(rounding.affine_error(magnitude, None, 1, total.num_symbols))
 
 
 def align_sum(left: tuple[GeneratorBlock, ...], right: tuple[GeneratorBlock, ...]) -> tuple[GeneratorBlock, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from zonoplug.domain.rounding import Rounding
 from zonoplug.errors import SettingError, UnknownNameError
 from zonoplug.lirpa.propagate import Fallback, WalkOptions
 from zonoplug.reduction import REDUCTIONS, AboveSymbols
@@ -65,11 +66,11 @@ class BoundMethod:
         """Whether a method's name asks for a zonotope."""
         return text is not None and text.strip().lower().startswith("zonotope")
 
-    def walk_options(self, fallback: Fallback = "interval") -> WalkOptions:
+    def walk_options(self, fallback: Fallback = "interval", rounding: Rounding = "nearest") -> WalkOptions:
         """The options of our walk for this method."""
         if self.reduction is None or self.max_symbols is None:
-            return WalkOptions(fallback=fallback)
-        return WalkOptions(REDUCTIONS.get(self.reduction)(), AboveSymbols(self.max_symbols), fallback)
+            return WalkOptions(fallback=fallback, rounding=rounding)
+        return WalkOptions(REDUCTIONS.get(self.reduction)(), AboveSymbols(self.max_symbols), fallback, rounding)
 
     def __str__(self) -> str:
         if not self.zonotope:

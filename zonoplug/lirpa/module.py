@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.rounding import ROUNDINGS, Rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError
@@ -30,6 +31,7 @@ class _Options:
     bound_upper: bool = True
     final_node_name: str | None = None
     fallback: Fallback = "interval"
+    rounding: Rounding = "nearest"
 
 
 class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
@@ -121,11 +123,22 @@ def _compute_bounds(
     sets = [input_set(value) for value in values]
     inputs = [value if box is None else box for box, value in zip(sets, values, strict=True)]
     parsed = BoundMethod.parse(method)
-    propagation = walk(module, inputs, parsed, C, options.final_node_name, options.fallback)
-    bounds = propagation.output.interval_hull()
+    _check_rounding(parsed, options.rounding)
+    propagation = walk(module, inputs, parsed, C, options.final_node_name, options.fallback, options.rounding)
+    bounds = propagation.bounds
     if parsed.backward is not None:
         bounds = _backward(original, values, parsed.backward, bounds, propagation, C, options)
     return (bounds.lower if options.bound_lower else None, bounds.upper if options.bound_upper else None)
+
+
+def _check_rounding(method: BoundMethod, rounding: Rounding) -> None:
+    if rounding not in ROUNDINGS:
+        raise SettingError(f"Rounding {rounding!r} is unknown. Known: {', '.join(ROUNDINGS)}.")
+    if rounding != "nearest" and method.backward is not None:
+        raise SettingError(
+            f"Method {str(method)!r} cannot cover rounding errors: the host computes in round-to-nearest."
+            ' Use a zonotope method without "+", or rounding="nearest".'
+        )
 
 
 def _backward(
@@ -162,6 +175,7 @@ def walk(
     rows: Tensor | None = None,
     final: str | None = None,
     fallback: Fallback = "interval",
+    rounding: Rounding = "nearest",
     known: Mapping[str, Interval] | None = None,
 ) -> Propagation:
     """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed)."""
@@ -171,20 +185,28 @@ def walk(
         if index is not None:
             value = inputs[index]
             operands[name] = value.to_zonotope(symbols, name) if isinstance(value, Box) else value
-    return propagate(module, operands, symbols, method.walk_options(fallback), rows, final, known)
+    return propagate(module, operands, symbols, method.walk_options(fallback, rounding), rows, final, known)
 
 
 def bound_box(
-    module: ZonotopeModule, box: Box, method: BoundMethod, rows: Tensor | None = None
+    module: ZonotopeModule,
+    box: Box,
+    method: BoundMethod,
+    rows: Tensor | None = None,
+    rounding: Rounding = "nearest",
 ) -> tuple[Interval, Propagation | None]:
     """Bounds of a box by any method, ours or the host's, and the walk behind them if there was one.
 
     Args:
         box: (batch, *input_shape).
         rows: specification matrix C (batch or 1, rows, outputs); with one, only lower bounds are asked of the host.
+        rounding: what the bounds cover beyond exact arithmetic; zonotopes alone can cover any.
     Returns:
         bounds (batch, rows), or (batch, *out_shape) without `rows`; upper is +inf where it was not computed.
+    Raises:
+        SettingError: rounding is to be covered, and the method uses the host's backward bounds, which do not.
     """
+    _check_rounding(method, rounding)
     full = rows if rows is None or rows.shape[0] == box.lower.shape[0] else rows.expand(box.lower.shape[0], -1, -1)
     options = _Options(bound_upper=rows is None)
     values = (bounded_input(box),) if method.backward else ()
@@ -193,8 +215,8 @@ def bound_box(
         with compat.working_in(box.lower.dtype):
             lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None)
         return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach()), None
-    propagation = walk(module, [box], method, rows)
-    bounds = propagation.output.interval_hull()
+    propagation = walk(module, [box], method, rows, rounding=rounding)
+    bounds = propagation.bounds
     if method.backward is not None:
         bounds = _backward(host, values, method.backward, bounds, propagation, full, options)
     return bounds, propagation

@@ -45,7 +45,7 @@ def _convolution(call: Call) -> Zonotope:
     zonotope = call.zonotope
     if list(begin) != list(end):
         margins = [margin for pair in zip(reversed(begin), reversed(end), strict=True) for margin in pair]
-        zonotope = affine.rearrange(zonotope, lambda x: functional.pad(x, margins))
+        zonotope = affine.rearrange(zonotope, lambda x: functional.pad(x, margins), moves_only=True)
         begin = [0] * rank
     linear = convolution(weight, attributes["strides"], begin, attributes["dilations"], attributes["group"])
     return zonotope.map(linear, bias[0].reshape(-1, *[1] * rank) if bias else None)
@@ -75,7 +75,8 @@ def _batch_normalization(call: Call) -> Zonotope:
     weight, bias, mean, variance = call.constants
     factor = weight / torch.sqrt(variance + call.node.eps)
     shape = (1, -1, *[1] * (len(call.zonotope.shape) - 1))
-    return call.zonotope.scale(factor.reshape(shape), (bias - mean * factor).reshape(shape))
+    centered = call.zonotope.scale(factor.reshape(shape), (-mean * factor).reshape(shape))
+    return centered.shift(bias.reshape(shape))
 
 
 @transforms("BoundAdd")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from zonoplug.domain.rounding import Rounding, rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
@@ -30,11 +31,14 @@ class WalkOptions:
         reduction: encloses zonotopes in smaller ones; None for never.
         schedule: when it is applied, and to how many symbols.
         fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
+        rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
+            ("outward"), or that of the network's own evaluation in the same precision too ("inference").
     """
 
     reduction: Reduction | None = None
     schedule: Schedule = field(default_factory=Never)
     fallback: Fallback = "interval"
+    rounding: Rounding = "nearest"
 
 
 @dataclass(slots=True)
@@ -43,12 +47,14 @@ class Propagation:
 
     Attributes:
         output: zonotope of the final node, or of C y; (batch, *out_shape) or (batch, rows).
+        bounds: its interval hull, rounded as the options say.
         hulls: node name -> bounds of the inputs of every non-exact operator.
         symbols: the ids given out, with their origins.
         largest: the most generator entries that one value held, over all batch elements.
     """
 
     output: Zonotope
+    bounds: Interval
     hulls: dict[str, Interval]
     symbols: SymbolSource
     largest: int
@@ -110,7 +116,19 @@ def propagate(
         UnsupportedOperatorError: an operator has no transformer and `options.fallback` is "error", or the host
             cannot bound it either.
     """
-    plan = plan_for(module, final or module.final_name)
+    with rounding(options.rounding):
+        return _walk(plan_for(module, final or module.final_name), module, inputs, symbols, options, rows, known or {})
+
+
+def _walk(
+    plan: GraphPlan,
+    module: Any,
+    inputs: Mapping[str, Operand],
+    symbols: SymbolSource,
+    options: WalkOptions,
+    rows: Tensor | None,
+    known: Mapping[str, Interval],
+) -> Propagation:
     left = dict(plan.readers)
     values: dict[str, Operand] = {}
     hulls: dict[str, Interval] = {}
@@ -122,7 +140,7 @@ def propagate(
             return None
         if name not in hulls:
             hull = value.interval_hull()
-            outer = (known or {}).get(name)
+            outer = known.get(name)
             hulls[name] = hull if outer is None else intersect(hull, outer)
         return hulls[name]
 
@@ -146,7 +164,8 @@ def propagate(
     output = values[plan.order[-1].name]
     if isinstance(output, Tensor):
         output = Zonotope(output)
-    return Propagation(output if rows is None else specification(output, rows), hulls, symbols, largest)
+    final = output if rows is None else specification(output, rows)
+    return Propagation(final, final.interval_hull(), hulls, symbols, largest)
 
 
 def intersect(hull: Interval, outer: Interval) -> Interval:

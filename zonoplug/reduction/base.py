@@ -8,6 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from zonoplug.domain import rounding
 from zonoplug.domain.blocks import DenseBlock
 from zonoplug.domain.symbols import SymbolIds
 from zonoplug.domain.zonotope import Zonotope
@@ -82,7 +83,8 @@ class BoxReduction(Reduction):
         kept |= protected
         on_device = kept.to(generators.device)
         block = DenseBlock(ids[kept], generators[:, on_device])
-        boxed = generators[:, ~on_device].abs().sum(dim=1)
+        left = generators[:, ~on_device]
+        boxed = rounding.sum_up(left.abs().sum(dim=1), left.shape[1])
         return Zonotope(zonotope.center, (block,) if max_symbols else (), zonotope.box).widen(boxed)
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from zonoplug.domain import rounding
 from zonoplug.domain.blocks import DenseBlock
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.reduction.base import REDUCTIONS, Reduction
@@ -20,5 +21,6 @@ class Box(Reduction):
     def _reduce(self, zonotope: Zonotope, max_symbols: int, protected: Tensor) -> Zonotope:
         ids = zonotope.symbols[protected]
         kept = zonotope.generators(ids)
-        boxed = zonotope.generators(zonotope.symbols[~protected]).abs().sum(dim=1)
+        left = zonotope.generators(zonotope.symbols[~protected])
+        boxed = rounding.sum_up(left.abs().sum(dim=1), left.shape[1])
         return Zonotope(zonotope.center, (DenseBlock(ids, kept),) if ids.numel() else (), zonotope.box).widen(boxed)

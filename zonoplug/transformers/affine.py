@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from zonoplug.domain import rounding
 from zonoplug.domain.blocks import DenseBlock
-from zonoplug.domain.linear_maps import MatrixMap, Rearrangement, SignedMap
+from zonoplug.domain.linear_maps import MatrixMap, NonNegativeMap, SignedMap
 from zonoplug.domain.symbols import merge_ids
 from zonoplug.domain.zonotope import Zonotope, add_zonotopes
 
@@ -22,8 +23,7 @@ def add(left: Operand, right: Operand) -> Zonotope:
     assert isinstance(left, Zonotope)
     if isinstance(right, Tensor):
         shape = torch.broadcast_shapes(left.center.shape, right.shape)
-        left = expand(left, tuple(shape[1:])) if tuple(shape[1:]) != left.shape else left
-        return Zonotope(left.center + right, left.blocks, left.box)
+        return expand(left, tuple(shape[1:])).shift(right)
     shape = torch.broadcast_shapes(left.center.shape, right.center.shape)
     return add_zonotopes(expand(left, tuple(shape[1:])), expand(right, tuple(shape[1:])))
 
@@ -49,12 +49,17 @@ def expand(zonotope: Zonotope, shape: tuple[int, ...]) -> Zonotope:
         return zonotope
     missing = len(shape) - len(zonotope.shape)
     aligned = zonotope.reshape((1,) * missing + zonotope.shape) if missing else zonotope
-    return aligned.map(Rearrangement(lambda x: x.expand(x.shape[0], *shape)))
+    return aligned.map(NonNegativeMap(lambda x: x.expand(x.shape[0], *shape), moves_only=True))
 
 
-def rearrange(zonotope: Zonotope, function: Callable[[Tensor], Tensor]) -> Zonotope:
-    """A function of rows whose matrix has no negative entry: transpose, slice, pad with zeros, average, sum."""
-    return zonotope.map(Rearrangement(function))
+def rearrange(zonotope: Zonotope, function: Callable[[Tensor], Tensor], moves_only: bool = False) -> Zonotope:
+    """A function of rows whose matrix has no negative entry.
+
+    Args:
+        moves_only: whether it only moves and copies values (transpose, slice, pad with zeros); if not, it may sum
+            (average, sum, interpolation).
+    """
+    return zonotope.map(NonNegativeMap(function, moves_only))
 
 
 def matrix(zonotope: Zonotope, weight: Tensor, offset: Tensor | None = None) -> Zonotope:
@@ -69,7 +74,11 @@ def specification(zonotope: Zonotope, rows: Tensor) -> Zonotope:
         return matrix(flat, rows[0])
     generators = [DenseBlock(b.symbols, torch.bmm(b.dense(), rows.transpose(1, 2))) for b in flat.blocks]
     box = None if flat.box is None else torch.einsum("bmn,bn->bm", rows.abs(), flat.box)
-    return Zonotope(torch.einsum("bmn,bn->bm", rows, flat.center), tuple(generators), box)
+    image = Zonotope(torch.einsum("bmn,bn->bm", rows, flat.center), tuple(generators), box)
+    if not rounding.active():
+        return image
+    spread = torch.einsum("bmn,bn->bm", rows.abs(), flat.magnitude())
+    return image.widen(rounding.affine_error(spread, None, rows.shape[2], flat.num_symbols))
 
 
 def constant_product(zonotope: Zonotope, constant: Tensor, constant_first: bool) -> Zonotope:
@@ -77,8 +86,8 @@ def constant_product(zonotope: Zonotope, constant: Tensor, constant_first: bool)
     if not constant_first and constant.dim() == 2:
         return matrix(zonotope, constant.T)
     if constant_first:
-        return zonotope.map(SignedMap(lambda x, w: torch.matmul(w, x), constant))
-    return zonotope.map(SignedMap(torch.matmul, constant))
+        return zonotope.map(SignedMap(lambda x, w: torch.matmul(w, x), constant, terms=constant.shape[-1]))
+    return zonotope.map(SignedMap(torch.matmul, constant, terms=constant.shape[-2]))
 
 
 def concatenate(operands: Sequence[Operand], axis: int) -> Zonotope:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
+from zonoplug.domain import rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import Relaxation
@@ -19,7 +23,18 @@ def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: Sy
             tighter bounds from elsewhere that hold for the concrete inputs.
         source, node: where the fresh symbols get their ids, and their origin.
     """
-    return apply_relaxation(zonotope, rule(*bounds), source, node)
+    relaxation = rule(*bounds)
+    if rounding.active():
+        largest = torch.maximum(bounds.lower.abs(), bounds.upper.abs())
+        error = rounding.relaxation_error(*relaxation, largest)
+        relaxation = relaxation._replace(radius=relaxation.radius + error.masked_fill(exact(relaxation), 0))
+    return apply_relaxation(zonotope, relaxation, source, node)
+
+
+def exact(relaxation: Relaxation) -> Tensor:
+    """Where the relaxation is the identity or zero, so that nothing was rounded: a stable ReLU's two cases."""
+    plain = (relaxation.slope == 0) | (relaxation.slope == 1)
+    return plain & (relaxation.offset == 0) & (relaxation.radius == 0)
 
 
 def apply_relaxation(zonotope: Zonotope, relaxation: Relaxation, source: SymbolSource, node: str) -> Zonotope:
