@@ -8,12 +8,14 @@ from torch import nn
 
 import zonoplug
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError, UnknownNameError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.methods import BoundMethod, method_names
-from zonoplug.lirpa.module import ZonotopeModule, bound_box
+from zonoplug.lirpa.module import ZonotopeModule, bound_box, walk
 from zonoplug.lirpa.perturbations import bounded_input, input_set
+from zonoplug.lirpa.propagate import WalkOptions, propagate
 from zonoplug.testing import check_contains_samples
 
 METHODS = [
@@ -24,6 +26,9 @@ METHODS = [
     "zonotope[combastel,15]",
     "zonotope+crown",
     "zonotope+alpha-crown",
+    "alpha-zonotope",
+    "alpha-zonotope[girard,20]",
+    "alpha-zonotope+crown",
 ]
 
 
@@ -118,11 +123,46 @@ def test_order_of_tightness(name):
     """Boxing everything is no tighter than keeping symbols; with the host's backward pass it only gets tighter."""
     _, host, box = case(name, torch.float64)
     width = {}
-    for method in ("zonotope[box,0]", "zonotope", "zonotope+crown"):
+    for method in ("zonotope[box,0]", "zonotope", "zonotope+crown", "alpha-zonotope"):
         bounds, _ = bound_box(host, box, BoundMethod.parse(method))
         width[method] = (bounds.upper - bounds.lower).mean()
     assert width["zonotope+crown"] <= width["zonotope"] + 1e-9
+    assert width["alpha-zonotope"] <= width["zonotope"] + 1e-9
     assert width["zonotope"] <= width["zonotope[box,0]"] + 1e-9
+
+
+def test_optimised_slopes_are_strictly_tighter_somewhere_and_stop_at_the_goal(monkeypatch):
+    _, host, box = case("residual", torch.float64)
+    wide = Box(box.lower - 0.5, box.upper + 0.5)
+    plain, _ = bound_box(host, wide, BoundMethod.parse("zonotope"))
+    rows = torch.eye(4, dtype=torch.float64)[None]
+    optimised, _ = bound_box(host, wide, BoundMethod.parse("alpha-zonotope"), rows)
+    assert bool((optimised.lower >= plain.lower - 1e-9).all())
+    assert float((optimised.lower - plain.lower).max()) > 1e-3
+
+    walks = []
+    genuine = zonoplug.lirpa.module.propagate
+    monkeypatch.setattr(zonoplug.lirpa.module, "propagate", lambda *a, **k: walks.append(1) or genuine(*a, **k))
+    bound_box(host, wide, BoundMethod.parse("alpha-zonotope"), rows, goal=plain.lower - 1)
+    assert len(walks) == 1
+
+
+def test_known_hulls_and_slopes_keep_every_sample_inside():
+    """Any slope is sound, also a silly one, and so are hulls that hold from elsewhere."""
+    module, host, box = case("residual", torch.float64)
+    first = walk(host, [box], BoundMethod.parse("zonotope"))
+    slopes = {
+        node.name: torch.rand(4, *node.output_shape[1:], dtype=torch.float64) * 3 - 1
+        for node in host._modules.values()
+        if type(node).__name__ == "BoundRelu"
+    }
+    assert slopes
+    symbols = SymbolSource()
+    inputs = {host.input_name[0]: box.to_zonotope(symbols, "x")}
+    second = propagate(host, inputs, symbols, WalkOptions(), known=first.hulls, slopes=slopes)
+    with torch.no_grad():
+        samples = module(box.sample(1000).flatten(0, 1)).unflatten(0, (1000, 4))
+    check_contains_samples(second.bounds, samples)
 
 
 def test_interval_arithmetic_is_the_zonotope_without_symbols():

@@ -28,6 +28,7 @@ class BoundMethod:
 
     Attributes:
         zonotope: whether our walk runs; if not, `backward` names a method of the host.
+        alpha: whether the walk's slopes are optimised.
         reduction, max_symbols: the symbol reduction inside the walk, or None.
         backward: the host's method that uses the walk's hulls as intermediate bounds, or None.
     """
@@ -36,6 +37,7 @@ class BoundMethod:
     reduction: str | None = None
     max_symbols: int | None = None
     backward: str | None = None
+    alpha: bool = False
 
     @classmethod
     def parse(cls, text: str) -> BoundMethod:
@@ -48,23 +50,24 @@ class BoundMethod:
         name = text.strip().lower()
         if name in HOST_METHODS:
             return cls(zonotope=False, backward=name)
-        match = re.fullmatch(r"zonotope(?:\[([^\]]*)\])?(?:\+([\w-]+))?", name)
-        if not match or (match[2] and match[2] not in BACKWARD):
+        match = re.fullmatch(r"(alpha-)?zonotope(?:\[([^\]]*)\])?(?:\+([\w-]+))?", name)
+        if not match or (match[3] and match[3] not in BACKWARD):
             raise UnknownNameError("bound method", text, method_names())
-        if match[1] is None:
-            return cls(zonotope=True, backward=match[2])
-        parts = [part.strip() for part in match[1].split(",")]
+        alpha = match[1] is not None
+        if match[2] is None:
+            return cls(zonotope=True, backward=match[3], alpha=alpha)
+        parts = [part.strip() for part in match[2].split(",")]
         if len(parts) != 2 or not parts[1].isdigit():
             raise SettingError(
                 f"Method {text!r}: write a reduction as [name,max_symbols], such as zonotope[girard,512]."
             )
         REDUCTIONS.get(parts[0])
-        return cls(True, parts[0], int(parts[1]), match[2])
+        return cls(True, parts[0], int(parts[1]), match[3], alpha)
 
     @classmethod
     def is_ours(cls, text: str | None) -> bool:
         """Whether a method's name asks for a zonotope."""
-        return text is not None and text.strip().lower().startswith("zonotope")
+        return text is not None and text.strip().lower().removeprefix("alpha-").startswith("zonotope")
 
     def walk_options(self, fallback: Fallback = "interval", rounding: Rounding = "nearest") -> WalkOptions:
         """The options of our walk for this method."""
@@ -76,9 +79,17 @@ class BoundMethod:
         if not self.zonotope:
             return str(self.backward)
         reduction = "" if self.reduction is None else f"[{self.reduction},{self.max_symbols}]"
-        return f"zonotope{reduction}" + (f"+{self.backward}" if self.backward else "")
+        prefix = "alpha-" if self.alpha else ""
+        return f"{prefix}zonotope{reduction}" + (f"+{self.backward}" if self.backward else "")
 
 
 def method_names() -> list[str]:
     """The spellings to offer in messages and lists."""
-    return [*HOST_METHODS, "zonotope", "zonotope[girard,512]", *(f"zonotope+{b}" for b in BACKWARD)]
+    return [
+        *HOST_METHODS,
+        "zonotope",
+        "zonotope[girard,512]",
+        *(f"zonotope+{b}" for b in BACKWARD),
+        "alpha-zonotope",
+        *(f"alpha-zonotope+{b}" for b in BACKWARD),
+    ]

@@ -15,6 +15,7 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError
 from zonoplug.lirpa import compat
+from zonoplug.lirpa.alpha import optimise_slopes
 from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
 from zonoplug.lirpa.perturbations import bounded_input, input_set
 from zonoplug.lirpa.propagate import Fallback, Propagation, intersect, propagate
@@ -176,16 +177,25 @@ def walk(
     final: str | None = None,
     fallback: Fallback = "interval",
     rounding: Rounding = "nearest",
-    known: Mapping[str, Interval] | None = None,
+    goal: Tensor | None = None,
 ) -> Propagation:
-    """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed)."""
-    symbols = SymbolSource()
-    operands: dict[str, Operand] = {}
-    for name, index in zip(module.input_name, module.input_index, strict=True):
-        if index is not None:
-            value = inputs[index]
-            operands[name] = value.to_zonotope(symbols, name) if isinstance(value, Box) else value
-    return propagate(module, operands, symbols, method.walk_options(fallback, rounding), rows, final, known)
+    """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed).
+
+    Args:
+        goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised, it stops there.
+    """
+    options = method.walk_options(fallback, rounding)
+
+    def once(slopes: Mapping[str, Tensor], known: Mapping[str, Interval]) -> Propagation:
+        symbols = SymbolSource()
+        operands: dict[str, Operand] = {}
+        for name, index in zip(module.input_name, module.input_index, strict=True):
+            if index is not None:
+                value = inputs[index]
+                operands[name] = value.to_zonotope(symbols, name) if isinstance(value, Box) else value
+        return propagate(module, operands, symbols, options, rows, final, known, slopes)
+
+    return optimise_slopes(module, once, goal) if method.alpha else once({}, {})
 
 
 def bound_box(
@@ -194,6 +204,7 @@ def bound_box(
     method: BoundMethod,
     rows: Tensor | None = None,
     rounding: Rounding = "nearest",
+    goal: Tensor | None = None,
 ) -> tuple[Interval, Propagation | None]:
     """Bounds of a box by any method, ours or the host's, and the walk behind them if there was one.
 
@@ -201,6 +212,7 @@ def bound_box(
         box: (batch, *input_shape).
         rows: specification matrix C (batch or 1, rows, outputs); with one, only lower bounds are asked of the host.
         rounding: what the bounds cover beyond exact arithmetic; zonotopes alone can cover any.
+        goal: (batch or 1, rows) lower bounds that are enough, where a zonotope's slopes are optimised.
     Returns:
         bounds (batch, rows), or (batch, *out_shape) without `rows`; upper is +inf where it was not computed.
     Raises:
@@ -215,7 +227,7 @@ def bound_box(
         with compat.working_in(box.lower.dtype):
             lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None)
         return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach()), None
-    propagation = walk(module, [box], method, rows, rounding=rounding)
+    propagation = walk(module, [box], method, rows, rounding=rounding, goal=goal)
     bounds = propagation.bounds
     if method.backward is not None:
         bounds = _backward(host, values, method.backward, bounds, propagation, full, options)

@@ -101,6 +101,7 @@ def propagate(
     rows: Tensor | None = None,
     final: str | None = None,
     known: Mapping[str, Interval] | None = None,
+    slopes: Mapping[str, Tensor] | None = None,
 ) -> Propagation:
     """Propagate zonotopes through the host's graph.
 
@@ -111,13 +112,17 @@ def propagate(
         options: reduction, schedule, fallback.
         rows: specification matrix C (batch or 1, rows, outputs), applied to the flattened output.
         final: name of the node to bound; the module's output by default.
-        known: bounds of nodes that hold for all points of the input set, to be intersected with the hulls.
+        known: bounds of nodes that hold for all points of the input set, to be intersected with the hulls. A relaxation
+            on the intersection is sound: the noise values that stand for a point of the input set give each node
+            that point's own value, which lies in both.
+        slopes: node name -> slope (batch, *shape) for the relaxation at that node, instead of its own choice.
     Raises:
         UnsupportedOperatorError: an operator has no transformer and `options.fallback` is "error", or the host
             cannot bound it either.
     """
     with rounding(options.rounding):
-        return _walk(plan_for(module, final or module.final_name), module, inputs, symbols, options, rows, known or {})
+        plan = plan_for(module, final or module.final_name)
+        return _walk(plan, module, inputs, symbols, options, rows, known or {}, slopes or {})
 
 
 def _walk(
@@ -128,6 +133,7 @@ def _walk(
     options: WalkOptions,
     rows: Tensor | None,
     known: Mapping[str, Interval],
+    slopes: Mapping[str, Tensor],
 ) -> Propagation:
     left = dict(plan.readers)
     values: dict[str, Operand] = {}
@@ -154,7 +160,7 @@ def _walk(
         elif type(node).__name__ == "BoundShape":
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
-            image = _step(node, operands, symbols, options, hull_of)
+            image = _step(node, operands, symbols, options, hull_of, slopes.get(node.name))
             values[node.name] = image
             largest = max(largest, image.num_symbols * image.center.numel())
         for parent in node.inputs:
@@ -173,13 +179,20 @@ def intersect(hull: Interval, outer: Interval) -> Interval:
     return Interval(torch.fmax(hull.lower, outer.lower), torch.fmin(hull.upper, outer.upper))
 
 
-def _step(node: Any, operands: list[Operand], symbols: SymbolSource, options: WalkOptions, hull_of: Any) -> Zonotope:
+def _step(
+    node: Any,
+    operands: list[Operand],
+    symbols: SymbolSource,
+    options: WalkOptions,
+    hull_of: Any,
+    slope: Tensor | None = None,
+) -> Zonotope:
     entry = entry_for(node)
     if entry is not None:
         exact = entry.kind == "exact"
         bounds = () if exact else tuple(hull_of(parent.name) for parent in node.inputs)
         try:
-            result = entry.transformer(Call(node, operands, symbols, bounds))
+            result = entry.transformer(Call(node, operands, symbols, bounds, slope))
             return result if exact else _reduced(result, options)
         except NotApplicableError:
             pass

@@ -29,12 +29,14 @@ class Call:
         operands: values of its inputs; at least one is a zonotope.
         source: gives ids to fresh symbols.
         hulls: bounds of the operands' coordinates, None for constants; filled for non-exact operators only.
+        slope: a slope for the relaxation, (batch, *shape), to be used instead of its own choice; None for its own.
     """
 
     node: Any
     operands: Sequence[Operand]
     source: SymbolSource
     hulls: Sequence[Interval | None] = ()
+    slope: Tensor | None = None
 
     @property
     def zonotope(self) -> Zonotope:

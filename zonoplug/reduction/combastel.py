@@ -17,4 +17,5 @@ class Combastel(BoxReduction):
     source: ClassVar[str] = "Combastel, ECC 2003"
 
     def score(self, generators: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(generators, dim=2)
+        norm: Tensor = torch.linalg.vector_norm(generators, dim=2)
+        return norm

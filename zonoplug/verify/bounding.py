@@ -89,9 +89,10 @@ class Bounder:
         parsed = BoundMethod.parse(method)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            context = torch.no_grad() if parsed.backward != "alpha-crown" else torch.enable_grad()
-            with context:
-                bounds, propagation = bound_box(self.module, box, parsed, objective.rows(group))
+            with torch.enable_grad() if parsed.backward == "alpha-crown" else torch.no_grad():
+                bounds, propagation = bound_box(
+                    self.module, box, parsed, objective.rows(group), goal=objective.goal(group)
+                )
         for warning in caught:
             text = str(warning.message)
             if "bounded by intervals" in text and text not in self.warnings:

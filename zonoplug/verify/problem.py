@@ -56,6 +56,10 @@ class Objective:
             return outputs @ self.coefficients[0].T
         return torch.einsum("nro,no->nr", self.coefficients[group], outputs)
 
+    def goal(self, group: Tensor) -> Tensor:
+        """Lower bounds of a . y that put a row's disjunct out of reach: (n, rows), or one for all; -inf in padding."""
+        return self._of((self.bound + self.slack).masked_fill(self.padding, -torch.inf), group)
+
     def margins(self, values: Tensor, group: Tensor) -> Tensor:
         """Margins of rows from values a . y (n, rows), or from lower bounds of them: (n, rows)."""
         return values - self._of(self.bound, group)
