@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
+from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.propagate import Propagation, intersect
 
 STEPS = 40
@@ -43,22 +44,18 @@ def optimise_slopes(module: Any, walk: Walk, goal: Tensor | None = None, steps: 
     slopes = _first_slopes(module, hulls)
     if not slopes or steps <= 0:
         return last
-    optimiser = torch.optim.Adam(list(slopes.values()), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, DECAY)
+    optimiser = Adam(list(slopes.values()), [LEARNING_RATE] * len(slopes), DECAY)
     for _ in range(steps):
         if goal is not None and bool((best.lower > goal).all()):
             break
         with torch.enable_grad():
             last = walk(slopes, hulls)
-            loss = _loss(last.bounds, best, goal)
+            gain = _gain(last.bounds, best, goal)
         best = intersect(best, _detached(last.bounds))
         hulls = {name: intersect(hull, _detached(last.hulls[name])) for name, hull in hulls.items()}
-        if not bool(loss.isfinite()) or not loss.requires_grad:
+        if not bool(gain.isfinite()) or not gain.requires_grad:
             break
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        optimiser.climb(gain)
         with torch.no_grad():
             for name, slope in slopes.items():
                 slope.clamp_(*SLOPE_RANGES[_reader_of(module, name)])
@@ -83,10 +80,10 @@ def _reader_of(module: Any, name: str) -> str:
     return type(module[name]).__name__
 
 
-def _loss(bounds: Interval, best: Interval, goal: Tensor | None) -> Tensor:
+def _gain(bounds: Interval, best: Interval, goal: Tensor | None) -> Tensor:
     if goal is None:
-        return (bounds.upper - bounds.lower).sum()
-    missing = (goal - bounds.lower).clamp(min=0)
+        return (bounds.lower - bounds.upper).sum()
+    missing = (bounds.lower - goal).clamp(max=0)
     return missing.masked_fill(best.lower > goal, 0).sum()
 
 

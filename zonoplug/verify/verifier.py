@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.errors import HostError, SettingError, ZonoplugError
+from zonoplug.errors import HostError, SettingError, UnsupportedOperatorError, ZonoplugError
+from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
 from zonoplug.verify.branch_and_bound import BranchAndBound
@@ -21,6 +23,7 @@ AGREEMENT_POINTS = 8
 ROOT_BATCH = 64
 SPLITTABLE_INPUTS = 64
 QUICK_ATTACK_SECONDS = 2.0
+LONG_ATTACK_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,13 @@ def check_method(name: str) -> None:
         BoundMethod.parse(name)
 
 
+class Stage(NamedTuple):
+    """One step of a verification: a bound at the root, a search, or an attack; and the bound method it uses."""
+
+    kind: Literal["root", "input splits", "activation splits", "attack"]
+    method: str
+
+
 class Verification:
     """One run over one problem."""
 
@@ -121,26 +131,33 @@ class Verification:
         objective = self._problem.objective
         splittable = self._problem.num_perturbed <= SPLITTABLE_INPUTS
         excluded = torch.zeros_like(objective.exists)
-        for method in self._root_methods(splittable):
+        for stage in self._stages(splittable):
             if self._deadline.passed:
-                return self._finish(Verdict.TIMEOUT, method)
-            excluded |= self._at_root(bounder, method, objective.without(excluded)) & objective.exists
-            if bool((excluded | ~objective.exists).all()):
-                return self._finish(Verdict.HOLDS, method)
-        if splittable:
-            for method in self._search_methods():
-                outcome = self._search(bounder, method, objective.without(excluded))
-                if outcome is not None:
-                    return outcome
+                return self._finish(Verdict.TIMEOUT, stage.method)
+            if stage.kind == "root":
+                excluded |= self._at_root(bounder, stage.method, objective.without(excluded)) & objective.exists
+                if bool((excluded | ~objective.exists).all()):
+                    return self._finish(Verdict.HOLDS, stage.method)
+                continue
+            outcome = self._search(bounder, stage, objective.without(excluded), excluded)
+            if outcome is not None:
+                return outcome
         return self._keep_attacking(excluded)
 
-    def _root_methods(self, splittable: bool) -> list[str]:
+    def _stages(self, splittable: bool) -> list[Stage]:
+        """What is tried, in this order, until the verdict is reached."""
         if self._settings.method != "auto":
-            return [self._settings.method]
-        return ["zonotope", "zonotope+crown"] + ([] if splittable else ["crown", "alpha-crown"])
-
-    def _search_methods(self) -> list[str]:
-        return ["zonotope+crown", "zonotope"] if self._settings.method == "auto" else [self._settings.method]
+            method = self._settings.method
+            return [Stage("root", method), *([Stage("input splits", method)] if splittable else [])]
+        first = [Stage("root", "zonotope"), Stage("root", "zonotope+crown")]
+        if splittable:
+            return [*first, Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
+        return [
+            *first,
+            Stage("attack", "attack"),
+            Stage("activation splits", "alpha-zonotope"),
+            *(Stage("root", method) for method in ("crown", "alpha-crown", "alpha-zonotope+crown")),
+        ]
 
     def _quick_attack(self) -> Counterexample | None:
         found = self._attack.random_points(256)
@@ -180,18 +197,27 @@ class Verification:
                 break
         return excluded
 
-    def _search(self, bounder: Bounder, method: str, objective: Objective) -> Outcome | None:
-        """Branch and bound by one method; None if the method cannot decide, so that another may try."""
-        search = BranchAndBound(self._problem, bounder, self._attack, method)
-        name = f"{method} with input splits"
+    def _search(self, bounder: Bounder, stage: Stage, objective: Objective, excluded: Tensor) -> Outcome | None:
+        """One stage of the search; None if it cannot decide, so that another may try."""
+        if stage.kind == "attack":
+            limit = self._deadline.part(LONG_ATTACK_SHARE)
+            found = self._attack.descend(16, 60, limit, excluded, max_batch=64)
+            return None if found is None else self._finish(Verdict.VIOLATED, "attack", found)
+        name = f"{stage.method} with {stage.kind}"
         self._outcome.method = name
         try:
-            result = search.run(objective, self._deadline)
+            if stage.kind == "activation splits":
+                result = ActivationSearch(self._problem, bounder, self._attack).run(objective, self._deadline)
+            else:
+                search = BranchAndBound(self._problem, bounder, self._attack, stage.method)
+                result = search.run(objective, self._deadline)
+        except UnsupportedOperatorError:
+            return None  # the next stage does not need it
         except BrokenMethodError as error:
             self._outcome.notes.append(str(error))
             return None
         except Exception as error:
-            self._note_failure(method, error)
+            self._note_failure(name, error)
             return None
         self._outcome.subdomains += result.subdomains
         if result.counterexample is not None:
@@ -200,7 +226,7 @@ class Verification:
             return self._finish(Verdict.HOLDS, name)
         if self._deadline.passed:
             return self._finish(Verdict.TIMEOUT, name)
-        self._outcome.notes.append(f"{result.stuck} subdomains are too narrow to split and still open")
+        self._outcome.notes.append(f"{result.stuck} subdomains could not be split further and are still open")
         return None
 
     def _keep_attacking(self, excluded: Tensor | None) -> Outcome:

@@ -1,0 +1,225 @@
+"""Linear bounds backward through the host's graph, over the zonotope's hulls.
+
+    lower bound of  C y  =  C f(x)  >=  A x + const  on the input box, from the last node to the first
+
+Exact operators of the table pass A by the transpose of their linear part, whatever they are, so nothing is written
+twice. A ReLU gets the two sides of its triangle: the slope of the lower side is free in [0, 1] (alpha), the upper side is
+the chord. Signs of pre-activations that a search has fixed enter by multipliers (beta): where s z >= 0 is known,
+min A z >= min (A - beta s) z for every beta >= 0. Other relaxations pass their band. Every alpha and beta >= 0 is
+sound.
+
+Source: Zhang et al., NeurIPS 2018 (CROWN); Xu et al., ICLR 2021 (alpha); Wang et al., NeurIPS 2021 (beta).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.input_sets import Box
+from zonoplug.domain.symbols import SymbolSource
+from zonoplug.domain.zonotope import Interval, Zonotope
+from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
+from zonoplug.lirpa.propagate import constant_value, plan_for
+from zonoplug.relaxations import relu
+
+
+@dataclass(slots=True)
+class Multipliers:
+    """What may be chosen freely in a backward pass, by name of the ReLU node.
+
+    Attributes:
+        alpha: lower slopes in [0, 1], (batch, *shape).
+        beta: multipliers >= 0 of fixed signs, (batch, *shape).
+        sign: the fixed signs, (batch, *shape): 1, -1, or 0 where the sign is open.
+    """
+
+    alpha: dict[str, Tensor] = field(default_factory=dict)
+    beta: dict[str, Tensor] = field(default_factory=dict)
+    sign: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class LinearBounds:
+    """The result of a backward pass.
+
+    Attributes:
+        lower: (batch, rows) lower bounds.
+        inputs: A at the input, (batch, rows, *input_shape).
+        coefficients: A behind each ReLU, by the node's name, (batch, rows, *shape).
+    """
+
+    lower: Tensor
+    inputs: Tensor
+    coefficients: dict[str, Tensor]
+
+
+class Backward:
+    """Backward passes over one module with one perturbed input.
+
+    Args:
+        module: the host's module.
+        final: the node whose flattened value is bounded; the module's output by default.
+    Raises:
+        UnsupportedOperatorError: an operator between the input and `final` is neither exact nor of one variable.
+    """
+
+    def __init__(self, module: Any, final: str | None = None) -> None:
+        self._module = module
+        self._final = final or module.final_name
+        self._input = next(
+            name for name, index in zip(module.input_name, module.input_index, strict=True) if index is not None
+        )
+        order = plan_for(module, self._final).order
+        perturbed = {self._input}
+        self._constants: dict[str, Tensor] = {}
+        self._nodes = []
+        for node in order:
+            if any(parent.name in perturbed for parent in node.inputs):
+                perturbed.add(node.name)
+                self._nodes.append(node)
+                self._require(node, perturbed)
+            elif node.name != self._input:
+                self._constants[node.name] = constant_value(
+                    module, node, [self._constants[parent.name] for parent in node.inputs]
+                )
+        self._perturbed = perturbed
+
+    @property
+    def relus(self) -> list[Any]:
+        """The ReLU nodes on the way, in topological order."""
+        return [node for node in self._nodes if type(node).__name__ == "BoundRelu"]
+
+    def bound(
+        self, box: Box, hulls: Mapping[str, Interval], rows: Tensor, multipliers: Multipliers | None = None
+    ) -> LinearBounds:
+        """Lower bounds of C y.
+
+        Args:
+            box: the inputs, (batch, *input_shape).
+            hulls: bounds of the inputs of every non-exact operator, (batch, *shape).
+            rows: C, (batch, rows, outputs).
+            multipliers: alpha, beta and signs; the default alpha follows the chord's slope.
+        """
+        chosen = multipliers or Multipliers()
+        batch, count = rows.shape[:2]
+        pending: dict[str, Tensor] = {self._final: rows.flatten(0, 1)}  # (batch * rows, *shape) throughout
+        constant = rows.new_zeros(batch, count)
+        coefficients = {}
+        for node in reversed(self._nodes):
+            a = pending.pop(node.name, None)
+            if a is None:
+                continue
+            if entry_for(node).kind == "exact":  # type: ignore[union-attr]
+                parts, shift = self._through_exact(node, a, hulls)
+                constant = constant + shift.reshape(batch, count)
+            else:
+                a = a.reshape(batch, count, *hulls[node.inputs[0].name].lower.shape[1:])
+                if type(node).__name__ == "BoundRelu":
+                    coefficients[node.name] = a
+                    image, shift = _through_relu(a, hulls[node.inputs[0].name], node.name, chosen)
+                else:
+                    image, shift = self._through_band(node, a, hulls[node.inputs[0].name])
+                constant = constant + shift
+                parts = [(node.inputs[0].name, image.flatten(0, 1))]
+            for name, part in parts:
+                pending[name] = pending[name] + part if name in pending else part
+        at_input = pending[self._input].reshape(batch, count, *box.lower.shape[1:])
+        center = box.lower + (box.upper - box.lower) / 2
+        radius = torch.maximum(box.upper - center, center - box.lower)
+        flat = at_input.flatten(2)
+        lower = constant + torch.bmm(flat, center.flatten(1).unsqueeze(2)).squeeze(2)
+        lower = lower - torch.bmm(flat.abs(), radius.flatten(1).unsqueeze(2)).squeeze(2)
+        return LinearBounds(lower, at_input, coefficients)
+
+    def _through_exact(
+        self, node: Any, a: Tensor, hulls: Mapping[str, Interval]
+    ) -> tuple[list[tuple[str, Tensor]], Tensor]:
+        """A at each perturbed operand, and A times the operator's offset: (batch * rows,)."""
+        names = [parent.name for parent in node.inputs]
+        moving = [place for place, name in enumerate(names) if name in self._perturbed]
+        shapes = [self._shape(names[place]) for place in moving]
+
+        def function(*values: Tensor) -> Tensor:
+            operands: list[Any] = [self._constants.get(name) for name in names]
+            for place, value in zip(moving, values, strict=True):
+                operands[place] = Zonotope(value)
+            return _image(node, Call(node, operands, SymbolSource())).center
+
+        with torch.enable_grad():
+            zeros = [a.new_zeros(a.shape[0], *shape).requires_grad_(True) for shape in shapes]
+            image = function(*zeros)
+            a = a.reshape(image.shape)
+            # A scalar, since torch would import a computer algebra system to check grad_outputs.
+            parts = torch.autograd.grad((image * a).sum(), zeros, create_graph=a.requires_grad, allow_unused=True)
+        offset = image[:1].detach()
+        shift = (a * offset).flatten(1).sum(dim=1)
+        found = [(names[place], part) for place, part in zip(moving, parts, strict=True) if part is not None]
+        return found, shift
+
+    def _through_band(self, node: Any, a: Tensor, hull: Interval) -> tuple[Tensor, Tensor]:
+        """Through an operator of one variable:  y in slope x + offset +/- radius."""
+        source = SymbolSource()
+        batch = hull.lower.shape[0]
+        center = hull.lower + (hull.upper - hull.lower) / 2
+        operands: list[Any] = [
+            Zonotope(center) if parent.name in self._perturbed else self._constants[parent.name]
+            for parent in node.inputs
+        ]
+        hulls = [hull if parent.name in self._perturbed else None for parent in node.inputs]
+        zero, one = Zonotope(torch.zeros_like(center)), Zonotope(torch.ones_like(center))
+        image = _image(node, Call(node, operands, source, hulls))
+        probe = _image(node, Call(node, [zero, *operands[1:]], source, hulls))
+        ones = _image(node, Call(node, [one, *operands[1:]], source, hulls))
+        slope, offset, radius = ones.center - probe.center, probe.center, image.radius()
+        shift = (a * offset.unsqueeze(1) - a.abs() * radius.unsqueeze(1)).reshape(batch, a.shape[1], -1).sum(dim=2)
+        return a * slope.unsqueeze(1), shift
+
+    def _shape(self, name: str) -> Sequence[int]:
+        shape = self._module[name].output_shape if name != self._input else self._module[name].value.shape
+        return tuple(shape[1:])
+
+    def _require(self, node: Any, perturbed: set[str]) -> None:
+        entry = entry_for(node)
+        moving = [parent for parent in node.inputs if parent.name in perturbed]
+        if entry is None or (entry.kind != "exact" and (entry.kind != "relaxation" or len(moving) != 1)):
+            raise UnsupportedOperatorError(
+                f"No backward bounds through {type(node).__name__} (node {node.name!r}): it is neither exact nor a"
+                " function of one variable."
+            )
+
+
+def _image(node: Any, call: Call) -> Zonotope:
+    """What the table's transformer makes of a call. Raises UnsupportedOperatorError if it does not apply."""
+    entry = entry_for(node)
+    assert entry is not None
+    try:
+        image = entry.transformer(call)
+    except NotApplicableError:
+        image = None
+    if not isinstance(image, Zonotope):
+        raise UnsupportedOperatorError(f"No backward bounds through {type(node).__name__} (node {node.name!r}).")
+    return image
+
+
+def _through_relu(a: Tensor, hull: Interval, name: str, chosen: Multipliers) -> tuple[Tensor, Tensor]:
+    """A in front of a ReLU, and what its upper side adds to the constant: (batch, rows)."""
+    lower, upper = hull
+    chord = relu(lower, upper)
+    stable = (lower >= 0) | (upper <= 0)
+    slope = chord.slope.unsqueeze(1)
+    alpha = chosen.alpha.get(name)
+    below = (slope > 0.5).to(a.dtype) if alpha is None else alpha.unsqueeze(1)
+    below = torch.where(stable.unsqueeze(1), slope, below)
+    positive, negative = a.clamp(min=0), a.clamp(max=0)
+    intercept = (chord.offset + chord.radius).unsqueeze(1)
+    shift = (negative * intercept).flatten(2).sum(dim=2)
+    image = positive * below + negative * slope
+    if name in chosen.beta:
+        image = image - (chosen.beta[name] * chosen.sign[name]).unsqueeze(1)
+    return image, shift

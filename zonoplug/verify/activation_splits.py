@@ -1,0 +1,311 @@
+"""Branch and bound on the signs of ReLUs, for networks with more inputs than can be split.
+
+At the root the zonotope's hulls are tightened layer by layer. A subdomain fixes the signs of some pre-activations: its
+hulls end at 0 there, and the fixed signs enter the backward bound by multipliers. Slopes and multipliers are optimised
+in a batch and inherited by the pieces of a split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.input_sets import Box
+from zonoplug.domain.zonotope import Interval
+from zonoplug.verify.attack import Attack
+from zonoplug.verify.bounding import Bounder, BrokenMethodError
+from zonoplug.verify.branch_and_bound import SearchResult
+from zonoplug.verify.clock import Deadline
+from zonoplug.verify.problem import Objective, Problem
+
+if TYPE_CHECKING:
+    from zonoplug.lirpa.backward import Multipliers
+
+ROOT_STEPS = 8
+SEARCH_STEPS = 10
+BATCH = 64
+ALPHA_RATE = 0.15
+BETA_RATE = 0.05
+STATE_BYTES = 64 * 2**20
+
+
+@dataclass(slots=True)
+class _Subdomains:
+    """A batch of subdomains of one box and disjunct; neurons of all ReLU layers side by side.
+
+    Attributes:
+        lower, upper: bounds of pre-activations, (n, neurons).
+        sign: fixed signs, (n, neurons) in {-1, 0, 1}.
+        alpha, beta: the multipliers to start from, (n, neurons).
+        bound: the parent's lower bound of the margin, (n,).
+    """
+
+    lower: Tensor
+    upper: Tensor
+    sign: Tensor
+    alpha: Tensor
+    beta: Tensor
+    bound: Tensor
+
+    def __len__(self) -> int:
+        return int(self.bound.shape[0])
+
+    def parts(self) -> tuple[Tensor, ...]:
+        return self.lower, self.upper, self.sign, self.alpha, self.beta, self.bound
+
+    def pick(self, index: Tensor | slice) -> _Subdomains:
+        return _Subdomains(*(part[index] for part in self.parts()))
+
+    @staticmethod
+    def join(many: list[_Subdomains]) -> _Subdomains:
+        return _Subdomains(*(torch.cat(parts) for parts in zip(*(one.parts() for one in many), strict=True)))
+
+
+class ActivationSearch:
+    """Proves disjuncts one after another by splitting on ReLU signs.
+
+    Args:
+        problem, bounder, attack: what is verified, and with what.
+    Raises:
+        UnsupportedOperatorError: the network has operators that backward bounds cannot pass.
+    """
+
+    def __init__(self, problem: Problem, bounder: Bounder, attack: Attack) -> None:
+        from zonoplug.lirpa.backward import Backward
+
+        self._problem = problem
+        self._bounder = bounder
+        self._attack = attack
+        self._backward = Backward(bounder.module)
+        self._names = [(node.name, node.inputs[0].name) for node in self._backward.relus]
+
+    def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
+        """Search. Each box and disjunct that is still open in `objective` gets its share of the time left."""
+        result = SearchResult(proved=True)
+        for box_number in objective.exists.any(dim=1).nonzero().flatten().tolist():
+            found = self._search_box(objective, box_number, deadline, result)
+            if found or not result.proved or deadline.passed:
+                result.proved = result.proved and not found and not deadline.passed
+                return result
+        return result
+
+    def _search_box(self, objective: Objective, box_number: int, deadline: Deadline, result: SearchResult) -> bool:
+        """Prove all disjuncts of one box. Returns whether a counterexample ended the search."""
+        box = Box(
+            self._problem.box.lower[box_number : box_number + 1], self._problem.box.upper[box_number : box_number + 1]
+        )
+        self._hulls = self._root_hulls(box, objective, box_number, deadline)
+        disjuncts = objective.exists[box_number].nonzero().flatten().tolist()
+        open_: list[tuple[float, int, _Subdomains, Tensor, Tensor]] = []
+        for disjunct in disjuncts:
+            mine = (objective.disjunct[box_number] == disjunct) & ~objective.padding[box_number]
+            rows = objective.coefficients[box_number, mine]
+            goal = objective.bound[box_number, mine] + objective.slack[box_number, mine]
+            root = self._root(rows)
+            bound, _ = self._bound(root, box, rows, goal, 2 * SEARCH_STEPS)
+            result.subdomains += 1
+            if not bool((bound > 0).all()):
+                open_.append((float(bound.min()), disjunct, root, rows, goal))
+            if deadline.passed:
+                break
+        for place, (_, disjunct, root, rows, goal) in enumerate(sorted(open_, key=lambda item: -item[0])):
+            share = deadline.part(1 / max(len(open_) - place, 1))
+            if self._search(root, box, box_number, rows, goal, share, result):
+                return True
+            del disjunct
+        return False
+
+    def _root_hulls(self, box: Box, objective: Objective, box_number: int, deadline: Deadline) -> dict[str, Interval]:
+        from zonoplug.lirpa.methods import BoundMethod
+        from zonoplug.lirpa.module import walk
+        from zonoplug.lirpa.refine import refine_hulls
+
+        with torch.no_grad():
+            first = walk(self._bounder.module, [box], BoundMethod.parse("zonotope"))
+        return refine_hulls(self._bounder.module, box, first.hulls, ROOT_STEPS, deadline.part(0.4))
+
+    def _root(self, rows: Tensor) -> _Subdomains:
+        lower = torch.cat([self._hulls[name].lower.flatten(1) for _, name in self._names], dim=1)
+        upper = torch.cat([self._hulls[name].upper.flatten(1) for _, name in self._names], dim=1)
+        zero = torch.zeros_like(lower)
+        return _Subdomains(
+            lower, upper, zero, (upper > -lower).to(lower.dtype), zero.clone(), lower.new_full((1,), -torch.inf)
+        )
+
+    def _search(
+        self,
+        root: _Subdomains,
+        box: Box,
+        box_number: int,
+        rows: Tensor,
+        goal: Tensor,
+        deadline: Deadline,
+        result: SearchResult,
+    ) -> bool:
+        queue = [root]
+        state_bytes = sum(part[0].numel() * part.element_size() for part in root.parts())
+        batch = max(1, min(BATCH, STATE_BYTES // state_bytes))
+        while queue:
+            if deadline.passed:
+                result.proved = False
+                return False
+            part = _take(queue, batch)
+            bound, scores = self._bound(part, box, rows, goal, SEARCH_STEPS)
+            result.subdomains += len(part)
+            part.bound = bound
+            open_ = ~(bound > 0)
+            if not bool(open_.any()):
+                continue
+            if self._try(box_number, result):
+                return True
+            pieces, stuck = split_signs(part.pick(open_), scores[open_], batch - sum(map(len, queue)))
+            result.stuck += stuck
+            if stuck:
+                result.proved = False
+            if len(pieces):
+                queue.append(pieces)
+        return False
+
+    def _try(self, box_number: int, result: SearchResult) -> bool:
+        points = self._minimisers
+        group = torch.full((points.shape[0],), box_number, dtype=torch.int64, device=points.device)
+        result.counterexample = self._attack.try_points(points, group)
+        return result.counterexample is not None
+
+    def _bound(self, part: _Subdomains, box: Box, rows: Tensor, goal: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """Margins of the best mixture of rows, (n,), and scores for splits, (n, neurons). Updates the multipliers.
+
+            max over weights w >= 0 of sum 1, alpha, beta  of  the lower bound of  w . (rows y - goal)
+
+        If some point of the subdomain met every row, no mixture could be above 0.
+        """
+        from zonoplug.lirpa.ascent import Adam
+
+        count = len(part)
+        many = Box(box.lower.expand(count, *box.lower.shape[1:]), box.upper.expand(count, *box.upper.shape[1:]))
+        hulls = self._subdomain_hulls(part)
+        alpha, beta = (value.clone().requires_grad_(True) for value in (part.alpha, part.beta))
+        weights = rows.new_zeros(count, rows.shape[0]).requires_grad_(True)
+        climber = Adam([alpha, beta, weights], [ALPHA_RATE, BETA_RATE, 0.3], decay=0.96)
+        best = rows.new_full((count,), -torch.inf)
+        for step in range(steps + 1):
+            with torch.enable_grad():
+                mixture = weights.softmax(dim=1)
+                passed = self._backward.bound(
+                    many, hulls, (mixture @ rows).unsqueeze(1), self._multipliers(alpha, beta, part.sign)
+                )
+                margin = passed.lower[:, 0] - mixture @ goal
+                gain = margin.clamp(max=0.1).sum()
+            best = torch.fmax(best, margin.detach())
+            if step == steps or bool((best > 0).all()):
+                break
+            climber.climb(gain)
+            with torch.no_grad():
+                alpha.clamp_(0, 1)
+                beta.clamp_(min=0)
+        part.alpha, part.beta = alpha.detach(), beta.detach()
+        self._check(best, rows, goal)
+        at_input = passed.inputs[:, 0].detach()
+        self._minimisers = torch.where(at_input > 0, many.lower, many.upper)
+        coefficients = torch.cat(
+            [passed.coefficients[name].detach()[:, 0].flatten(1) for name, _ in self._names], dim=1
+        )
+        return best, split_scores(coefficients, part.lower, part.upper, part.alpha, part.sign)
+
+    def _check(self, bound: Tensor, rows: Tensor, goal: Tensor) -> None:
+        """A bound above what a sampled point of the box reaches on every row is wrong, if no sign is fixed."""
+        if bound.shape[0] != 1 or not self._attack.outputs.shape[0]:
+            return
+        reached = (self._attack.outputs @ rows.T - goal).amax(dim=1).min()
+        if bool(bound[0] > reached + 1e-6 * reached.abs().clamp(min=1)) and self._problem.objective.num_boxes == 1:
+            raise BrokenMethodError("backward bounds are broken on this model: a sampled point lies below its bound")
+
+    def _subdomain_hulls(self, part: _Subdomains) -> dict[str, Interval]:
+        hulls = {}
+        place = 0
+        for _, name in self._names:
+            shape = self._hulls[name].lower.shape[1:]
+            size = prod(shape)
+            section = slice(place, place + size)
+            hulls[name] = Interval(*(side[:, section].unflatten(1, shape) for side in (part.lower, part.upper)))
+            place += size
+        for name, hull in self._hulls.items():
+            if name not in hulls:
+                hulls[name] = Interval(*(side.expand(len(part), *side.shape[1:]) for side in hull))
+        return hulls
+
+    def _multipliers(self, alpha: Tensor, beta: Tensor, sign: Tensor) -> Multipliers:
+        from zonoplug.lirpa.backward import Multipliers
+
+        chosen = Multipliers()
+        place = 0
+        for name, source in self._names:
+            shape = self._hulls[source].lower.shape[1:]
+            section = slice(place, place + prod(shape))
+            chosen.alpha[name] = alpha[:, section].unflatten(1, shape)
+            chosen.beta[name] = beta[:, section].unflatten(1, shape)
+            chosen.sign[name] = sign[:, section].unflatten(1, shape)
+            place += prod(shape)
+        return chosen
+
+
+def split_scores(coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, sign: Tensor) -> Tensor:
+    """How much of the bound each open neuron's relaxation costs: (n, neurons), -1 where the sign is known.
+
+        |a| times the largest gap between the ReLU and the side of its triangle that the bound used
+
+    Args:
+        coefficients: a, of the bound behind each ReLU, (n, neurons).
+    """
+    open_ = (lower < 0) & (upper > 0) & (sign == 0)
+    width = (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
+    above = -lower * upper / width
+    below = torch.maximum(-alpha * lower, (1 - alpha) * upper)
+    gap = torch.where(coefficients < 0, above, below)
+    return (coefficients.abs() * gap).masked_fill(~open_, -1.0)
+
+
+def split_signs(part: _Subdomains, scores: Tensor, room: int) -> tuple[_Subdomains, int]:
+    """Split each subdomain on the sign of its best-scored neurons: 2 pieces, or 4, 8, ... while they fit in `room`.
+
+    Returns the pieces, the worst bounds last, and how many subdomains had no open neuron left.
+    """
+    open_ = (scores > -1).any(dim=1)
+    stuck = int((~open_).sum())
+    part, scores = part.pick(open_), scores[open_]
+    if not len(part):
+        return part, stuck
+    times = 1
+    while len(part) * 2 ** (times + 1) <= room and times < 6:
+        times += 1
+    for _ in range(times):
+        value, neuron = scores.max(dim=1, keepdim=True)
+        halves = []
+        for side in (1.0, -1.0):
+            copy = _Subdomains(*(tensor.clone() for tensor in part.parts()))
+            known = value > -1
+            bound = copy.lower if side > 0 else copy.upper
+            end = bound.gather(1, neuron)
+            bound.scatter_(1, neuron, torch.where(known, torch.zeros_like(end), end))
+            copy.sign.scatter_(1, neuron, torch.where(known, torch.full_like(end, side), copy.sign.gather(1, neuron)))
+            halves.append(copy if side > 0 else copy.pick((value > -1).squeeze(1)))
+        scores = scores.scatter(1, neuron, -1.0)
+        scores = torch.cat([scores, scores[(value > -1).squeeze(1)]])
+        part = _Subdomains.join(halves)
+    return part.pick(part.bound.argsort(descending=True)), stuck
+
+
+def _take(queue: list[_Subdomains], count: int) -> _Subdomains:
+    taken: list[_Subdomains] = []
+    while queue and count > 0:
+        chunk = queue.pop()
+        if len(chunk) > count:
+            queue.append(chunk.pick(slice(0, len(chunk) - count)))
+            chunk = chunk.pick(slice(len(chunk) - count, None))
+        taken.append(chunk)
+        count -= len(chunk)
+    return _Subdomains.join(taken)
