@@ -3,8 +3,8 @@
     lower bound of  C y  =  C f(x)  >=  A x + const  on the input box, from the last node to the first
 
 Exact operators of the table pass A by the transpose of their linear part, whatever they are, so nothing is written
-twice. A ReLU gets the two sides of its triangle: the slope of the lower side is free in [0, 1] (alpha), the upper side is
-the chord. Signs of pre-activations that a search has fixed enter by multipliers (beta): where s z >= 0 is known,
+twice. A ReLU gets the two sides of its triangle: the slope of the lower side is free in [0, 1] (alpha), the upper side
+is the chord. Signs of pre-activations that a search has fixed enter by multipliers (beta): where s z >= 0 is known,
 min A z >= min (A - beta s) z for every beta >= 0. Other relaxations pass their band. Every alpha and beta >= 0 is
 sound.
 

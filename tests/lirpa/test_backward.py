@@ -1,0 +1,148 @@
+"""Backward bounds: equal to the host's CROWN, and sound for every choice of slopes, multipliers and signs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from zonoplug.domain.input_sets import Box
+from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.ascent import Adam
+from zonoplug.lirpa.backward import Backward, Multipliers
+from zonoplug.lirpa.methods import BoundMethod
+from zonoplug.lirpa.module import bound_box, build, walk
+from zonoplug.lirpa.refine import first_alpha, refine_hulls
+from zonoplug.testing import tolerance
+from zonoplug.verify.clock import Deadline
+
+ZONOTOPE = BoundMethod.parse("zonotope")
+
+
+class Residual(nn.Module):
+    """Convolutions, a skip connection, a concatenation, sigmoid at one place if asked."""
+
+    def __init__(self, smooth=False):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.middle, self.last = nn.Linear(64, 8), nn.Linear(8, 3)
+        self.smooth = smooth
+
+    def forward(self, x):
+        y = torch.relu(self.first(x))
+        z = torch.relu(self.second(y) + y)
+        both = torch.cat([y.flatten(1), z.flatten(1)], dim=1)
+        hidden = self.middle(both)
+        return self.last(torch.sigmoid(hidden) if self.smooth else torch.relu(hidden))
+
+
+def case(seed, smooth=False, batch=2):
+    torch.manual_seed(seed)
+    module = Residual(smooth).double().eval()
+    box = Box.ball(torch.randn(batch, 1, 4, 4, dtype=torch.float64), 0.15)
+    host = build(module, box.lower[:1])
+    rows = torch.randn(batch, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        hulls = walk(host, [box], ZONOTOPE).hulls
+    return module, host, box, rows, hulls
+
+
+def reached(module, box, rows, count=4000):
+    with torch.no_grad():
+        points = box.sample(count)
+        outputs = module(points.flatten(0, 1)).unflatten(0, points.shape[:2])
+        return points, torch.einsum("brn,mbn->mbr", rows, outputs)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_default_slopes_give_the_hosts_crown(seed):
+    _, host, box, rows, hulls = case(seed)
+    ours = Backward(host).bound(box, hulls, rows).lower
+    theirs, _ = bound_box(host, box, BoundMethod.parse("zonotope+crown"), rows)
+    plain, _ = bound_box(host, box, ZONOTOPE, rows)
+    torch.testing.assert_close(torch.maximum(ours, plain.lower), theirs.lower)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_alpha_is_sound(seed, smooth):
+    module, host, box, rows, hulls = case(seed, smooth)
+    _, values = reached(module, box, rows)
+    passes = Backward(host)
+    for trial in range(5):
+        random = torch.Generator().manual_seed(trial)
+        alpha = {
+            node.name: torch.rand(hulls[node.inputs[0].name].lower.shape, generator=random, dtype=torch.float64)
+            for node in passes.relus
+        }
+        lower = passes.bound(box, hulls, rows, Multipliers(alpha)).lower
+        assert bool((values >= lower - tolerance(values)).all())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_fixed_signs_and_every_beta_are_sound_where_the_signs_hold(seed):
+    """Fix the signs that one sampled point has; every sample with these signs must respect the bound."""
+    module, host, box, rows, hulls = case(seed, batch=1)
+    points, values = reached(module, box, rows)
+    passes = Backward(host)
+    before = {}
+    for node in passes.relus:
+        name = node.inputs[0].name
+        pre = torch.stack([host(point, final_node_name=name).detach()[0] for point in points[:400]])
+        before[node.name] = pre
+    random = torch.Generator().manual_seed(seed)
+    for trial in range(5):
+        chosen, tight, matching = Multipliers(), dict(hulls), torch.ones(400, dtype=torch.bool)
+        for node in passes.relus:
+            name, pre = node.inputs[0].name, before[node.name]
+            hull = hulls[name]
+            open_ = ((hull.lower < 0) & (hull.upper > 0))[0]
+            fixed = open_ & (torch.rand(open_.shape, generator=random) < 0.15)
+            sign = torch.where(fixed, pre[trial].sign(), torch.zeros_like(pre[trial]))
+            matching &= ((pre * sign >= 0) | (sign == 0)).flatten(1).all(dim=1)
+            chosen.sign[node.name] = sign[None]
+            chosen.beta[node.name] = torch.rand(sign.shape, generator=random, dtype=torch.float64)[None]
+            chosen.alpha[node.name] = first_alpha(hull)
+            tight[name] = type(hull)(
+                torch.where(sign[None] > 0, hull.lower.clamp(min=0), hull.lower),
+                torch.where(sign[None] < 0, hull.upper.clamp(max=0), hull.upper),
+            )
+        lower = passes.bound(box, tight, rows, chosen).lower
+        assert bool(matching[trial])
+        assert bool((values[:400][matching] >= lower - tolerance(values)).all())
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_refined_hulls_are_tighter_and_hold(seed, steps):
+    _, host, box, _, hulls = case(seed, batch=1)
+    tight = refine_hulls(host, box, hulls, steps, Deadline(60))
+    gained = 0.0
+    for name, hull in tight.items():
+        assert bool((hull.lower >= hulls[name].lower).all() & (hull.upper <= hulls[name].upper).all())
+        gained += float((hull.lower - hulls[name].lower).sum())
+        for point in box.sample(150):
+            value = host(point, final_node_name=name).detach()
+            assert bool((value >= hull.lower - 1e-9).all() & (value <= hull.upper + 1e-9).all())
+    assert gained > 0
+
+
+def test_what_cannot_be_passed_backward_is_named():
+    class Square(nn.Module):
+        def forward(self, x):
+            return x * x
+
+    host = build(Square(), torch.zeros(1, 3))
+    with pytest.raises(UnsupportedOperatorError, match="BoundMul"):
+        box = Box.ball(torch.zeros(1, 3), 1.0)
+        Backward(host).bound(box, {}, torch.ones(1, 1, 3))
+
+
+def test_adam_climbs():
+    value = torch.tensor([3.0, -2.0], requires_grad=True)
+    unused = torch.ones(2, requires_grad=True)
+    climber = Adam([value, unused], [0.1, 0.1])
+    for _ in range(200):
+        climber.climb(-(value**2).sum())
+    assert float(value.detach().abs().max()) < 0.1
+    assert unused.tolist() == [1.0, 1.0]

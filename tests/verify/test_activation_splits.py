@@ -1,0 +1,134 @@
+"""The search on ReLU signs: right verdicts, sound pieces, honest ends."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from zonoplug.verify import verifier
+from zonoplug.verify.activation_splits import ActivationSearch, _Subdomains, split_scores, split_signs
+from zonoplug.verify.attack import Attack
+from zonoplug.verify.bounding import Bounder, BrokenMethodError
+from zonoplug.verify.clock import Deadline
+from zonoplug.verify.outcome import Verdict
+from zonoplug.verify.verifier import Settings, load_problem, verify_files
+
+_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
+files = importlib.util.module_from_spec(_location)
+_location.loader.exec_module(files)
+
+CPU = Settings(timeout_seconds=20, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _only_activation_splits(monkeypatch):
+    """Every instance takes the way of networks with many inputs."""
+    monkeypatch.setattr(verifier, "SPLITTABLE_INPUTS", 0)
+
+
+def test_a_property_that_needs_splits(absolute_difference):
+    """|x0 - x1| is never below 0, which no single relaxation shows."""
+    outcome = verify_files(*absolute_difference("(<= Y_0 -0.001)"), CPU)
+    assert outcome.verdict is Verdict.HOLDS
+
+
+def test_several_rows_are_excluded_together(absolute_difference):
+    outcome = verify_files(*absolute_difference("(and (>= Y_0 0.9) (<= Y_0 0.1))"), CPU)
+    assert outcome.verdict is Verdict.HOLDS
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_verdicts_on_random_networks_agree_with_samples(tmp_path, seed):
+    network, layers = files.random_network(tmp_path / "n.onnx", seed, sizes=(5, 14, 14, 2))
+    values = np.random.default_rng(seed).uniform(-1, 1, size=(50_000, 5))
+    for number, (weight, bias) in enumerate(layers):
+        values = values @ weight.T + bias
+        values = np.maximum(values, 0) if number < len(layers) - 1 else values
+    margin = values[:, 0] - values[:, 1]
+    for offset, wanted in ((-0.02, Verdict.VIOLATED), (0.35, Verdict.HOLDS)):
+        spec = files.write_specification(
+            tmp_path / "s.vnnlib", [-1] * 5, [1] * 5, 2, [f"(>= (- Y_0 Y_1) {margin.max() + offset})"]
+        )
+        assert verify_files(network, spec, CPU).verdict is wanted
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed):
+    network, _ = files.random_network(tmp_path / "n.onnx", seed, sizes=(6, 16, 16, 1))
+    spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 6, [1] * 6, 1, ["(>= Y_0 1000.0)"])
+    problem = load_problem(network, spec, CPU)
+    points = torch.rand(50_000, 6, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    with torch.no_grad():
+        highest = float(problem.outputs(points).max())
+    spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 6, [1] * 6, 1, [f"(>= Y_0 {highest!r})"])
+    problem = load_problem(network, spec, CPU)
+    attack = Attack(problem)
+    attack.random_points(4)
+    problem.allow_for_rounding(attack.outputs)
+    result = ActivationSearch(problem, Bounder(problem), attack).run(problem.objective, Deadline(6))
+    assert not result.proved
+
+
+def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
+    problem = load_problem(*absolute_difference("(<= Y_0 -0.001)"), CPU)
+    attack = Attack(problem)
+    attack.random_points(64)
+    problem.allow_for_rounding(attack.outputs)
+    search = ActivationSearch(problem, Bounder(problem), attack)
+    genuine = search._backward.bound
+
+    def wrong(*arguments):
+        passed = genuine(*arguments)
+        passed.lower = passed.lower + 5.0
+        return passed
+
+    search._backward.bound = wrong
+    with pytest.raises(BrokenMethodError, match="below its bound"):
+        search.run(problem.objective, Deadline(5))
+
+
+def subdomains(n=3, neurons=5, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    zero = torch.zeros(n, neurons)
+    return _Subdomains(
+        -torch.rand(n, neurons, generator=random),
+        torch.rand(n, neurons, generator=random),
+        zero,
+        zero + 0.5,
+        zero.clone(),
+        torch.randn(n, generator=random),
+    )
+
+
+@pytest.mark.parametrize("room", [0, 12, 100])
+def test_the_pieces_of_a_split_cover_every_sign_pattern(room):
+    part = subdomains()
+    part.lower[0, 2], part.upper[0, 2] = 0.5, 0.9
+    part.lower[1, 3], part.upper[1, 3] = -0.9, -0.5
+    scores = split_scores(torch.randn(3, 5), part.lower, part.upper, part.alpha, part.sign)
+    assert scores[0, 2] == -1
+    assert scores[1, 3] == -1
+    pieces, stuck = split_signs(part, scores, room)
+    assert stuck == 0
+    random = torch.Generator().manual_seed(1)
+    for element in range(3):
+        for _ in range(50):
+            share = torch.rand(5, generator=random)
+            values = part.lower[element] + share * (part.upper[element] - part.lower[element])
+            inside = ((values >= pieces.lower) & (values <= pieces.upper)).all(dim=1)
+            agrees = ((values * pieces.sign >= 0) | (pieces.sign == 0)).all(dim=1)
+            assert bool((inside & agrees).any())
+    assert bool((pieces.bound[1:] <= pieces.bound[:-1]).all())
+
+
+def test_a_subdomain_without_open_neurons_is_counted_not_lost():
+    part = subdomains()
+    part.lower[1], part.upper[1] = 0.1, 0.2
+    scores = split_scores(torch.ones(3, 5), part.lower, part.upper, part.alpha, part.sign)
+    pieces, stuck = split_signs(part, scores, 0)
+    assert stuck == 1
+    assert len(pieces) == 4
