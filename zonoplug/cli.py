@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from zonoplug.errors import SettingError, ZonoplugError
 from zonoplug.io.results import ResultsFile
-from zonoplug.watchdog import REPORTING_SECONDS, Interrupted, run_job, seconds_since_start
+from zonoplug.watchdog import Interrupted, reporting_seconds, run_job, seconds_since_start
 
 DEFAULT_METHODS = "ibp,crown-ibp,crown,forward,zonotope,zonotope+crown"
 COMMANDS = ("verify", "compare", "list")
@@ -68,9 +68,10 @@ def verification_request(
     """
     if not timeout_seconds > 0 or math.isnan(timeout_seconds):
         raise SettingError(f"The time limit is {timeout_seconds:g} seconds, and must be above 0. Type: --timeout 60")
-    left = timeout_seconds - seconds_since_start() - REPORTING_SECONDS
+    reserve = reporting_seconds(timeout_seconds)
+    left = timeout_seconds - seconds_since_start() - reserve
     settings = {
-        "timeout_seconds": max(left - 2 * REPORTING_SECONDS, 0.01),
+        "timeout_seconds": max(left - reserve, 0.01),
         "method": method,
         "device": device,
         "seed": seed,

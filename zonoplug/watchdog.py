@@ -18,6 +18,8 @@ from typing import Any
 
 STARTED_VARIABLE = "ZONOPLUG_STARTED"
 REPORTING_SECONDS = 0.15
+REPORTING_SHARE = 0.01
+MOST_REPORTING_SECONDS = 0.75
 
 
 class Interrupted(Exception):
@@ -34,6 +36,11 @@ def seconds_since_start() -> float:
         return max(0.0, time.time() - float(os.environ[STARTED_VARIABLE]))
     except (KeyError, ValueError):
         return 0.0
+
+
+def reporting_seconds(limit_seconds: float) -> float:
+    """How long before the limit the work must end, so that the answer is out in time: more on long, busy runs."""
+    return min(REPORTING_SECONDS + REPORTING_SHARE * limit_seconds, MOST_REPORTING_SECONDS)
 
 
 def run_job(request: dict[str, Any], limit_seconds: float) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def _worker() -> Iterator[subprocess.Popen[bytes]]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.poll()  # not wait(): a large process takes a while to be torn down, and the answer must not wait for it
         for number, handler in before.items():
             signal.signal(number, handler)
 
