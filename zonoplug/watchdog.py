@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 STARTED_VARIABLE = "ZONOPLUG_STARTED"
-REPORTING_SECONDS = 0.15
+REPORTING_SECONDS = 0.2
 REPORTING_SHARE = 0.01
 MOST_REPORTING_SECONDS = 0.75
 
@@ -31,10 +31,16 @@ class Interrupted(Exception):
 
 
 def seconds_since_start() -> float:
-    """Seconds since the command was typed, as far as known: run_instance.sh passes its own start on."""
+    """Seconds since the command was typed, as far as known: since run_instance.sh, or else this process, started."""
     try:
         return max(0.0, time.time() - float(os.environ[STARTED_VARIABLE]))
     except (KeyError, ValueError):
+        pass
+    try:
+        with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+            ticks = int(stat.read().rpartition(")")[2].split()[19])  # field 22: start after boot, in clock ticks
+            return max(0.0, float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
         return 0.0
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock
 from zonoplug.domain.input_sets import Box
-from zonoplug.domain.linear_maps import MatrixMap, NonNegativeMap, Scaling, convolution, row_by_row
+from zonoplug.domain.linear_maps import Convolution, MatrixMap, NonNegativeMap, Scaling, row_by_row
 from zonoplug.domain.symbols import SymbolSource, merge_ids
 from zonoplug.domain.zonotope import Zonotope, add_zonotopes
 from zonoplug.errors import SettingError
@@ -33,8 +33,8 @@ def linear_maps(dtype):
     return {
         "matrix": ((12,), MatrixMap(weight)),
         "matrix on the last axis": ((2, 12), MatrixMap(weight)),
-        "convolution": ((3, 2, 2), convolution(kernel, [1, 1], [1, 1], [1, 1], 1)),
-        "grouped convolution": ((4, 3, 3), convolution(kernel[:, :1], [2, 1], [0, 1], [1, 1], 4)),
+        "convolution": ((3, 2, 2), Convolution(kernel, [1, 1], [1, 1], [1, 1], 1)),
+        "grouped convolution": ((4, 3, 3), Convolution(kernel[:, :1], [2, 1], [0, 1], [1, 1], 4)),
         "scaling": ((3, 4), Scaling(torch.randn(1, 3, 1, generator=random, dtype=dtype))),
         "transpose": ((3, 4), NonNegativeMap(row_by_row(lambda x: x.transpose(1, 2)))),
         "sum": ((3, 4), NonNegativeMap(row_by_row(lambda x: x.sum(dim=2)))),
@@ -59,6 +59,18 @@ def test_a_mapped_zonotope_contains_the_images_of_its_points(make_zonotope, name
         side = (2 * torch.rand(zonotope.batch, *shape, dtype=torch.float64) - 1).sign()
         point = linear.apply(zonotope.point(noise, side))
         assert bool(((point - image.point(noise)).abs() <= image.box + 1e-9).all())
+
+
+@pytest.mark.parametrize("name", linear_maps(torch.float64))
+def test_the_transpose_is_the_adjoint(name):
+    """<A x, a> = <x, A^T a>."""
+    shape, linear = linear_maps(torch.float64)[name]
+    x = torch.randn(5, *shape, dtype=torch.float64)
+    image = linear.apply(x)
+    a = torch.randn_like(image)
+    back = linear.transpose(a, shape)
+    assert back.shape == x.shape
+    torch.testing.assert_close((image * a).flatten(1).sum(dim=1), (x * back).flatten(1).sum(dim=1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

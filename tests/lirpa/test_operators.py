@@ -159,7 +159,8 @@ def test_relaxed_operators_contain_every_point(name, dtype):
     check_contains_samples(output.interval_hull(), torch.stack(samples))
 
 
-def test_an_operator_without_transformer_falls_back_to_the_hosts_interval():
+def test_an_operator_without_transformer_falls_back_to_the_hosts_interval(monkeypatch):
+    monkeypatch.delitem(TRANSFORMERS, "BoundExp", raising=False)
     module = nn.Sequential(nn.Linear(8, 8), Function(lambda m, x: torch.exp(x)))
     host = built(module, VECTOR)
     box = Box.ball(torch.randn(3, 8), 0.1)
@@ -170,7 +171,8 @@ def test_an_operator_without_transformer_falls_back_to_the_hosts_interval():
     check_contains_samples(output.interval_hull(), module(box.sample(500).flatten(0, 1)).unflatten(0, (500, 3)))
 
 
-def test_the_fallback_can_be_forbidden_and_the_error_says_what_to_type():
+def test_the_fallback_can_be_forbidden_and_the_error_says_what_to_type(monkeypatch):
+    monkeypatch.delitem(TRANSFORMERS, "BoundExp", raising=False)
     host = built(nn.Sequential(nn.Linear(8, 8), Function(lambda m, x: torch.exp(x))), VECTOR)
     source = SymbolSource()
     zonotope = Box.ball(torch.randn(3, 8), 0.1).to_zonotope(source, "input")
@@ -178,24 +180,23 @@ def test_the_fallback_can_be_forbidden_and_the_error_says_what_to_type():
         walk_of(host, zonotope, source, fallback="error")
 
 
-def test_a_third_party_adds_a_transformer():
+def test_a_third_party_adds_a_transformer(monkeypatch):
+    monkeypatch.delitem(TRANSFORMERS, "BoundExp", raising=False)
     host = built(nn.Sequential(nn.Linear(8, 8), Function(lambda m, x: torch.exp(x))), VECTOR)
     source = SymbolSource()
     zonotope = Box.ball(torch.randn(3, 8), 0.1).to_zonotope(source, "input")
 
-    @transforms("BoundExp", kind="relaxation")
     def exponential(call: Call) -> Zonotope:
         lower, upper = call.hulls[0]
         center, radius = (lower.exp() + upper.exp()) / 2, (upper.exp() - lower.exp()) / 2
         return Zonotope(center).with_fresh_symbols(radius, call.source, call.node.name)
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            output = walk_of(host, zonotope, source, fallback="error")
-        assert output.shape == (8,)
-    finally:
-        del TRANSFORMERS["BoundExp"]
+    monkeypatch.setitem(TRANSFORMERS, "BoundExp", None)
+    transforms("BoundExp", kind="relaxation")(exponential)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        output = walk_of(host, zonotope, source, fallback="error")
+    assert output.shape == (8,)
 
 
 def test_a_subclass_of_a_host_operator_uses_its_parents_entry():

@@ -12,6 +12,7 @@ from math import prod
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 Shape = tuple[int, ...]
 
@@ -30,6 +31,15 @@ class LinearMap(ABC):
     @abstractmethod
     def terms(self, shape: Shape) -> int:
         """How many products are summed for one output coordinate, at most, for inputs of `shape`; 0 if none is made."""
+
+    def transpose(self, a: Tensor, shape: Shape) -> Tensor:
+        """A^T a for each row: (rows, *out_shape) -> (rows, *shape), for inputs of `shape`; differentiable in a."""
+        with torch.enable_grad():
+            x = a.new_zeros(a.shape[0], *shape).requires_grad_(True)
+            image = self.apply(x)
+            # A scalar, since torch would import a computer algebra system to check grad_outputs.
+            (result,) = torch.autograd.grad((image * a.reshape(image.shape)).sum(), x, create_graph=a.requires_grad)
+        return result
 
     def columns(self, values: Tensor, index: Tensor, shape: Shape) -> Tensor:
         """Images of single-coordinate generators: values (batch, k) at flat coordinates index (batch, k) of `shape`.
@@ -103,6 +113,9 @@ class MatrixMap(LinearMap):
     def apply_absolute(self, x: Tensor) -> Tensor:
         return x @ self._weight.abs().T
 
+    def transpose(self, a: Tensor, shape: Shape) -> Tensor:
+        return a @ self._weight
+
     def columns(self, values: Tensor, index: Tensor, shape: Shape) -> Tensor:
         if len(shape) != 1:
             return super().columns(values, index, shape)
@@ -134,18 +147,26 @@ class SignedMap(LinearMap):
         return self._function(x, self._weight.abs())
 
 
-def convolution(
-    weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
-) -> SignedMap:
-    """Convolution in one, two or three spatial dimensions without bias; weight (out, in / groups, *kernel)."""
-    by_rank = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-    operator = by_rank[weight.dim() - 2]
+class Convolution(SignedMap):
+    """Convolution in one, two or three spatial dimensions without bias.
 
-    def apply(x: Tensor, w: Tensor) -> Tensor:
-        result: Tensor = operator(x, w, None, tuple(stride), tuple(padding), tuple(dilation), groups)
+    Args:
+        weight: (out, in / groups, *kernel).
+        stride, padding, dilation: one number for each spatial dimension.
+    """
+
+    def __init__(
+        self, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+    ) -> None:
+        self._settings = tuple(stride), tuple(padding), tuple(dilation), groups
+        rank = weight.dim() - 2
+        forward = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[rank]
+        super().__init__(lambda x, w: forward(x, w, None, *self._settings), weight, terms=weight[0].numel())
+
+    def transpose(self, a: Tensor, shape: Shape) -> Tensor:
+        by_rank = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
+        result: Tensor = by_rank[self._weight.dim() - 2]((a.shape[0], *shape), self._weight, a, *self._settings)
         return result
-
-    return SignedMap(apply, weight, terms=weight[0].numel())
 
 
 def row_by_row(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

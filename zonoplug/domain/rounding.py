@@ -6,8 +6,8 @@
         ...                             # and that of the network's evaluation in the same precision
 
 Errors go to the box. With unit roundoff u and gamma(m) = m u / (1 - m u), a sum of m products computed in any order,
-with or without fused multiply-add, is off by at most gamma(m) times the sum of absolute products. So for an affine map of a
-zonotope with k symbols one extra product with |A| covers all k + 1 columns:
+with or without fused multiply-add, is off by at most gamma(m) times the sum of absolute products. So for an affine
+map of a zonotope with k symbols one extra product with |A| covers all k + 1 columns:
 
     box >= |A| box + gamma(m + 4) (|A| (|c| + sum_j |g_j| + box) + |b|)
 

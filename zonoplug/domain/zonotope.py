@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from zonoplug.domain import rounding
+from zonoplug.domain.alignment import align_sum
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, join_dense
 from zonoplug.domain.symbols import SymbolIds, SymbolSource, merge_ids
 
@@ -26,6 +28,8 @@ class Interval(NamedTuple):
 @dataclass(frozen=True, slots=True, eq=False)
 class Zonotope:
     """The set  c + sum_j g_j e_j + b * u,  e_j and every coordinate of u in [-1, 1], for each element of a batch.
+
+    Symbols of a block with a finite norm p lie in the unit ball of that norm besides: a multi-norm zonotope.
 
     Attributes:
         center: c, (batch, *shape).
@@ -56,7 +60,7 @@ class Zonotope:
         return merge_ids(*(block.symbols for block in self.blocks))
 
     def radius(self) -> Tensor:
-        """(batch, *shape): sum of absolute generators, and the box."""
+        """(batch, *shape): sum of absolute generators, or their dual norm where symbols lie in a ball, and the box."""
         total = torch.zeros_like(self.center) if self.box is None else self.box
         for block in self.blocks:
             total = total + block.radius()
@@ -82,7 +86,8 @@ class Zonotope:
     def support(self, directions: Tensor) -> Tensor:
         """Largest d . x over the zonotope: directions (m, n), n = prod(shape). Returns (batch, m)."""
         value = self.center.flatten(1) @ directions.T
-        value = value + (self.generators().flatten(2) @ directions.T).abs().sum(dim=1)
+        for block in self.blocks:
+            value = value + block.contract(directions.unsqueeze(0)).radius()
         if self.box is not None:
             value = value + self.box.flatten(1) @ directions.abs().T
         return value
@@ -91,7 +96,8 @@ class Zonotope:
         """The point for given noise values.
 
         Args:
-            noise: (batch, k) in [-1, 1], for the symbols in the order of `symbols`.
+            noise: (batch, k) in [-1, 1], for the symbols in the order of `symbols`; the point lies in the zonotope if
+                those of every ball lie in their ball.
             box_noise: (batch, *shape) in [-1, 1]; 0 by default.
         Returns:
             (batch, *shape).
@@ -108,8 +114,8 @@ class Zonotope:
         if offset is not None:
             center = center + offset
         mapped = [block.map(linear) for block in self.blocks]
-        dense = [block for block in mapped if isinstance(block, DenseBlock)]
-        rest = tuple(block for block in mapped if not isinstance(block, DenseBlock))
+        dense = [block for block in mapped if isinstance(block, DenseBlock) and block.norm == inf]
+        rest = tuple(block for block in mapped if not isinstance(block, DenseBlock) or block.norm != inf)
         blocks = ((join_dense(dense),) if dense else ()) + rest
         box = None if self.box is None else linear.apply_absolute(self.box)
         image = Zonotope(center, blocks, box)
@@ -192,23 +198,3 @@ def add_zonotopes(left: Zonotope, right: Zonotope) -> Zonotope:
         return total
     magnitude = left.magnitude() + right.magnitude()
     return total.widen(rounding.affine_error(magnitude, None, 1, total.num_symbols))
-
-
-def align_sum(left: tuple[GeneratorBlock, ...], right: tuple[GeneratorBlock, ...]) -> tuple[GeneratorBlock, ...]:
-    """Blocks of a sum: those whose symbols one side alone has stay as they are, the others become one dense block."""
-    left_ids, right_ids = (merge_ids(*(b.symbols for b in blocks)) for blocks in (left, right))
-    only_left = [b for b in left if not bool(torch.isin(b.symbols, right_ids).any())]
-    only_right = [b for b in right if not bool(torch.isin(b.symbols, left_ids).any())]
-    shared = [b for b in (*left, *right) if all(b is not other for other in (*only_left, *only_right))]
-    if not shared:
-        return (*only_left, *only_right)
-    ids = merge_ids(*(block.symbols for block in shared))
-    first = shared[0].dense()
-    total = first.new_zeros(first.shape[0], ids.shape[0], *first.shape[2:])
-    for block in shared:
-        place = torch.searchsorted(ids, block.symbols)
-        if torch.equal(place, torch.arange(int(place[0]), int(place[0]) + place.shape[0])):
-            total[:, int(place[0]) : int(place[0]) + place.shape[0]] += block.dense()
-        else:
-            total.index_add_(1, place.to(total.device), block.dense())
-    return (DenseBlock(ids, total), *only_left, *only_right)

@@ -1,4 +1,4 @@
-"""Corrections of the supported auto_LiRPA versions and of what they expect of torch and numpy; used by `compat` only."""
+"""Corrections of the supported auto_LiRPA versions, and of what they expect of torch and numpy; for `compat`."""
 
 from __future__ import annotations
 
@@ -106,11 +106,49 @@ def adapt_0_3(module_class: Any) -> None:
             if unstable > self.options.get("minimum_sparsity", 0.9) * neurons:
                 self.alpha_indices = None
 
-    bound_general.parse_module = adapted_parse_module
+    bound_general.parse_module = adapted_parse_module  # type: ignore[attr-defined]
     module_class._named_members = adapted_named_members
     module_class.register_parameter = torch.nn.Module.register_parameter
     module_class.IBP_general = adapted_ibp_general
     relu.init_opt_parameters = adapted_init_opt_parameters
+
+
+def adapt_patches_to_matrix() -> None:
+    """Both hosts take the width of an image for its height there: let them see square images, padding included."""
+    patches = importlib.import_module("auto_LiRPA.patches")
+    original = patches.patches_to_matrix  # type: ignore[attr-defined]
+
+    def patches_to_matrix(
+        pieces: Any, input_shape: Any, stride: Any, padding: Any, output_shape: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        left, right, top, bottom = (padding,) * 4 if isinstance(padding, int) else padding
+        height, width = input_shape[-2:]
+        side = max(height + top + bottom, width + left + right)
+        square = [*input_shape[:-2], side - top - bottom, side - left - right]
+        matrix = original(pieces, square, stride, (left, right, top, bottom), output_shape, *args, **kwargs)
+        return matrix[..., :height, :width]
+
+    def rows_and_columns(*args: Any, **kwargs: Any) -> Any:
+        zeros = kwargs.get("inserted_zeros", args[6] if len(args) > 6 else 0)
+        return original(*args, **kwargs) if zeros else patches_to_matrix(*args, **kwargs)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("auto_LiRPA") and getattr(module, "patches_to_matrix", None) is original:
+            module.patches_to_matrix = rows_and_columns  # type: ignore[attr-defined]
+
+
+def adapt_get_bias() -> None:
+    """Both hosts put 0 in place of a bias that is NaN, which is no bound: keep it NaN, so that it says *unknown*."""
+    bound = importlib.import_module("auto_LiRPA.operators.base").Bound
+    original = bound.get_bias
+
+    def get_bias(self: Any, coefficients: Any, bias: Any) -> Any:
+        result = original(self, coefficients, bias)
+        if isinstance(coefficients, torch.Tensor) and not isinstance(result, torch.Tensor):
+            return coefficients.new_full(coefficients.shape[:2], torch.nan)
+        return result
+
+    bound.get_bias = get_bias
 
 
 def adapt_0_7() -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.linear_maps import LinearMap
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
@@ -79,6 +80,7 @@ class Backward:
         perturbed = {self._input}
         self._constants: dict[str, Tensor] = {}
         self._nodes = []
+        self._maps: dict[str, tuple[LinearMap | None, Tensor | None, Sequence[int]]] = {}
         for node in order:
             if any(parent.name in perturbed for parent in node.inputs):
                 perturbed.add(node.name)
@@ -95,8 +97,17 @@ class Backward:
         """The ReLU nodes on the way, in topological order."""
         return [node for node in self._nodes if type(node).__name__ == "BoundRelu"]
 
+    def sides(self, hulls: Mapping[str, Interval]) -> dict[str, Sides]:
+        """The triangles of all ReLUs over given hulls, by the node's name."""
+        return {node.name: relu_sides(hulls[node.inputs[0].name]) for node in self.relus}
+
     def bound(
-        self, box: Box, hulls: Mapping[str, Interval], rows: Tensor, multipliers: Multipliers | None = None
+        self,
+        box: Box,
+        hulls: Mapping[str, Interval],
+        rows: Tensor,
+        multipliers: Multipliers | None = None,
+        sides: Mapping[str, Sides] | None = None,
     ) -> LinearBounds:
         """Lower bounds of C y.
 
@@ -105,8 +116,10 @@ class Backward:
             hulls: bounds of the inputs of every non-exact operator, (batch, *shape).
             rows: C, (batch, rows, outputs).
             multipliers: alpha, beta and signs; the default alpha follows the chord's slope.
+            sides: what `sides(hulls)` gives, for a caller who uses the same hulls many times.
         """
         chosen = multipliers or Multipliers()
+        sides = self.sides(hulls) if sides is None else sides
         batch, count = rows.shape[:2]
         pending: dict[str, Tensor] = {self._final: rows.flatten(0, 1)}  # (batch * rows, *shape) throughout
         constant = rows.new_zeros(batch, count)
@@ -116,13 +129,13 @@ class Backward:
             if a is None:
                 continue
             if entry_for(node).kind == "exact":  # type: ignore[union-attr]
-                parts, shift = self._through_exact(node, a, hulls)
+                parts, shift = self._through_exact(node, a)
                 constant = constant + shift.reshape(batch, count)
             else:
                 a = a.reshape(batch, count, *hulls[node.inputs[0].name].lower.shape[1:])
                 if type(node).__name__ == "BoundRelu":
                     coefficients[node.name] = a
-                    image, shift = _through_relu(a, hulls[node.inputs[0].name], node.name, chosen)
+                    image, shift = _through_relu(a, sides[node.name], node.name, chosen)
                 else:
                     image, shift = self._through_band(node, a, hulls[node.inputs[0].name])
                 constant = constant + shift
@@ -137,30 +150,45 @@ class Backward:
         lower = lower - torch.bmm(flat.abs(), radius.flatten(1).unsqueeze(2)).squeeze(2)
         return LinearBounds(lower, at_input, coefficients)
 
-    def _through_exact(
-        self, node: Any, a: Tensor, hulls: Mapping[str, Interval]
-    ) -> tuple[list[tuple[str, Tensor]], Tensor]:
+    def _through_exact(self, node: Any, a: Tensor) -> tuple[list[tuple[str, Tensor]], Tensor]:
         """A at each perturbed operand, and A times the operator's offset: (batch * rows,)."""
         names = [parent.name for parent in node.inputs]
         moving = [place for place, name in enumerate(names) if name in self._perturbed]
-        shapes = [self._shape(names[place]) for place in moving]
-
-        def function(*values: Tensor) -> Tensor:
-            operands: list[Any] = [self._constants.get(name) for name in names]
-            for place, value in zip(moving, values, strict=True):
-                operands[place] = Zonotope(value)
-            return _image(node, Call(node, operands, SymbolSource())).center
+        if len(moving) == 1:
+            name = names[moving[0]]
+            linear, offset, shape = self._single_map(node, name, moving[0], a)
+            if linear is not None:
+                a = a.reshape(a.shape[0], *shape)
+                shift = a.new_zeros(a.shape[0]) if offset is None else (a * offset).flatten(1).sum(dim=1)
+                return [(name, linear.transpose(a, tuple(self._shape(name))))], shift
 
         with torch.enable_grad():
-            zeros = [a.new_zeros(a.shape[0], *shape).requires_grad_(True) for shape in shapes]
-            image = function(*zeros)
+            zeros = [a.new_zeros(a.shape[0], *self._shape(names[place])).requires_grad_(True) for place in moving]
+            operands: list[Any] = [self._constants.get(name) for name in names]
+            for place, value in zip(moving, zeros, strict=True):
+                operands[place] = Zonotope(value)
+            image = _image(node, Call(node, operands, SymbolSource())).center
             a = a.reshape(image.shape)
             # A scalar, since torch would import a computer algebra system to check grad_outputs.
             parts = torch.autograd.grad((image * a).sum(), zeros, create_graph=a.requires_grad, allow_unused=True)
-        offset = image[:1].detach()
-        shift = (a * offset).flatten(1).sum(dim=1)
+        shift = (a * image[:1].detach()).flatten(1).sum(dim=1)
         found = [(names[place], part) for place, part in zip(moving, parts, strict=True) if part is not None]
         return found, shift
+
+    def _single_map(
+        self, node: Any, name: str, place: int, like: Tensor
+    ) -> tuple[LinearMap | None, Tensor | None, Sequence[int]]:
+        """The linear map and offset that an operator of one operand consists of (None if it is not one map)."""
+        if node.name not in self._maps:
+            operands: list[Any] = [self._constants.get(parent.name) for parent in node.inputs]
+            operands[place] = _Probe(like.new_zeros(1, *self._shape(name)))
+            _Probe.noted.clear()
+            with torch.no_grad():
+                image = _image(node, Call(node, operands, SymbolSource()))
+            alone = len(_Probe.noted) == 1 and _Probe.noted[0][2] is image
+            linear, offset = _Probe.noted[0][:2] if alone else (None, None)
+            self._maps[node.name] = linear, offset, tuple(image.center.shape[1:])
+        return self._maps[node.name]
 
     def _through_band(self, node: Any, a: Tensor, hull: Interval) -> tuple[Tensor, Tensor]:
         """Through an operator of one variable:  y in slope x + offset +/- radius."""
@@ -207,19 +235,47 @@ def _image(node: Any, call: Call) -> Zonotope:
     return image
 
 
-def _through_relu(a: Tensor, hull: Interval, name: str, chosen: Multipliers) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The sides of a ReLU's triangle, each (batch, 1, *shape).
+
+    Attributes:
+        slope: of the upper side; of both where the sign is known.
+        intercept: of the upper side.
+        open: where the sign is not known.
+    """
+
+    slope: Tensor
+    intercept: Tensor
+    open: Tensor
+
+
+def relu_sides(hull: Interval) -> Sides:
+    """The triangle over a ReLU's input bounds."""
+    chord = relu(*hull)
+    open_ = ~((hull.lower >= 0) | (hull.upper <= 0))
+    return Sides(chord.slope.unsqueeze(1), (chord.offset + chord.radius).unsqueeze(1), open_.unsqueeze(1))
+
+
+def _through_relu(a: Tensor, sides: Sides, name: str, chosen: Multipliers) -> tuple[Tensor, Tensor]:
     """A in front of a ReLU, and what its upper side adds to the constant: (batch, rows)."""
-    lower, upper = hull
-    chord = relu(lower, upper)
-    stable = (lower >= 0) | (upper <= 0)
-    slope = chord.slope.unsqueeze(1)
     alpha = chosen.alpha.get(name)
-    below = (slope > 0.5).to(a.dtype) if alpha is None else alpha.unsqueeze(1)
-    below = torch.where(stable.unsqueeze(1), slope, below)
-    positive, negative = a.clamp(min=0), a.clamp(max=0)
-    intercept = (chord.offset + chord.radius).unsqueeze(1)
-    shift = (negative * intercept).flatten(2).sum(dim=2)
-    image = positive * below + negative * slope
+    below = (sides.slope > 0.5).to(a.dtype) if alpha is None else alpha.unsqueeze(1)
+    below = torch.where(sides.open, below, sides.slope)
+    negative = a.clamp(max=0)
+    shift = (negative * sides.intercept).flatten(2).sum(dim=2)
+    image = (a - negative) * below + negative * sides.slope
     if name in chosen.beta:
         image = image - (chosen.beta[name] * chosen.sign[name]).unsqueeze(1)
     return image, shift
+
+
+class _Probe(Zonotope):
+    """Notes the linear map that an exact transformer sends its operand through, if it is just one."""
+
+    noted: ClassVar[list[tuple[LinearMap, Tensor | None, Zonotope]]] = []
+
+    def map(self, linear: LinearMap, offset: Tensor | None = None) -> Zonotope:
+        image = Zonotope(self.center).map(linear, offset)
+        self.noted.append((linear, offset, image))
+        return image

@@ -6,6 +6,7 @@ Importing this module imports the host, adapted so that it works with the instal
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -29,6 +30,7 @@ INSTALL_HINT = (
     "(or set ZONOPLUG_LIRPA to a folder that contains auto_LiRPA)"
 )
 SUPPORTED = ("0.3", "0.7")
+
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
@@ -84,6 +86,8 @@ BoundedTensor: Any = _host.BoundedTensor
 PerturbationLpNorm: Any = _host.PerturbationLpNorm
 
 
+adaptations.adapt_get_bias()
+adaptations.adapt_patches_to_matrix()
 if IS_0_3:
     adaptations.adapt_0_3(BoundedModule)
 else:
@@ -98,7 +102,8 @@ class _Unsupported(logging.Handler):
         self.operators: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        for node in record.args or ():
+        nodes: Any = record.args or ()
+        for node in nodes:
             operator = getattr(node, "op", None)
             if operator is not None:
                 name = f"aten::{node.attr['operator']}" if operator == "aten::ATen" else operator
@@ -119,7 +124,6 @@ def _unsupported_operators() -> Iterator[list[str]]:
         logger.propagate = propagate
 
 
-# 0.3 bounds graphs of these classes in patches mode; around others its patches get shapes that do not fit.
 _PATCHES_0_3 = frozenset(
     "BoundInput BoundParams BoundBuffers BoundConstant BoundConv BoundBatchNormalization BoundRelu BoundAdd BoundSub"
     " BoundAveragePool BoundFlatten BoundReshape BoundLinear".split()
@@ -152,13 +156,24 @@ def build(
     example = example.detach().to(target)
     options = {"conv_mode": conv_mode, **(bound_options or {})}
     module.eval()
-    graph = _build(module, example, options, target, module_class or BoundedModule)
+    build_with = functools.partial(_build, module, example, device=target, module_class=module_class or BoundedModule)
     if IS_0_3 and options["conv_mode"] == "patches":
-        classes = {type(node).__name__ for node in graph._modules.values()}
-        if not classes <= _PATCHES_0_3 or "BoundConv" not in classes:
-            graph = _build(module, example, {**options, "conv_mode": "matrix"}, target, module_class or BoundedModule)
+        graph = build_with({**options, "conv_mode": "matrix"})
+        if _patches_fit_0_3(graph):
+            graph = build_with(options)
+    else:
+        graph = build_with(options)
     check_graph(graph, module, example)
     return graph
+
+
+def _patches_fit_0_3(graph: Any) -> bool:
+    """Whether 0.3 bounds this graph in patches mode; around other operators its patches get shapes that do not fit."""
+    nodes = list(graph._modules.values())
+    classes = {type(node).__name__ for node in nodes}
+    into_images = [node for node in nodes if type(node).__name__ == "BoundReshape" and len(node.output_shape) == 4]
+    behind_linear = all(type(node.inputs[0]).__name__ == "BoundLinear" for node in into_images)
+    return classes <= _PATCHES_0_3 and "BoundConv" in classes and behind_linear
 
 
 def _build(
@@ -177,8 +192,9 @@ def _build(
             if missing:
                 text = f"auto_LiRPA {HOST_VERSION} has no class for {', '.join(sorted(set(missing)))}"
             else:
-                reason = (str(error).strip() or "no reason given").splitlines()[0]
-                text = f"auto_LiRPA {HOST_VERSION} cannot build this model: {type(error).__name__}: {reason}"
+                cause = error.__context__ if error.__context__ and "trace" in str(error) else error
+                reason = (str(cause).strip() or "no reason given").splitlines()[0]
+                text = f"auto_LiRPA {HOST_VERSION} cannot build this model: {type(cause).__name__}: {reason}"
             raise HostError(text) from error
 
 
@@ -188,19 +204,35 @@ def check_graph(graph: Any, module: torch.nn.Module, points: Tensor) -> None:
     Raises:
         HostError: they differ by more than rounding.
     """
-    moves = torch.linspace(-0.7, 0.9, points[0].numel(), dtype=points.dtype, device=points.device).reshape(points[:1].shape)
+    moves = torch.linspace(-0.7, 0.9, points[0].numel(), dtype=points.dtype, device=points.device)
+    moves = moves.reshape(points[:1].shape)
+    for point in torch.cat([points, points * 0.75 + moves, moves - points]).split(1):
+        difference = _difference(graph, module, point)
+        if not difference <= 1e-4:
+            raise HostError(
+                f"auto_LiRPA {HOST_VERSION} builds a graph that does not compute what the model computes "
+                f"(difference {difference:.3g} of the output's scale)"
+            )
+
+
+def takes_batches(graph: Any, module: torch.nn.Module, points: Tensor) -> bool:
+    """Whether the host's graph computes what the module does on points (N, *input_shape) given as one batch."""
+    try:
+        return _difference(graph, module, points) <= 1e-4
+    except Exception:
+        return False
+
+
+def _difference(graph: Any, module: torch.nn.Module, points: Tensor) -> float:
+    """The largest difference relative to max(1, largest output); infinite if only one is NaN, or shapes differ."""
     with torch.no_grad(), quietly():
-        for point in (*points.split(1), *(points * 0.75 + moves).split(1)):
-            expected, got = module(point), graph(point)
-            scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-            difference = (expected - got).abs()
-            if expected.shape != got.shape or not bool(
-                (difference <= 1e-4 * scale).logical_or(expected.isnan() & got.isnan()).all()
-            ):
-                raise HostError(
-                    f"auto_LiRPA {HOST_VERSION} builds a graph that does not compute what the model computes "
-                    f"(largest difference {float(difference.max()) if difference.numel() else 0.0:.3g})"
-                )
+        expected, got = module(points), graph(points)
+    if expected.shape != got.shape:
+        return float("inf")
+    same = (expected == got) | (expected.isnan() & got.isnan())
+    difference = torch.where(same, torch.zeros_like(expected), (expected - got).abs()).nan_to_num(nan=torch.inf)
+    scale = expected[expected.isfinite()].abs().max() if expected.isfinite().any() else torch.ones(())
+    return float(difference.max() / max(1.0, float(scale))) if difference.numel() else 0.0
 
 
 def set_input(module: Any, x: Any) -> None:

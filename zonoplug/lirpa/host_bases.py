@@ -7,14 +7,15 @@ coefficients of backward bounds (spec, batch, *shape).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _base = importlib.import_module("auto_LiRPA.operators.base")
-_LinearBound = importlib.import_module("auto_LiRPA.linear_bound").LinearBound
+_leaf = importlib.import_module("auto_LiRPA.operators.leaf")
+linear_bound: Any = importlib.import_module("auto_LiRPA.linear_bound").LinearBound
 _Patches = importlib.import_module("auto_LiRPA.patches").Patches
 _Bound: Any = _base.Bound
 _Interval: Any = _base.Interval
@@ -25,7 +26,14 @@ def constant(node: Any) -> Tensor:
     return torch.as_tensor(node.forward(*[constant(parent) for parent in node.inputs]))
 
 
-def _dense(coefficients: Any, shape: torch.Size) -> Tensor | None:
+def is_constant(node: Any) -> bool:
+    """Whether no input of the model leads to a node, weights and buffers aside."""
+    if isinstance(node, _leaf.BoundInput):
+        return isinstance(node, _leaf.BoundParams | _leaf.BoundBuffers) and node.perturbation is None
+    return all(is_constant(parent) for parent in node.inputs)
+
+
+def dense(coefficients: Any, shape: torch.Size) -> Tensor | None:
     """Coefficients (spec, batch, *shape) as a tensor, whichever form the host keeps them in."""
     if coefficients is None or isinstance(coefficients, Tensor):
         return coefficients
@@ -36,11 +44,12 @@ def _dense(coefficients: Any, shape: torch.Size) -> Tensor | None:
 
 
 class LinearOperator(_Bound):  # type: ignore[misc]
-    """x -> W x + offset, where the operator's first input may be perturbed and the others are constants.
+    """x -> W x + offset, where one of the operator's inputs may be perturbed and the others are constants.
 
     A subclass gives `linear_part`; all bounds follow from it. Row b of the result may depend on row b of x only.
     """
 
+    position = 0  # of the input that may be perturbed
     nonnegative = True  # no weight is below zero: bounds are the images of bounds, without further rounding
 
     def __init__(self, attr: Any, inputs: Any, output_index: int, options: Any) -> None:
@@ -59,50 +68,61 @@ class LinearOperator(_Bound):  # type: ignore[misc]
         """What is added to W x, broadcastable to the output; None for nothing."""
         return None
 
-    def forward(self, x: Any, *constants: Tensor) -> Tensor:
-        result = self.linear_part(torch.as_tensor(x), *constants)
+    def forward(self, *inputs: Any) -> Tensor:
+        return self._image(torch.as_tensor(inputs[self.position]), self._others(inputs))
+
+    def _image(self, x: Tensor, constants: Sequence[Tensor]) -> Tensor:
+        result = self.linear_part(x, *constants)
         offset = self.offset(*constants)
         return result if offset is None else result + offset
 
+    def _others(self, items: Sequence[Any]) -> list[Any]:
+        return [item for position, item in enumerate(items) if position != self.position]
+
     def _constants(self) -> list[Tensor]:
-        if any(self.is_input_perturbed(position) for position in range(1, len(self.inputs))):
+        others = self._others(self.inputs)
+        if any(node.perturbed for node in others):
             raise NotImplementedError(f"{type(self).__name__} with more than one perturbed input")
-        return [constant(node) for node in self.inputs[1:]]
+        return [constant(node) for node in others]
 
     def interval_propagate(self, *v: Any) -> Any:
-        (lower, upper), constants = v[0], self._constants()
-        if _Interval.get_perturbation(v[0])[0] != float("inf"):
+        given = v[self.position]
+        lower, upper = given[0], given[1]
+        constants = self._constants()
+        if _Interval.get_perturbation(given)[0] != float("inf"):
             raise NotImplementedError(f"{type(self).__name__} of an input that is not a box")
         if lower is upper:
-            value = self.forward(lower, *constants)
-            return _Interval.make_interval(value, value, v[0])
+            value = self._image(lower, constants)
+            return _Interval.make_interval(value, value, given)
         if self.nonnegative:
-            return _Interval.make_interval(self.forward(lower, *constants), self.forward(upper, *constants), v[0])
-        middle = self.forward((lower + upper) / 2, *constants)
+            return _Interval.make_interval(self._image(lower, constants), self._image(upper, constants), given)
+        middle = self._image((lower + upper) / 2, constants)
         radius = self.absolute_part((upper - lower) / 2, *constants)
-        return _Interval.make_interval(middle - radius, middle + radius, v[0])
+        return _Interval.make_interval(middle - radius, middle + radius, given)
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **_: Any) -> Any:
         constants = self._constants()
         offset = self.offset(*constants)
         lower, lower_bias = self._backward(last_lA, constants, offset)
         upper, upper_bias = self._backward(last_uA, constants, offset)
-        return [(lower, upper)] + [(None, None)] * (len(self.inputs) - 1), lower_bias, upper_bias
+        coefficients: list[Any] = [(None, None)] * len(self.inputs)
+        coefficients[self.position] = (lower, upper)
+        return coefficients, lower_bias, upper_bias
 
     def _backward(self, last: Any, constants: list[Tensor], offset: Tensor | None) -> tuple[Tensor | None, Any]:
         """A W and A offset, for A of shape (spec, batch, *output shape); W^T by the vector-Jacobian product."""
-        last = _dense(last, self.output_shape)
+        last = dense(last, self.output_shape)
         if last is None:
             return None, 0
         rows = last.shape[0] * last.shape[1]
-        origin = torch.zeros(rows, *self.inputs[0].output_shape[1:], dtype=last.dtype, device=last.device)
-        _, pull_back = torch.func.vjp(lambda z: self.linear_part(z, *constants), origin)
-        (result,) = pull_back(last.reshape(rows, *last.shape[2:]))
+        origin = torch.zeros(rows, *self.inputs[self.position].output_shape[1:], dtype=last.dtype, device=last.device)
+        pulled: Any = torch.func.vjp(lambda z: self.linear_part(z, *constants), origin)
+        (result,) = pulled[1](last.reshape(rows, *last.shape[2:]))
         bias = last.new_zeros(last.shape[:2]) if offset is None else (last * offset).flatten(2).sum(2)
         return result.reshape(*last.shape[:2], *result.shape[1:]).contiguous(), bias
 
-    def bound_forward(self, dim_in: int, x: Any, *_: Any) -> Any:
-        constants = self._constants()
+    def bound_forward(self, dim_in: int, *inputs: Any) -> Any:
+        x, constants = inputs[self.position], self._constants()
 
         def rows(function: Callable[..., Tensor], weights: Tensor) -> Tensor:
             result = function(weights.flatten(0, 1), *constants)
@@ -110,9 +130,9 @@ class LinearOperator(_Bound):  # type: ignore[misc]
 
         middle_weight, radius_weight = (x.lw + x.uw) / 2, (x.uw - x.lw) / 2
         middle, radius = rows(self.linear_part, middle_weight), rows(self.absolute_part, radius_weight)
-        center = self.forward((x.lb + x.ub) / 2, *constants)
+        center = self._image((x.lb + x.ub) / 2, constants)
         width = self.absolute_part((x.ub - x.lb) / 2, *constants)
-        return _LinearBound(middle - radius, center - width, middle + radius, center + width)
+        return linear_bound(middle - radius, center - width, middle + radius, center + width)
 
 
 class IntervalOperator(_Bound):  # type: ignore[misc]
@@ -131,16 +151,14 @@ class IntervalOperator(_Bound):  # type: ignore[misc]
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **_: Any) -> Any:
         lower, upper = self.image(*[(node.lower, node.upper) for node in x])
-        last_lA, last_uA = _dense(last_lA, self.output_shape), _dense(last_uA, self.output_shape)
+        last_lA, last_uA = dense(last_lA, self.output_shape), dense(last_uA, self.output_shape)
         lower_bias = 0 if last_lA is None else self._worst(last_lA, lower, upper)
         upper_bias = 0 if last_uA is None else self._worst(last_uA, upper, lower)
 
         def nothing(last: Tensor | None, node: Any) -> Tensor | None:
             return None if last is None else last.new_zeros(*last.shape[:2], *node.output_shape[1:])
 
-        zeros = [
-            (nothing(last_lA, node), nothing(last_uA, node)) if node.perturbed else (None, None) for node in x
-        ]
+        zeros = [(nothing(last_lA, node), nothing(last_uA, node)) if node.perturbed else (None, None) for node in x]
         return zeros, lower_bias, upper_bias
 
     @staticmethod
@@ -150,7 +168,7 @@ class IntervalOperator(_Bound):  # type: ignore[misc]
     def bound_forward(self, dim_in: int, *x: Any) -> Any:
         lower, upper = self.image(*[(bound.lower, bound.upper) for bound in x])
         weight = lower.new_zeros(lower.shape[0], dim_in, *lower.shape[1:])
-        return _LinearBound(weight, lower, weight, upper)
+        return linear_bound(weight, lower, weight, upper)
 
 
 class Monotone(IntervalOperator):

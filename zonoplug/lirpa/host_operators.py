@@ -13,128 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zonoplug.lirpa import host_linear
 from zonoplug.lirpa.compat import IS_0_3
-from zonoplug.lirpa.host_bases import IntervalOperator, LinearOperator, Monotone, constant
+from zonoplug.lirpa.host_bases import IntervalOperator, Monotone, constant, is_constant
+from zonoplug.lirpa.host_curves import BoundPow, BoundReciprocal, BoundSoftplus, BoundSqrt
 
 _operators = importlib.import_module("auto_LiRPA.operators")
-
-
-class BoundGather(LinearOperator):
-    """x.take(indices, axis), for constant indices of any shape; repeated indices are counted as often as they occur."""
-
-    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        indices = constants[0].to(x.device, torch.int64)
-        axis = int(self.attr.get("axis", 0)) % x.dim()
-        if axis == 0 and self.is_input_perturbed(0):
-            raise NotImplementedError("Gather along the batch axis")
-        chosen = torch.index_select(x, axis, torch.remainder(indices.reshape(-1), x.shape[axis]))
-        return chosen.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-
-
-class BoundSlice(LinearOperator):
-    """x[start:end:step] along one or several axes, from inputs (starts, ends, axes, steps) or from attributes."""
-
-    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        lists = [constant.reshape(-1).tolist() for constant in constants]
-        for name in ("starts", "ends", "axes")[len(lists) :]:
-            lists.append(list(self.attr.get(name) or range(len(lists[0]))))
-        steps = lists[3] if len(lists) > 3 else [1] * len(lists[0])
-        for start, end, axis, step in zip(lists[0], lists[1], lists[2], steps, strict=True):
-            size = x.shape[int(axis)]
-            if step > 0:
-                x = x[(slice(None),) * (int(axis) % x.dim()) + (slice(int(start), int(end), int(step)),)]
-                continue
-            chosen = range(size)[slice(int(start), int(end) if end >= -size else None, int(step))]
-            x = torch.index_select(x, int(axis), torch.tensor(list(chosen), dtype=torch.int64, device=x.device))
-        return x
-
-
-class BoundExpand(LinearOperator):
-    """Broadcasting to a constant shape; the batch keeps its size."""
-
-    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        target = [int(size) for size in constants[0].tolist()]
-        if len(target) < x.dim():
-            target = [1] * (x.dim() - len(target)) + target
-        kept = [1] * (len(target) - x.dim()) + list(x.shape)
-        if len(target) > x.dim() and self.is_input_perturbed(0):
-            raise NotImplementedError("Expand that adds axes before the batch")
-        sizes = [kept[axis] if axis == 0 or size == 1 else size for axis, size in enumerate(target)]
-        return x.expand(*sizes)
-
-
-class BoundTranspose(LinearOperator):
-    """Axes in another order; the batch stays first. Contiguous, because the host takes views of what follows."""
-
-    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        return x.permute(*self.attr["perm"]).contiguous()
-
-    @property
-    def perm(self) -> list[int]:
-        return list(self.attr["perm"])
-
-
-class BoundResize(LinearOperator):
-    """Nearest or linear interpolation as torch's `interpolate` writes it, inputs (x, roi, scales, sizes) or (x, scales)."""
-
-    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        mode = self.attr.get("mode", "nearest")
-        if mode not in ("nearest", "linear"):
-            raise NotImplementedError(f"Resize with mode {mode!r}")
-        aligned = self.attr.get("coordinate_transformation_mode") == "align_corners"
-        spatial = x.dim() - 2
-        factors = [constant for constant in constants if constant.numel() == x.dim()]
-        given = factors[-1].tolist()[2:]
-        sized = len(constants) == 3 and factors[-1] is constants[2]
-        return functional.interpolate(
-            x,
-            size=[int(size) for size in given] if sized else None,
-            scale_factor=None if sized else [float(factor) for factor in given],
-            mode={"nearest": "nearest", "linear": ("linear", "bilinear", "trilinear")[spatial - 1]}[mode],
-            align_corners=aligned if mode == "linear" else None,
-        )
-
-
-class _Convolution(LinearOperator):
-    nonnegative = False
-
-    def offset(self, *constants: Tensor) -> Tensor | None:
-        rank = constants[0].dim() - 2
-        return constants[1].reshape(-1, *[1] * rank) if len(constants) > 1 else None
-
-    def absolute_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        return self.linear_part(x, constants[0].abs())
-
-
-class BoundConv(_Convolution):
-    """Convolution over one to three axes with any padding."""
-
-    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        weight, attr = constants[0], self.attr
-        rank = weight.dim() - 2
-        pads = attr.get("pads", [0] * 2 * rank)
-        margins = [margin for axis in reversed(range(rank)) for margin in (pads[axis], pads[axis + rank])]
-        operator: Any = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
-        result: Tensor = operator(
-            functional.pad(x, margins), weight, None, attr["strides"], 0, attr["dilations"], attr["group"]
-        )
-        return result
-
-
-class BoundConvTranspose(_Convolution):
-    """Transposed convolution over one to three axes with any padding, stride, dilation and groups."""
-
-    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        weight, attr = constants[0], self.attr
-        rank = weight.dim() - 2
-        pads = attr.get("pads", [0] * 2 * rank)
-        extra = attr.get("output_padding") or [0] * rank
-        operator: Any = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[rank - 1]
-        result: Tensor = operator(x, weight, None, attr["strides"], 0, 0, attr["group"], attr["dilations"])
-        margins = [
-            margin for axis in reversed(range(rank)) for margin in (-pads[axis], extra[axis] - pads[axis + rank])
-        ]
-        return functional.pad(result, margins)
 
 
 class BoundConcat(_operators.BoundConcat):  # type: ignore[misc,name-defined]
@@ -183,12 +67,95 @@ class BoundSoftmax(IntervalOperator):
         return share(lower, upper), share(upper, lower)
 
 
-def _convolution_class(attr: Any, inputs: Any, output_index: int, options: Any) -> Any:
-    """The host's class where it can, ours for other numbers of axes and uneven padding."""
+class BoundQuotient(IntervalOperator):
+    """x / y with both perturbed, by intervals; unbounded where y may be zero."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x / y
+
+    def image(self, *intervals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        ends = torch.stack(torch.broadcast_tensors(*[x / y for x in intervals[0] for y in intervals[1]]))
+        unknown = (intervals[1][0] <= 0) & (intervals[1][1] >= 0)
+        infinite = torch.full_like(ends[0], torch.inf)
+        return torch.where(unknown, -infinite, ends.amin(0)), torch.where(unknown, infinite, ends.amax(0))
+
+
+class BoundMul(_operators.BoundMul):  # type: ignore[misc,name-defined]
+    """The host's, with coefficients of an input that was broadcast summed up to its shape."""
+
+    def bound_backward(self, last_lA: Any, last_uA: Any, x: Any, y: Any, **options: Any) -> Any:
+        coefficients, lower_bias, upper_bias = super().bound_backward(last_lA, last_uA, x, y, **options)
+        fitted = [
+            tuple(_summed_to(side, node.output_shape) if node.from_input else side for side in sides)
+            for sides, node in zip(coefficients, (x, y), strict=True)
+        ]
+        return fitted, lower_bias, upper_bias
+
+
+def _summed_to(coefficients: Any, shape: torch.Size) -> Any:
+    if not isinstance(coefficients, Tensor) or coefficients.dim() != len(shape) + 1:
+        return coefficients
+    axes = [axis + 1 for axis in range(1, len(shape)) if shape[axis] == 1 and coefficients.shape[axis + 1] != 1]
+    return coefficients.sum(axes, keepdim=True) if axes else coefficients
+
+
+_BoundMaxPool = _monotone(
+    "MaxPool",
+    lambda attr, x: _max_pool(len(attr["kernel_shape"]))(
+        functional.pad(x, _margins(attr), value=-torch.inf), list(attr["kernel_shape"]), list(attr["strides"])
+    ),
+)
+
+
+def _max_pool(rank: int) -> Any:
+    return (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[rank - 1]
+
+
+def _margins(attr: Any) -> list[int]:
     rank = len(attr["kernel_shape"])
-    even = list(attr["pads"][:rank]) == list(attr["pads"][rank:])
-    chosen = _operators.BoundConv if even and rank == 2 else BoundConv
-    return chosen(attr, inputs, output_index, options)
+    pads = list(attr.get("pads", [0] * 2 * rank))
+    return [margin for axis in reversed(range(rank)) for margin in (pads[axis], pads[axis + rank])]
+
+
+# Which class serves a node: the host's where it is right, ours elsewhere.
+
+
+def _for_convolution(attr: Any, inputs: Any) -> Any:
+    even = list(attr["pads"][: len(attr["kernel_shape"])]) == list(attr["pads"][len(attr["kernel_shape"]) :])
+    return _operators.BoundConv if even and len(attr["kernel_shape"]) == 2 else host_linear.BoundConv
+
+
+def _for_slice(attr: Any, inputs: Any) -> Any:
+    """0.3's backward bounds fail on axes counted from the end."""
+    step = int(constant(inputs[4])) if len(inputs) > 4 else 1
+    return _operators.BoundSlice if step == 1 and not IS_0_3 else host_linear.BoundSlice
+
+
+def _for_average_pool(attr: Any, inputs: Any) -> Any:
+    """With padding, the host counts wrongly, and 0.3's backward bounds are wrong."""
+    plain = not any(attr.get("pads", [])) and not attr.get("ceil_mode", 0) and len(attr["kernel_shape"]) == 2
+    return _operators.BoundAveragePool if plain else host_linear.BoundAveragePool
+
+
+def _for_max_pool(attr: Any, inputs: Any) -> Any:
+    """The host's backward bounds know windows side by side only."""
+    apart = list(attr["kernel_shape"]) == list(attr["strides"]) and not any(attr.get("pads", []))
+    plain = apart or attr.get("ceil_mode", 0) or any(size != 1 for size in attr.get("dilations", []))
+    return _operators.BoundMaxPool if plain else _BoundMaxPool
+
+
+def _for_matmul(attr: Any, inputs: Any) -> Any:
+    """0.3 has no backward bounds for a constant on the left."""
+    return host_linear.BoundMatMul if is_constant(inputs[0]) and not is_constant(inputs[1]) else _operators.BoundMatMul
+
+
+def _for_division(attr: Any, inputs: Any) -> Any:
+    """0.3's interval bounds are wrong for negative numerators, and it takes x / sqrt(y) for a layer normalisation."""
+    return host_linear.BoundDiv if is_constant(inputs[1]) else BoundQuotient
+
+
+def _chosen(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any, int, Any], Any]:
+    return lambda attr, inputs, output_index, options: rule(attr, inputs)(attr, inputs, output_index, options)
 
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -215,26 +182,36 @@ def _largest(x: Tensor, *more: Tensor) -> Tensor:
 def _slice_class(attr: Any, inputs: Any, output_index: int, options: Any) -> Any:
     """0.7's class for steps of one; 0.3's fails on axes counted from the end."""
     step = int(constant(inputs[4])) if len(inputs) > 4 else 1
-    chosen = _operators.BoundSlice if step == 1 and not IS_0_3 else BoundSlice
+    chosen = _operators.BoundSlice if step == 1 and not IS_0_3 else host_linear.BoundSlice
     return chosen(attr, inputs, output_index, options)
 
 
 def custom_operators() -> dict[str, Any]:
     """ONNX operator name, as the host spells it ("onnx::Gather"), to the class that serves it instead of the host's."""
     ours: dict[str, Any] = {
+        "onnx::AveragePool": _chosen(_for_average_pool),
         "onnx::Concat": BoundConcat,
-        "onnx::Conv": _convolution_class,
-        "onnx::ConvTranspose": BoundConvTranspose,
-        "onnx::Gather": BoundGather,
-        "onnx::Resize": BoundResize,
-        "onnx::Slice": _slice_class,
-        "onnx::Upsample": BoundResize,
+        "onnx::Conv": _chosen(_for_convolution),
+        "onnx::ConvTranspose": host_linear.BoundConvTranspose,
+        "onnx::Gather": host_linear.BoundGather,
+        "onnx::MaxPool": _chosen(_for_max_pool),
+        "onnx::Pad": host_linear.BoundPad,
+        "onnx::Pow": BoundPow,
+        "onnx::Reciprocal": BoundReciprocal,
+        "onnx::Resize": host_linear.BoundResize,
+        "onnx::Slice": _chosen(_for_slice),
+        "onnx::Softplus": BoundSoftplus,
+        "onnx::Sqrt": BoundSqrt,
+        "onnx::Upsample": host_linear.BoundResize,
     }
     if IS_0_3:
         ours |= {
-            "onnx::Expand": BoundExpand,
+            "onnx::Div": _chosen(_for_division),
+            "onnx::Expand": host_linear.BoundExpand,
+            "onnx::MatMul": _chosen(_for_matmul),
+            "onnx::Mul": BoundMul,
             "onnx::Softmax": BoundSoftmax,
-            "onnx::Transpose": BoundTranspose,
+            "onnx::Transpose": host_linear.BoundTranspose,
         }
     for name, function in _FUNCTIONS.items():
         if name in ("Clip", "ReduceMax", "ReduceMin") or not hasattr(_operators, f"Bound{name}"):

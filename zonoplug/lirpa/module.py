@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zonoplug.domain.input_sets import Box
+from zonoplug.domain.input_sets import InputSet
 from zonoplug.domain.rounding import ROUNDINGS, Rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
@@ -17,7 +17,7 @@ from zonoplug.errors import SettingError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.alpha import optimise_slopes
 from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
-from zonoplug.lirpa.perturbations import bounded_input, input_set
+from zonoplug.lirpa.perturbations import InputSetPerturbation, bounded_input, input_set
 from zonoplug.lirpa.propagate import Fallback, Propagation, intersect, propagate
 from zonoplug.transformers.affine import Operand
 
@@ -60,6 +60,13 @@ class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
             (lower, upper), each (batch, *out_shape) or (batch, rows); NaN where nothing is known.
         """
         return _compute_bounds(super().compute_bounds, self, x, aux, C, method, *args, **kwargs)
+
+    def check_IBP_first_linear(self, node: Any) -> bool:
+        """Whether interval bounds of a layer behind the input are as tight as CROWN's: only for boxes."""
+        perturbations = (getattr(parent, "perturbation", None) for parent in node.inputs)
+        if any(isinstance(perturbation, InputSetPerturbation) for perturbation in perturbations):
+            return False
+        return bool(super().check_IBP_first_linear(node))
 
 
 def build(module: nn.Module, example: Tensor, device: str | torch.device | None = None) -> ZonotopeModule:
@@ -122,7 +129,7 @@ def _compute_bounds(
     options = _Options(**kwargs)
     values = (x,) if isinstance(x, Tensor) else tuple(x)
     sets = [input_set(value) for value in values]
-    inputs = [value if box is None else box for box, value in zip(sets, values, strict=True)]
+    inputs = [value if known is None else known for known, value in zip(sets, values, strict=True)]
     parsed = BoundMethod.parse(method)
     _check_rounding(parsed, options.rounding)
     propagation = walk(module, inputs, parsed, C, options.final_node_name, options.fallback, options.rounding)
@@ -171,7 +178,7 @@ def _backward(
 
 def walk(
     module: Any,
-    inputs: list[Box | Tensor],
+    inputs: list[InputSet | Tensor],
     method: BoundMethod,
     rows: Tensor | None = None,
     final: str | None = None,
@@ -185,31 +192,33 @@ def walk(
         goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised, it stops there.
     """
     options = method.walk_options(fallback, rounding)
+    places = zip(module.input_name, module.input_index, strict=True)
+    sets = {name: inputs[index] for name, index in places if index is not None}
+    limits = {name: value.interval_hull() for name, value in sets.items() if isinstance(value, InputSet)}
 
     def once(slopes: Mapping[str, Tensor], known: Mapping[str, Interval]) -> Propagation:
         symbols = SymbolSource()
-        operands: dict[str, Operand] = {}
-        for name, index in zip(module.input_name, module.input_index, strict=True):
-            if index is not None:
-                value = inputs[index]
-                operands[name] = value.to_zonotope(symbols, name) if isinstance(value, Box) else value
-        return propagate(module, operands, symbols, options, rows, final, known, slopes)
+        operands: dict[str, Operand] = {
+            name: value.to_zonotope(symbols, name) if isinstance(value, InputSet) else value
+            for name, value in sets.items()
+        }
+        return propagate(module, operands, symbols, options, rows, final, {**limits, **known}, slopes)
 
     return optimise_slopes(module, once, goal) if method.alpha else once({}, {})
 
 
-def bound_box(
+def bound_set(
     module: ZonotopeModule,
-    box: Box,
+    inputs: InputSet,
     method: BoundMethod,
     rows: Tensor | None = None,
     rounding: Rounding = "nearest",
     goal: Tensor | None = None,
 ) -> tuple[Interval, Propagation | None]:
-    """Bounds of a box by any method, ours or the host's, and the walk behind them if there was one.
+    """Bounds over an input set by any method, ours or the host's, and the walk behind them if there was one.
 
     Args:
-        box: (batch, *input_shape).
+        inputs: a box or another set, (batch, *input_shape).
         rows: specification matrix C (batch or 1, rows, outputs); with one, only lower bounds are asked of the host.
         rounding: what the bounds cover beyond exact arithmetic; zonotopes alone can cover any.
         goal: (batch or 1, rows) lower bounds that are enough, where a zonotope's slopes are optimised.
@@ -219,16 +228,20 @@ def bound_box(
         SettingError: rounding is to be covered, and the method uses the host's backward bounds, which do not.
     """
     _check_rounding(method, rounding)
-    full = rows if rows is None or rows.shape[0] == box.lower.shape[0] else rows.expand(box.lower.shape[0], -1, -1)
+    like = inputs.interval_hull().lower
+    full = rows if rows is None or rows.shape[0] == like.shape[0] else rows.expand(like.shape[0], -1, -1)
     options = _Options(bound_upper=rows is None)
-    values = (bounded_input(box),) if method.backward else ()
+    values = (bounded_input(inputs),) if method.backward else ()
     host = super(ZonotopeModule, module).compute_bounds
     if not method.zonotope:
-        with compat.working_in(box.lower.dtype):
+        with compat.working_in(like.dtype):
             lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None)
         return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach()), None
-    propagation = walk(module, [box], method, rows, rounding=rounding, goal=goal)
+    propagation = walk(module, [inputs], method, rows, rounding=rounding, goal=goal)
     bounds = propagation.bounds
     if method.backward is not None:
         bounds = _backward(host, values, method.backward, bounds, propagation, full, options)
     return bounds, propagation
+
+
+bound_box = bound_set  # the name from before there were other sets than boxes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zonoplug.domain.linear_maps import SignedMap, convolution, row_by_row
+from zonoplug.domain.linear_maps import Convolution, SignedMap, row_by_row
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.lirpa.table import Call, NotApplicableError, transforms
 from zonoplug.transformers import affine
@@ -47,7 +47,7 @@ def _convolution(call: Call) -> Zonotope:
         margins = [margin for pair in zip(reversed(begin), reversed(end), strict=True) for margin in pair]
         zonotope = affine.rearrange(zonotope, lambda x: functional.pad(x, margins), moves_only=True)
         begin = [0] * rank
-    linear = convolution(weight, attributes["strides"], begin, attributes["dilations"], attributes["group"])
+    linear = Convolution(weight, attributes["strides"], begin, attributes["dilations"], attributes["group"])
     return zonotope.map(linear, bias[0].reshape(-1, *[1] * rank) if bias else None)
 
 
@@ -107,10 +107,20 @@ def _multiply(call: Call) -> Zonotope:
     raise NotApplicableError
 
 
-@transforms("BoundDiv")
+@transforms("BoundDiv", "BoundQuotient")
 def _divide(call: Call) -> Zonotope:
-    (divisor,) = call.constants
-    return affine.multiply(call.zonotope, 1 / divisor)
+    zonotope, (divisor,) = call.zonotope, call.constants
+    return affine.multiply(zonotope, 1 / divisor)
+
+
+@transforms("BoundWhere")
+def _where(call: Call) -> Zonotope:
+    mask, *branches = call.operands
+    if isinstance(mask, Zonotope):
+        raise NotApplicableError
+    mask = mask.to(torch.bool)
+    parts = [_masked(branch, side) for branch, side in zip(branches, (mask, ~mask), strict=True)]
+    return affine.add(*parts)
 
 
 @transforms("BoundReshape", "BoundFlatten", "BoundSqueeze", "BoundUnsqueeze", "BoundATenUnflatten")
@@ -131,6 +141,7 @@ def _reshape(call: Call) -> Zonotope:
     "BoundGlobalAveragePool",
     "BoundReduceMean",
     "BoundReduceSum",
+    "BoundResize",
     "BoundTile",
 )
 def _rearrange(call: Call) -> Zonotope:
@@ -163,6 +174,13 @@ def _identity(call: Call) -> Zonotope:
 def _forward(call: Call) -> Callable[[Tensor], Tensor]:
     """The host's own forward as a function of the perturbed operand."""
     return lambda x: call.node.forward(x, *call.constants)
+
+
+def _masked(operand: Operand, mask: Tensor) -> Operand:
+    """The operand where the mask is true, 0 elsewhere."""
+    if isinstance(operand, Tensor):
+        return torch.where(mask, operand, torch.zeros_like(operand))
+    return affine.multiply(operand, mask)
 
 
 def _with_batch(operand: Operand) -> Operand:

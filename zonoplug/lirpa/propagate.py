@@ -15,9 +15,11 @@ from zonoplug.domain.rounding import Rounding, rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.interval_images import interval_image, starts_intervals
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.reduction import Never, Reduction, Schedule
 from zonoplug.transformers.affine import Operand, specification
+from zonoplug.transformers.enclosure import Enclosure
 from zonoplug.transformers.interval import from_interval
 
 Fallback = Literal["interval", "error"]
@@ -138,6 +140,7 @@ def _walk(
     left = dict(plan.readers)
     values: dict[str, Operand] = {}
     hulls: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = {}
     largest = 0
 
     def hull_of(name: str) -> Interval | None:
@@ -146,8 +149,9 @@ def _walk(
             return None
         if name not in hulls:
             hull = value.interval_hull()
-            outer = known.get(name)
-            hulls[name] = hull if outer is None else intersect(hull, outer)
+            for outer in (known.get(name), intervals.get(name)):
+                hull = hull if outer is None else intersect(hull, outer)
+            hulls[name] = hull
         return hulls[name]
 
     for node in plan.order:
@@ -156,22 +160,30 @@ def _walk(
             continue
         operands = [values[parent.name] for parent in node.inputs]
         if not any(isinstance(operand, Zonotope) for operand in operands):
-            values[node.name] = _constant(module, node, operands)
+            values[node.name] = constant_value(module, node, operands)
         elif type(node).__name__ == "BoundShape":
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
-            image = _step(node, operands, symbols, options, hull_of, slopes.get(node.name))
+            image, bounds = _step(node, operands, symbols, options, hull_of, slopes.get(node.name))
+            if bounds is None and (starts_intervals(node) or any(parent.name in intervals for parent in node.inputs)):
+                nearest = [intervals.get(parent.name) or hull_of(parent.name) for parent in node.inputs]
+                bounds = interval_image(node, operands, nearest)
+            if bounds is not None:
+                intervals[node.name] = bounds
             values[node.name] = image
             largest = max(largest, image.num_symbols * image.center.numel())
         for parent in node.inputs:
             left[parent.name] -= 1
             if not left[parent.name]:
                 del values[parent.name]
+                intervals.pop(parent.name, None)
     output = values[plan.order[-1].name]
     if isinstance(output, Tensor):
         output = Zonotope(output)
     final = output if rows is None else specification(output, rows)
-    return Propagation(final, final.interval_hull(), hulls, symbols, largest)
+    hull, name = final.interval_hull(), plan.order[-1].name
+    hull = intersect(hull, intervals[name]) if rows is None and name in intervals else hull
+    return Propagation(final, hull, hulls, symbols, largest)
 
 
 def intersect(hull: Interval, outer: Interval) -> Interval:
@@ -186,19 +198,22 @@ def _step(
     options: WalkOptions,
     hull_of: Any,
     slope: Tensor | None = None,
-) -> Zonotope:
+) -> tuple[Zonotope, Interval | None]:
+    """The image of one node, and bounds of it that may be tighter than the image's hull."""
     entry = entry_for(node)
-    if entry is not None:
+    while entry is not None:
         exact = entry.kind == "exact"
-        bounds = () if exact else tuple(hull_of(parent.name) for parent in node.inputs)
+        hulls = () if exact else tuple(hull_of(parent.name) for parent in node.inputs)
         try:
-            result = entry.transformer(Call(node, operands, symbols, bounds, slope))
-            return result if exact else _reduced(result, options)
+            result = entry.transformer(Call(node, operands, symbols, hulls, slope))
         except NotApplicableError:
-            pass
+            entry = entry.otherwise
+            continue
+        image, bounds = result if isinstance(result, Enclosure) else (result, None)
+        return (image if exact else _reduced(image, options)), bounds
     if options.fallback == "error":
         raise refuse(node, operands)
-    return _reduced(_interval_image(node, operands, symbols, hull_of), options)
+    return _reduced(_interval_image(node, operands, symbols, hull_of), options), None
 
 
 def _reduced(zonotope: Zonotope, options: WalkOptions) -> Zonotope:
@@ -226,7 +241,7 @@ def _interval_image(node: Any, operands: list[Operand], symbols: SymbolSource, h
     return from_interval(Interval(lower, upper), symbols, node.name)
 
 
-def _constant(module: Any, node: Any, operands: list[Operand]) -> Tensor:
+def constant_value(module: Any, node: Any, operands: list[Operand]) -> Tensor:
     """The value of a node that no perturbed input reaches."""
     value = node.forward(*operands)
     return value if isinstance(value, Tensor) else torch.as_tensor(value, device=module.device)

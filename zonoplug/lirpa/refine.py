@@ -87,9 +87,10 @@ def ascend(
         value.requires_grad_(True)
     optimiser = Adam(list(multipliers.alpha.values()), [LEARNING_RATE] * len(multipliers.alpha))
     best = None
+    sides = passes.sides(hulls)
     for step in range(steps + 1):
         with torch.enable_grad():
-            lower = passes.bound(box, hulls, rows, multipliers).lower[:, 0]
+            lower = passes.bound(box, hulls, rows, multipliers, sides).lower[:, 0]
         best = lower.detach() if best is None else torch.fmax(best, lower.detach())
         if step < steps:
             optimiser.climb(lower.sum())

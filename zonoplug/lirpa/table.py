@@ -7,7 +7,7 @@ and the propagation under way. Third parties add entries with `@transforms(HostC
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.transformers.affine import Operand
+from zonoplug.transformers.enclosure import Enclosure
 
 Kind = Literal["exact", "relaxation", "composition"]
 
@@ -48,39 +49,52 @@ class Call:
 
     @property
     def constants(self) -> list[Tensor]:
-        """All operands but the first."""
+        """All operands but the first, which must be the only perturbed one."""
+        if any(isinstance(operand, Zonotope) for operand in self.operands[1:]):
+            raise NotApplicableError
         return [operand for operand in self.operands[1:] if isinstance(operand, Tensor)]
 
 
 class NotApplicableError(Exception):
-    """Raised by a transformer that does not cover this use of its operator; the fallback takes over."""
+    """Raised by a transformer that does not cover this use of its operator: the next one or the fallback does."""
 
 
-Transformer = Callable[[Call], Zonotope]
+Transformer = Callable[[Call], Zonotope | Enclosure]
 F = TypeVar("F", bound=Transformer)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A transformer and what it gives: an exact image, a linear relaxation, or a composition of others."""
+    """A transformer and what it gives: an exact image, a linear relaxation, or a composition of others.
+
+    Attributes:
+        otherwise: what to try where the transformer does not apply: a product with a constant is exact, of two
+            perturbed operands it is a composition.
+    """
 
     transformer: Transformer
     kind: Kind
+    otherwise: Entry | None = None
 
 
 TRANSFORMERS: dict[str, Entry] = {}
 
 
-def transforms(*host_classes: str | type, kind: Kind = "exact") -> Callable[[F], F]:
+def transforms(*host_classes: str | type, kind: Kind = "exact", after: bool = False) -> Callable[[F], F]:
     """Decorator that files a transformer under host operator classes (or their names).
 
     A third party's subclass of a listed class uses the same transformer unless it has its own.
+
+    Args:
+        kind: what the transformer gives.
+        after: whether it serves the uses that the transformer filed before does not apply to, and does not replace it.
     """
 
     def file(transformer: F) -> F:
         for host_class in host_classes:
             name = host_class if isinstance(host_class, str) else host_class.__name__
-            TRANSFORMERS[name] = Entry(transformer, kind)
+            entry, before = Entry(transformer, kind), TRANSFORMERS.get(name)
+            TRANSFORMERS[name] = replace(before, otherwise=entry) if after and before is not None else entry
         return transformer
 
     return file

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import inf
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from zonoplug.domain import rounding
-from zonoplug.domain.blocks import DenseBlock
+from zonoplug.domain.blocks import DenseBlock, GeneratorBlock
 from zonoplug.domain.symbols import SymbolIds
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.errors import SymbolBudgetError
@@ -32,7 +33,8 @@ class Reduction(ABC):
         """Enclose `zonotope` in a zonotope with at most `max_symbols` named symbols.
 
         For every value of the kept symbols there are values of the others and of the box that give the same point,
-        so the result may take the original's place on one branch of a graph.
+        so the result may take the original's place on one branch of a graph. Symbols that lie in a unit ball stay, with
+        their ball, before any other; if the budget cannot hold them, the shortest are boxed by their dual norm.
 
         Args:
             zonotope: center (batch, *shape) with k symbols.
@@ -53,11 +55,48 @@ class Reduction(ABC):
             )
         if ids.shape[0] <= max_symbols:
             return zonotope
-        return self._reduce(zonotope, max_symbols, protected)
+        balls = [block for block in zonotope.blocks if block.norm != inf]
+        if not balls:
+            return self._reduce(zonotope, max_symbols, protected)
+        plain = tuple(block for block in zonotope.blocks if block.norm == inf)
+        ordinary = Zonotope(zonotope.center, plain, zonotope.box)
+        room = max_symbols - int(torch.isin(ordinary.symbols, protect).sum())
+        kept, boxed = _keep_longest(balls, room, protect)
+        ordinary = ordinary if boxed is None else ordinary.widen(boxed)
+        left = max_symbols - sum(block.num_symbols for block in kept)
+        if ordinary.num_symbols > left:
+            ordinary = self._reduce(ordinary, left, torch.isin(ordinary.symbols, protect))
+        return Zonotope(zonotope.center, (*ordinary.blocks, *kept), ordinary.box)
 
     @abstractmethod
     def _reduce(self, zonotope: Zonotope, max_symbols: int, protected: Tensor) -> Zonotope:
         """The method itself; `protected` (k,) marks symbols to keep, in the order of `zonotope.symbols`."""
+
+
+def _keep_longest(
+    balls: list[GeneratorBlock], room: int, protect: SymbolIds
+) -> tuple[list[GeneratorBlock], Tensor | None]:
+    """Keep at most `room` symbols of some unit balls, protected and long ones first, and box the others.
+
+    A point of a ball is one of its kept part plus one of its boxed part, each in a ball of the same norm.
+
+    Returns:
+        what is left of the balls; the boxed parts' radius (batch, *shape), None if nothing was boxed.
+    """
+    if sum(block.num_symbols for block in balls) <= room:
+        return balls, None
+    # One choice for the whole batch, as in BoxReduction.
+    scores = torch.cat([block.dense().abs().flatten(2).sum(dim=2).sum(dim=0) for block in balls]).cpu()
+    largest = torch.finfo(scores.dtype).max
+    protected = torch.isin(torch.cat([block.symbols for block in balls]), protect)
+    scores = scores.nan_to_num(nan=largest, posinf=largest).masked_fill(protected, torch.inf)
+    marks = torch.zeros(scores.shape[0], dtype=torch.bool)
+    marks[scores.topk(room).indices] = True
+    parts = list(zip(balls, marks.split([block.num_symbols for block in balls]), strict=True))
+    kept: list[GeneratorBlock] = [block if bool(mark.all()) else block.select(mark) for block, mark in parts]
+    boxed = [block.select(~mark).radius() for block, mark in parts if not bool(mark.all())]
+    total = rounding.sum_up(torch.stack(boxed).sum(dim=0), len(boxed))
+    return [block for block in kept if block.num_symbols], total
 
 
 class BoxReduction(Reduction):

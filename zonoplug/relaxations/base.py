@@ -13,7 +13,9 @@ from zonoplug.registry import Registry
 class Relaxation(NamedTuple):
     """f(x) lies in  slope * x + offset +/- radius  for every x in [lower, upper].
 
-    All three have the shape of the bounds. NaN or infinite bounds give NaN: nothing is known.
+    All three have the shape of the bounds. f is the mathematical function: how a network's own evaluation rounds is not
+    covered. NaN means that nothing is known: so it is where a bound is NaN, where f is not defined on all of
+    [lower, upper], and where it is too large for the type. Infinite bounds give NaN unless f is bounded there.
     """
 
     slope: Tensor

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain import rounding
-from zonoplug.domain.blocks import DenseBlock
+from zonoplug.domain.alignment import grouped
 from zonoplug.domain.linear_maps import MatrixMap, NonNegativeMap, SignedMap
-from zonoplug.domain.symbols import merge_ids
+from zonoplug.domain.symbols import SymbolIds
 from zonoplug.domain.zonotope import Zonotope, add_zonotopes
 
 Operand = Zonotope | Tensor
@@ -72,9 +72,9 @@ def specification(zonotope: Zonotope, rows: Tensor) -> Zonotope:
     flat = zonotope.reshape((zonotope.center[0].numel(),))
     if rows.shape[0] == 1:
         return matrix(flat, rows[0])
-    generators = [DenseBlock(b.symbols, torch.bmm(b.dense(), rows.transpose(1, 2))) for b in flat.blocks]
+    generators = tuple(block.contract(rows) for block in flat.blocks)
     box = None if flat.box is None else torch.einsum("bmn,bn->bm", rows.abs(), flat.box)
-    image = Zonotope(torch.einsum("bmn,bn->bm", rows, flat.center), tuple(generators), box)
+    image = Zonotope(torch.einsum("bmn,bn->bm", rows, flat.center), generators, box)
     if not rounding.active():
         return image
     spread = torch.einsum("bmn,bn->bm", rows.abs(), flat.magnitude())
@@ -98,20 +98,24 @@ def concatenate(operands: Sequence[Operand], axis: int) -> Zonotope:
     def joined(parts: list[Tensor]) -> Tensor:
         return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=axis)
 
-    ids = merge_ids(*(z.symbols for z in zonotopes))
-    centers, boxes, generators = [], [], []
-    inner = axis - 1 if axis > 0 else len(zonotopes[0].shape) + axis
+    centers, boxes = [], []
     for operand in operands:
         center = operand.center if isinstance(operand, Zonotope) else operand.to(zonotopes[0].center)
         box = operand.box if isinstance(operand, Zonotope) else None
         centers.append(center)
         boxes.append(torch.zeros_like(center) if box is None else box)
-        dense = (
-            operand.generators(ids)
-            if isinstance(operand, Zonotope)
-            else center.new_zeros(batch, ids.shape[0], *center.shape[1:])
-        )
-        generators.append(dense.expand(batch, *dense.shape[1:]))
-    block = DenseBlock(ids, torch.cat(generators, dim=inner + 2))
+    inner = axis - 1 if axis > 0 else len(zonotopes[0].shape) + axis
+
+    def columns(ids: SymbolIds) -> Tensor:
+        parts = []
+        for operand, center in zip(operands, centers, strict=True):
+            if isinstance(operand, Zonotope):
+                part = operand.generators(ids)
+            else:
+                part = center.new_zeros(1, ids.shape[0], *center.shape[1:])
+            parts.append(part.expand(batch, *part.shape[1:]))
+        return torch.cat(parts, dim=inner + 2)
+
+    blocks = grouped([block for zonotope in zonotopes for block in zonotope.blocks], columns)
     has_box = any(z.box is not None for z in zonotopes)
-    return Zonotope(joined(centers), (block,) if ids.numel() else (), joined(boxes) if has_box else None)
+    return Zonotope(joined(centers), blocks, joined(boxes) if has_box else None)

@@ -188,6 +188,7 @@ class ActivationSearch:
         count = len(part)
         many = Box(box.lower.expand(count, *box.lower.shape[1:]), box.upper.expand(count, *box.upper.shape[1:]))
         hulls = self._subdomain_hulls(part)
+        sides = self._backward.sides(hulls)
         alpha, beta = (value.clone().requires_grad_(True) for value in (part.alpha, part.beta))
         weights = rows.new_zeros(count, rows.shape[0]).requires_grad_(True)
         climber = Adam([alpha, beta, weights], [ALPHA_RATE, BETA_RATE, 0.3], decay=0.96)
@@ -195,9 +196,8 @@ class ActivationSearch:
         for step in range(steps + 1):
             with torch.enable_grad():
                 mixture = weights.softmax(dim=1)
-                passed = self._backward.bound(
-                    many, hulls, (mixture @ rows).unsqueeze(1), self._multipliers(alpha, beta, part.sign)
-                )
+                chosen = self._multipliers(alpha, beta, part.sign)
+                passed = self._backward.bound(many, hulls, (mixture @ rows).unsqueeze(1), chosen, sides)
                 margin = passed.lower[:, 0] - mixture @ goal
                 gain = margin.clamp(max=0.1).sum()
             best = torch.fmax(best, margin.detach())

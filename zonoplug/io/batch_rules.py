@@ -1,0 +1,199 @@
+"""How single ONNX operators take up a batch on axis 0; see `batch_axis`.
+
+A rule changes its node and says what the node's outputs are: "open", "bare" or "turned".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import NodeProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from zonoplug.io.batch_axis import BatchCarrier
+
+
+class CannotCarryBatchError(Exception):
+    """An operator for which it is not known how to add the batch."""
+
+
+def integer(node: NodeProto, name: str, default: int) -> int:
+    """The value of an integer attribute."""
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
+
+
+def set_integer(node: NodeProto, name: str, value: int) -> None:
+    """Give an integer attribute a value."""
+    for attribute in list(node.attribute):
+        if attribute.name == name:
+            node.attribute.remove(attribute)
+    node.attribute.append(helper.make_attribute(name, value))
+
+
+def shifted(axis: int) -> int:
+    """An axis number after an axis was put in front; numbers from the end stay."""
+    return axis + 1 if axis >= 0 else axis
+
+
+def _reshape(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    target, source = carrier.constant(node, 1), carrier.shape(node.input[0])
+    if target is None or node.input[1] not in carrier.constants:
+        raise CannotCarryBatchError("Reshape to a computed shape")
+    sizes = [source[axis] if size == 0 else int(size) for axis, size in enumerate(target)]
+    if sizes.count(-1) == 1:
+        rest = int(np.prod([size for size in sizes if size != -1], dtype=np.int64))
+        sizes[sizes.index(-1)] = int(np.prod(source, dtype=np.int64)) // max(rest, 1)
+    becomes_open = sizes[:1] == [1] and (not bare or len(sizes) > 1)
+    carrier.become_reshape(node, sizes[1:] if becomes_open else sizes)
+    return "open" if becomes_open else "bare"
+
+
+def _flatten(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    source = carrier.shape(node.input[0])
+    axis = integer(node, "axis", 1) % (len(source) + 1)
+    if not bare and axis == 1:
+        return "open"
+    rows, columns = (int(np.prod(part, dtype=np.int64)) for part in (source[:axis], source[axis:]))
+    carrier.become_reshape(node, [columns] if rows == 1 else [rows, columns])
+    return "open" if rows == 1 else "bare"
+
+
+def _squeeze(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    source, given = carrier.shape(node.input[0]), carrier.constant(node, 1)
+    axes = [axis for axis, size in enumerate(source) if size == 1] if given is None else [int(a) for a in given]
+    kept = [size for axis, size in enumerate(source) if axis not in {axis % len(source) for axis in axes}]
+    loses_batch = not bare and 0 in {axis % len(source) for axis in axes}
+    carrier.become_reshape(node, kept if bare or loses_batch else kept[1:])
+    return "bare" if bare or loses_batch else "open"
+
+
+def _unsqueeze(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    given = carrier.constant(node, 1)
+    if given is None:
+        raise CannotCarryBatchError("Unsqueeze without axes")
+    sizes, rank = list(carrier.shape(node.input[0])), carrier.rank(node.input[0]) + len(given)
+    for axis in sorted(int(axis) % rank for axis in given):
+        sizes.insert(axis, 1)
+    becomes_open = sizes[:1] == [1] and (not bare or 0 in given or -rank in given)
+    carrier.become_reshape(node, sizes[1:] if becomes_open else sizes)
+    return "open" if becomes_open else "bare"
+
+
+def _concat(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    if not bare:
+        return "open"
+    if any(name in carrier.open for name in node.input):
+        raise CannotCarryBatchError("Concat of activations with and without a batch")
+    set_integer(node, "axis", shifted(integer(node, "axis", 0)))
+    for position, name in enumerate(node.input):
+        if name in carrier.constants:
+            node.input[position] = carrier.store(numpy_helper.to_array(carrier.constants[name])[None], name)
+    return "bare"
+
+
+def _slice(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    if bare:
+        starts, axes = carrier.constant(node, 1), carrier.constant(node, 3)
+        if starts is None:
+            raise CannotCarryBatchError("Slice without limits")
+        moved = [shifted(int(axis)) for axis in (range(len(starts)) if axes is None else axes)]
+        while len(node.input) < 4:
+            node.input.append("")
+        node.input[3] = carrier.store(moved, node.output[0])
+    return "bare" if bare else "open"
+
+
+def _transpose(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    if not bare and carrier.rank(node.input[0]) == 2 and _order(carrier, node) == [1, 0]:
+        node.CopyFrom(helper.make_node("Identity", list(node.input), list(node.output), name=node.name))
+        return "turned"
+    if bare:
+        order = _order(carrier, node)
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("perm", [0, *(axis + 1 for axis in order)]))
+    return "bare" if bare else "open"
+
+
+def _order(carrier: BatchCarrier, node: NodeProto) -> list[int]:
+    given = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
+    return given[0] if given else list(reversed(range(carrier.rank(node.input[0]))))
+
+
+def _matmul(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    left, right = node.input
+    if right in carrier.constants and carrier.rank(right) == 1:
+        column = carrier.store(carrier.value(right)[:, None], right)
+        between = f"{node.output[0]}__column"
+        carrier.nodes.append(helper.make_node("MatMul", [left, column], [between], name=f"{node.name}_column"))
+        kept = carrier.shape(node.output[0])
+        shape = carrier.store([-1, *(kept if bare else kept[1:])], node.output[0])
+        node.CopyFrom(helper.make_node("Reshape", [between, shape], list(node.output), name=node.name))
+    elif bare and left in carrier.constants and carrier.rank(right) == 1:
+        weight = carrier.store(np.ascontiguousarray(carrier.value(left).T), left)
+        del node.input[:]
+        node.input.extend([right, weight])
+    elif bare and left not in carrier.constants and right not in carrier.constants:
+        raise CannotCarryBatchError("MatMul of two activations without a batch")
+    elif bare and right in carrier.constants and carrier.rank(right) != 2:
+        raise CannotCarryBatchError("MatMul with a constant that is no matrix")
+    return "bare" if bare else "open"
+
+
+def _gemm(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    """alpha A B + beta C with A (rows, n) per point becomes a product and a sum, which take any rank."""
+    if not bare:
+        return "open"
+    if node.input[0] not in carrier.bare or node.input[1] not in carrier.constants or integer(node, "transA", 0):
+        raise CannotCarryBatchError("Gemm in this form")
+    factors = {attribute.name: attribute.f for attribute in node.attribute if attribute.name in ("alpha", "beta")}
+    weight = numpy_helper.to_array(carrier.constants[node.input[1]])
+    weight = weight.T if integer(node, "transB", 0) else weight
+    product = carrier.store(np.ascontiguousarray(weight * weight.dtype.type(factors.get("alpha", 1.0))), node.input[1])
+    if len(node.input) < 3 or not node.input[2]:
+        node.CopyFrom(helper.make_node("MatMul", [node.input[0], product], list(node.output), name=node.name))
+        return "bare"
+    if node.input[2] not in carrier.constants:
+        raise CannotCarryBatchError("Gemm with a computed bias")
+    bias = numpy_helper.to_array(carrier.constants[node.input[2]])
+    offset = carrier.store(bias * bias.dtype.type(factors.get("beta", 1.0)), node.input[2])
+    between = f"{node.output[0]}__product"
+    carrier.nodes.append(helper.make_node("MatMul", [node.input[0], product], [between], name=f"{node.name}_product"))
+    node.CopyFrom(helper.make_node("Add", [between, offset], list(node.output), name=node.name))
+    return "bare"
+
+
+def reduce_rule(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    """Sums, means and extremes never run over the batch."""
+    rank = carrier.rank(node.input[0])
+    given = [list(attribute.ints) for attribute in node.attribute if attribute.name == "axes"]
+    listed = carrier.constant(node, 1) if len(node.input) > 1 else (given[0] if given else None)
+    axes = {int(axis) % rank for axis in (range(rank) if listed is None or len(listed) == 0 else listed)}
+    moved = sorted(axis + 1 for axis in axes) if bare else sorted(axes - {0})
+    if not moved:
+        raise CannotCarryBatchError(f"{node.op_type} over the batch alone")
+    if len(node.input) > 1:
+        node.input[1] = carrier.store(moved, node.output[0])
+    else:
+        keep = integer(node, "keepdims", 1)
+        del node.attribute[:]
+        node.attribute.extend([helper.make_attribute("axes", moved), helper.make_attribute("keepdims", keep)])
+    return "bare" if bare or (0 in axes and not integer(node, "keepdims", 1)) else "open"
+
+
+SPECIAL: dict[str, Callable[[BatchCarrier, NodeProto, bool], str]] = {
+    "Concat": _concat,
+    "Flatten": _flatten,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "ReduceMax": reduce_rule,
+    "ReduceMean": reduce_rule,
+    "ReduceMin": reduce_rule,
+    "ReduceSum": reduce_rule,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}

@@ -1,0 +1,108 @@
+"""Rewrite an ONNX graph into an equal one that the converter and the host can take, with a batch on axis 0."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx.shape_inference import infer_shapes
+
+from zonoplug.io.batch_axis import BatchCarrier
+from zonoplug.io.batch_rules import CannotCarryBatchError
+from zonoplug.io.graph_facts import constants_of, shapes_of
+
+MIN_OPSET = 13
+
+
+def normalise(model: ModelProto, input_is_bare: bool) -> tuple[ModelProto, bool]:
+    """A graph that computes what `model` does, and whether it has a batch on axis 0 throughout.
+
+    Constants are folded, batch normalisation is merged into convolutions, dead nodes go; the operator set is at least
+    13; a matrix product followed by a bias is one Gemm if its operands are matrices, and stays apart otherwise.
+
+    Args:
+        model: with one input of static shape; changed.
+        input_is_bare: the input has no batch axis; it gains one, if that is possible.
+    """
+    model = infer_shapes(_raise_opset(_fold_constants(model)))
+    carried = ModelProto()
+    carried.CopyFrom(model)
+    try:
+        BatchCarrier(carried, input_is_bare).run()
+    except CannotCarryBatchError:
+        has_batch = False
+    else:
+        model, has_batch = infer_shapes(carried), True
+    _fuse_matmul_add(model)
+    return model, has_batch
+
+
+def _fold_constants(model: ModelProto) -> ModelProto:
+    """Let ONNX Runtime fold constants and drop what is redundant.
+
+    Its fusion of MatMul and Add is off: it folds the batch into rows where operands have more than two axes.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    handle, name = tempfile.mkstemp(suffix=".onnx")
+    os.close(handle)
+    try:
+        options.optimized_model_filepath = name
+        onnxruntime.InferenceSession(
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["MatMulAddFusion"],
+        )
+        return onnx.load(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _raise_opset(model: ModelProto) -> ModelProto:
+    version = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+    if version >= MIN_OPSET:
+        return model
+    from onnx import version_converter
+
+    return version_converter.convert_version(model, MIN_OPSET)
+
+
+def _fuse_matmul_add(model: ModelProto) -> None:
+    """(batch, n) @ W + b with constant W and b becomes one Gemm; products of higher rank stay apart."""
+    graph = model.graph
+    constants, shapes = constants_of(model), shapes_of(model)
+    outputs = {value.name for value in graph.output}
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    fused = []
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.output[0] in outputs or len(readers.get(node.output[0], [])) != 1:
+            continue
+        add = readers[node.output[0]][0]
+        weight = constants.get(node.input[1])
+        if weight is None or len(weight.dims) != 2 or len(shapes.get(node.input[0], ())) != 2 or add.op_type != "Add":
+            continue
+        bias_name = add.input[1] if add.input[0] == node.output[0] else add.input[0]
+        if bias_name not in constants:
+            continue
+        value = numpy_helper.to_array(constants[bias_name])
+        if value.size not in (1, weight.dims[1]) or any(size != 1 for size in value.shape[:-1]) or value.ndim > 2:
+            continue
+        name = f"{add.output[0]}__bias"
+        vector = np.ascontiguousarray(np.broadcast_to(value.reshape(-1), (weight.dims[1],)))
+        graph.initializer.append(numpy_helper.from_array(vector, name))
+        add.CopyFrom(helper.make_node("Gemm", [*node.input, name], list(add.output), name=add.name or node.name))
+        fused.append(node)
+    for node in fused:
+        graph.node.remove(node)

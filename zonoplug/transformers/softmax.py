@@ -1,0 +1,154 @@
+"""Softmax and log-softmax through differences, in which shared symbols cancel."""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.blocks import DiagonalBlock
+from zonoplug.domain.symbols import SymbolSource
+from zonoplug.domain.zonotope import Interval, Zonotope
+from zonoplug.relaxations import Relaxation, exp, reciprocal
+from zonoplug.relaxations import log as logarithm
+from zonoplug.transformers.affine import rearrange
+from zonoplug.transformers.enclosure import Enclosure, enclose
+from zonoplug.transformers.matrix_product import BatchProduct
+
+LIMIT_BYTES = 2**28
+
+
+def softmax(
+    zonotope: Zonotope,
+    axis: int,
+    source: SymbolSource,
+    node: str,
+    bounds: Interval | None = None,
+    limit_bytes: int = LIMIT_BYTES,
+) -> Enclosure:
+    """Enclose  exp(x_i) / sum_j exp(x_j) = 1 / sum_j exp(x_j - x_i)  along one axis of length n.
+
+    The exponentials of the differences are relaxed one by one; their errors and that of the reciprocal become one fresh
+    symbol for each output. The bounds are  1 / sum_j exp(bounds of x_j - x_i), inside [0, 1]. That the outputs sum to
+    one is not imposed: it would take constraints between symbols.
+
+    On random rows of 3 to 17 scores this gave 0.3 to 0.98 of the widths of exponentials divided by their sum, each a
+    zonotope, and 0.55 to 0.97 of those of planes tangent to the convex and concave bounds of Wei et al. (AISTATS 2023).
+
+    Args:
+        zonotope: any shape; its rows are along `axis` (counted with the batch axis; never 0).
+        source, node: where the fresh symbols get their ids, and their origin.
+        bounds: bounds of x that hold for all points of interest.
+        limit_bytes: memory for temporary values, beyond some numbers for each pair in a row; more is done in chunks.
+    Cost: O(batch k rows n^2) time.
+    Source: Bonaert, Dimitrov, Baader, Vechev, PLDI 2021, section 5.2.
+    """
+    linear, error, total, usable = _sum_of_exponentials(_last(zonotope, axis), _last_axis(bounds, axis), limit_bytes)
+    outer = Interval(1 / total.upper, 1 / total.lower)
+    return _compose(reciprocal(*total), linear, error, usable, outer, axis, source, node)
+
+
+def log_softmax(
+    zonotope: Zonotope,
+    axis: int,
+    source: SymbolSource,
+    node: str,
+    bounds: Interval | None = None,
+    limit_bytes: int = LIMIT_BYTES,
+) -> Enclosure:
+    """Enclose  x_i - log sum_j exp(x_j) = -log sum_j exp(x_j - x_i)  along one axis.
+
+    Arguments and cost as those of `softmax`.
+    """
+    moved, given = _last(zonotope, axis), _last_axis(bounds, axis)
+    linear, error, total, usable = _sum_of_exponentials(moved, given, limit_bytes)
+    differences = _differences(moved, given, limit_bytes)
+    outer = Interval(*(-side.logsumexp(-1) for side in reversed(differences)))
+    slope, offset, radius = logarithm(*total)
+    return _compose(Relaxation(-slope, -offset, radius), linear, error, usable, outer, axis, source, node)
+
+
+def _compose(
+    relaxation: Relaxation,
+    linear: Zonotope,
+    error: Tensor,
+    usable: Tensor,
+    outer: Interval,
+    axis: int,
+    source: SymbolSource,
+    node: str,
+) -> Enclosure:
+    """f(linear +/- error) for a relaxation of f, with `axis` back in its place."""
+    slope, offset, radius = (torch.where(usable, part, 0) for part in relaxation)
+    radius = torch.where(usable, radius + slope.abs() * error, torch.inf)
+    image = linear.scale(slope, offset)
+    terms = 4 * linear.shape[-1] + linear.num_symbols
+    result = enclose(image, Interval(-radius, radius), outer, source, node, terms)
+
+    def back(x: Tensor) -> Tensor:
+        return x.movedim(-1, axis)
+
+    return Enclosure(rearrange(result.zonotope, back, moves_only=True), Interval(*map(back, result.bounds)))
+
+
+def _last(zonotope: Zonotope, axis: int) -> Zonotope:
+    """The zonotope with `axis` moved to the end."""
+    if axis % zonotope.center.dim() == zonotope.center.dim() - 1:
+        return zonotope
+    return rearrange(zonotope, lambda x: x.movedim(axis, -1), moves_only=True)
+
+
+def _last_axis(bounds: Interval | None, axis: int) -> Interval | None:
+    return None if bounds is None else Interval(*(side.movedim(axis, -1) for side in bounds))
+
+
+def _sum_of_exponentials(
+    zonotope: Zonotope, bounds: Interval | None, limit_bytes: int
+) -> tuple[Zonotope, Tensor, Interval, Tensor]:
+    """Enclose  s_i = sum_j exp(x_j - x_i)  along the last axis.
+
+    Returns:
+        An affine part and the radius of its error; bounds of s, at least 1; and where the affine part is of use: not
+        where an exponential could be too large for the type.
+    """
+    n = zonotope.shape[-1]
+    # the result depends on differences only: keep the numbers small that cancel
+    zonotope = zonotope.shift(-zonotope.center.amax(-1, keepdim=True).detach())
+    lower, upper = _differences(zonotope, bounds, limit_bytes)
+    largest = log(torch.finfo(lower.dtype).max) / 2
+    usable = (upper <= largest).all(-1)
+    fine = usable.unsqueeze(-1) & ~torch.eye(n, dtype=torch.bool, device=lower.device)
+    parts = exp(*(torch.where(fine, side, 0) for side in (lower, upper)))
+    slope, offset, radius = (torch.where(fine, part, 0) for part in parts)
+    matrix = slope - torch.diag_embed(slope.sum(-1))
+    column = zonotope.reshape((*zonotope.shape, 1))
+    linear = column.map(BatchProduct(matrix, constant_first=True)).reshape(zonotope.shape)
+    linear, error = linear.shift(offset.sum(-1) + 1), radius.sum(-1)
+    hull, outer = linear.widen(error).interval_hull(), Interval(lower.exp().sum(-1), upper.exp().sum(-1))
+    low = torch.where(usable, torch.maximum(hull.lower, outer.lower), outer.lower)
+    high = torch.where(usable, torch.minimum(hull.upper, outer.upper), outer.upper)
+    return linear, error, Interval(low, torch.maximum(low, high)), usable
+
+
+def _differences(zonotope: Zonotope, bounds: Interval | None, limit_bytes: int) -> Interval:
+    """Bounds of x_j - x_i for each pair of the last axis, (batch, *rows, n, n) with i before j."""
+    own = torch.zeros_like(zonotope.center) if zonotope.box is None else zonotope.box
+    spread = torch.zeros_like(own.unsqueeze(-1) - own.unsqueeze(-2))
+    step = max(1, limit_bytes // max(3 * spread.numel() * spread.element_size(), 1))
+    for block in zonotope.blocks:
+        if isinstance(block, DiagonalBlock):
+            own = own + block.radius()
+            continue
+        generators = block.dense()
+        for start in range(0, generators.shape[1], step):
+            part = generators[:, start : start + step]
+            spread = spread + (part.unsqueeze(-2) - part.unsqueeze(-1)).abs().sum(1)
+    different = 1 - torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
+    spread = spread + (own.unsqueeze(-2) + own.unsqueeze(-1)) * different
+    middle = zonotope.center.unsqueeze(-2) - zonotope.center.unsqueeze(-1)
+    if bounds is None:
+        return Interval(middle - spread, middle + spread)
+    low = (bounds.lower.unsqueeze(-2) - bounds.upper.unsqueeze(-1)) * different
+    high = (bounds.upper.unsqueeze(-2) - bounds.lower.unsqueeze(-1)) * different
+    return Interval(torch.maximum(middle - spread, low), torch.minimum(middle + spread, high))
