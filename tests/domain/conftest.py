@@ -25,7 +25,10 @@ def how_far_outside():
             for radius in (known.box, known.noise):
                 room += 0 if radius is None else radius[element].flatten().double().numpy()
             # In units of the largest generator, as the solver drops coefficients below 1e-9.
-            unit = max(np.abs(generators).max(initial=0.0), 1e-100)
+            unit = np.abs(generators).max(initial=0.0)
+            if unit < 1e-12:
+                worst = max(worst, (np.abs(points[:, element].flatten(1).double().numpy() - center) - room).max())
+                continue
             ones = np.ones((len(center), 1))
             sides = np.block([[generators / unit, -ones], [-generators / unit, -ones]])
             cost = np.r_[np.zeros(generators.shape[1]), 1.0]

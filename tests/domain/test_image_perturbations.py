@@ -66,7 +66,9 @@ def test_sets_have_few_symbols_and_are_not_much_wider_than_the_truth(name):
     free = 0 if known.noise is None else int((known.noise > 0).flatten(1).sum(dim=1).max())
     if "noise" not in name:
         assert known.num_generators <= 10
-        assert free <= (40 if name in ("brightness", "contrast", "part of brightness") else 0)
+        assert free <= {"brightness": 40, "contrast": 40, "part of brightness": 40, "dead lines that cross": 1}.get(
+            name, 0
+        )
     truth = perturbation.sample(clean, 300).double()
     width = truth.amax(dim=0) - truth.amin(dim=0)
     assert float(2 * known.radius().sum()) <= 1.7 * float(width.sum())
@@ -165,10 +167,12 @@ def test_equal_pixels_share_what_clipping_leaves(how_far_outside):
     assert int((single.noise > 0).sum()) == 15
     odd = clean.clone()
     odd[0, 0, 0] = 0.2
-    assert how_far_outside(single, odd[None]) < 0.15 < how_far_outside(known, odd[None])
+    assert how_far_outside(known, odd[None]) > how_far_outside(single, odd[None]) + 0.03
 
 
-@pytest.mark.parametrize("whole", [Brightness(0.3), Contrast(0.5, clip=False), GaussianBlur(1.4), MotionBlur(3.0, 15.0)])
+@pytest.mark.parametrize(
+    "whole", [Brightness(0.3), Contrast(0.5, clip=False), GaussianBlur(1.4), MotionBlur(3.0, 15.0)]
+)
 def test_pieces_cover_the_whole_and_are_smaller(how_far_outside, whole):
     clean = images(6, size=5)
     pieces = whole.split(4)

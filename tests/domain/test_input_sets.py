@@ -220,7 +220,9 @@ def test_a_budget_below_the_ball_keeps_its_longest_symbols_and_covers_the_rest(m
     missing = torch.einsum("mk,bkn->mbn", noise[:, ~kept], x.generators()[:, ~kept]).abs().amax(dim=0)
     extra = total.radius() - x.radius()
     assert bool((missing + extra <= reduced.box + 1e-9).all())
-    plain = REDUCTIONS.get(name)().reduce(Zonotope(total.center, (DenseBlock(total.symbols, total.generators()),)), budget)
+    plain = REDUCTIONS.get(name)().reduce(
+        Zonotope(total.center, (DenseBlock(total.symbols, total.generators()),)), budget
+    )
     assert bool((reduced.radius() <= plain.radius() + total.box + 1e-9).all())
     protected = REDUCTIONS.get(name)().reduce(total, 5, protect=x.symbols[[2]])
     assert bool(torch.isin(x.symbols[2], protected.symbols))

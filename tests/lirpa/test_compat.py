@@ -78,9 +78,9 @@ assert not hasattr(torch._C.Node, "__getitem__")
 def test_a_missing_operator_is_named(capfd):
     class Inverse(nn.Module):
         def forward(self, x):
-            return torch.erfinv(x) + torch.lgamma(x)
+            return torch.erfinv(x)
 
-    with pytest.raises(HostError, match=r"no class for aten::erfinv, aten::lgamma"):
+    with pytest.raises(HostError, match="no class for aten::erfinv"):
         compat.build(Inverse(), torch.rand(1, 3))
     assert capfd.readouterr() == ("", "")
 

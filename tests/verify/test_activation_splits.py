@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+import zonoplug.lirpa.refine
 from zonoplug.verify import verifier
-from zonoplug.verify.activation_splits import ActivationSearch, _Subdomains, split_scores, split_signs
+from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.clock import Deadline
 from zonoplug.verify.outcome import Verdict
+from zonoplug.verify.sign_subdomains import SignSubdomains, split_scores, split_signs
 from zonoplug.verify.verifier import Settings, load_problem, verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
@@ -91,10 +93,25 @@ def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
         search.run(problem.objective, Deadline(5))
 
 
+def test_hulls_that_exclude_a_sampled_point_are_refused(absolute_difference, monkeypatch):
+    problem = load_problem(*absolute_difference("(<= Y_0 -0.001)"), CPU)
+    attack = Attack(problem)
+    attack.random_points(64)
+    problem.allow_for_rounding(attack.outputs)
+    genuine = zonoplug.lirpa.refine.refine_hulls
+
+    def wrong(*arguments):
+        return {name: type(hull)(hull.lower + 0.3, hull.upper) for name, hull in genuine(*arguments).items()}
+
+    monkeypatch.setattr(zonoplug.lirpa.refine, "refine_hulls", wrong)
+    with pytest.raises(BrokenMethodError, match="hulls are broken"):
+        ActivationSearch(problem, Bounder(problem), attack).run(problem.objective, Deadline(5))
+
+
 def subdomains(n=3, neurons=5, seed=0):
     random = torch.Generator().manual_seed(seed)
     zero = torch.zeros(n, neurons)
-    return _Subdomains(
+    return SignSubdomains(
         -torch.rand(n, neurons, generator=random),
         torch.rand(n, neurons, generator=random),
         zero,

@@ -102,23 +102,28 @@ class AffineImage(InputSet):
         """Enclose the image of the set under  x -> min(max(x, lower), upper).
 
         On a coordinate's hull [l, u] the function lies in  s x + t +/- r  with the chord's slope s; its distance to the
-        chord is extreme where it bends. Coordinates that cannot leave the limits stay as they are; r goes to the noise.
+        chord is extreme where it bends. Coordinates that cannot leave the limits stay as they are. r goes to the noise,
+        or to the box if it is no more than rounding.
         """
         low, high = self.interval_hull()
         ends = torch.stack([low, high, low.clamp(lower, upper), high.clamp(lower, upper)])
         values = ends.clamp(lower, upper)
         width = high - low
-        slope = ((values[1] - values[0]) / width.clamp(min=torch.finfo(width.dtype).tiny)).clamp(0, 1)
-        gaps = values - slope * ends
-        offset, radius = (gaps.amax(dim=0) + gaps.amin(dim=0)) / 2, (gaps.amax(dim=0) - gaps.amin(dim=0)) / 2
         inside = (low >= lower) & (high <= upper)
+        slope = ((values[1] - values[0]) / width.clamp(min=torch.finfo(width.dtype).tiny)).clamp(0, 1)
         slope = torch.where(inside, torch.ones_like(slope), slope)
-        offset = torch.where(inside, torch.zeros_like(offset), offset)
+        gaps = values - slope * ends
+        offset = ((gaps.amax(dim=0) + gaps.amin(dim=0)) / 2).masked_fill(inside, 0)
+        radius = ((gaps.amax(dim=0) - gaps.amin(dim=0)) / 2).masked_fill(inside, 0)
         sure = 16 * torch.finfo(width.dtype).eps * (1 + ends.abs().amax(dim=0) + values.abs().amax(dim=0))
-        radius = torch.where(inside, torch.zeros_like(radius), radius + sure)
-        box = None if self.box is None else self.box * slope
-        noise = radius if self.noise is None else self.noise * slope + radius
-        return AffineImage(slope * self.center + offset, self.generators * slope.unsqueeze(1), box, noise)
+        sure = (sure + radius.masked_fill(radius > sure, 0)).masked_fill(inside, 0)
+        radius = radius.masked_fill(radius <= sure, 0)
+        return AffineImage(
+            slope * self.center + offset,
+            self.generators * slope.unsqueeze(1),
+            sure if self.box is None else self.box * slope + sure,
+            radius if self.noise is None else self.noise * slope + radius,
+        )
 
 
 def minkowski_sum(sets: Sequence[AffineImage], around: Tensor) -> AffineImage:

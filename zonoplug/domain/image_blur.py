@@ -82,6 +82,8 @@ class _Blur(OneSetting):
 
 def convolve(images: Tensor, kernels: Tensor) -> Tensor:
     """(batch, m, channels, height, width): each channel with each of the kernels (m, size, size), size odd."""
+    if not len(kernels):
+        return images.unsqueeze(1)[:, :0]
     pad = kernels.shape[-1] // 2
     flat = functional.pad(images, (pad, pad, pad, pad), mode="replicate").flatten(0, 1).unsqueeze(1)
     result: Tensor = functional.conv2d(flat, kernels.unsqueeze(1)).unflatten(0, images.shape[:2])

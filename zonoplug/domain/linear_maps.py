@@ -165,7 +165,7 @@ class Convolution(SignedMap):
 
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         by_rank = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
-        result: Tensor = by_rank[self._weight.dim() - 2]((a.shape[0], *shape), self._weight, a, *self._settings)
+        result: Tensor = by_rank[self._weight.dim() - 2]((a.shape[0], *shape), self._weight, a, *self._settings)  # type: ignore[no-untyped-call]
         return result
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from zonoplug.lirpa.host_bases import constant
 from zonoplug.lirpa.host_curves import Curve, Lines
 from zonoplug.relaxations import Relaxation
 
+_logger = logging.getLogger("auto_LiRPA.utils")
 _operators = importlib.import_module("auto_LiRPA.operators")
 
 
@@ -166,7 +169,8 @@ def _aten_class(attr: Any, inputs: Any, output_index: int, options: Any) -> Any:
     """An operator that torch's exporter leaves as it is, under the name in its attribute."""
     operator = str(attr["operator"])
     chosen = _ATEN.get(operator) or getattr(_operators, f"BoundATen{operator.capitalize()}", None)
-    if chosen is None:
+    if chosen is None:  # reported as the host reports an operator that it lacks
+        _logger.error("The node has an unsupported operation: %s", SimpleNamespace(op="aten::ATen", attr=attr))
         raise NotImplementedError(f"no class for aten::{operator}")
     return chosen(attr, inputs, output_index, options)
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from zonoplug.lirpa import host_linear
 from zonoplug.lirpa.compat import IS_0_3
+from zonoplug.lirpa.host_activations import custom_activations
 from zonoplug.lirpa.host_bases import IntervalOperator, Monotone, constant, is_constant
 from zonoplug.lirpa.host_curves import BoundPow, BoundReciprocal, BoundSoftplus, BoundSqrt
 
@@ -216,4 +217,4 @@ def custom_operators() -> dict[str, Any]:
     for name, function in _FUNCTIONS.items():
         if name in ("Clip", "ReduceMax", "ReduceMin") or not hasattr(_operators, f"Bound{name}"):
             ours[f"onnx::{name}"] = _monotone(name, function)
-    return ours
+    return ours | custom_activations()

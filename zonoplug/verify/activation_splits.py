@@ -7,7 +7,6 @@ in a batch and inherited by the pieces of a split.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.clock import Deadline
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.sign_subdomains import SignSubdomains, split_scores, split_signs, take
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Multipliers
@@ -31,38 +31,7 @@ BATCH = 64
 ALPHA_RATE = 0.15
 BETA_RATE = 0.05
 STATE_BYTES = 64 * 2**20
-
-
-@dataclass(slots=True)
-class _Subdomains:
-    """A batch of subdomains of one box and disjunct; neurons of all ReLU layers side by side.
-
-    Attributes:
-        lower, upper: bounds of pre-activations, (n, neurons).
-        sign: fixed signs, (n, neurons) in {-1, 0, 1}.
-        alpha, beta: the multipliers to start from, (n, neurons).
-        bound: the parent's lower bound of the margin, (n,).
-    """
-
-    lower: Tensor
-    upper: Tensor
-    sign: Tensor
-    alpha: Tensor
-    beta: Tensor
-    bound: Tensor
-
-    def __len__(self) -> int:
-        return int(self.bound.shape[0])
-
-    def parts(self) -> tuple[Tensor, ...]:
-        return self.lower, self.upper, self.sign, self.alpha, self.beta, self.bound
-
-    def pick(self, index: Tensor | slice) -> _Subdomains:
-        return _Subdomains(*(part[index] for part in self.parts()))
-
-    @staticmethod
-    def join(many: list[_Subdomains]) -> _Subdomains:
-        return _Subdomains(*(torch.cat(parts) for parts in zip(*(one.parts() for one in many), strict=True)))
+CHECKED_POINTS = 64
 
 
 class ActivationSearch:
@@ -98,47 +67,59 @@ class ActivationSearch:
         box = Box(
             self._problem.box.lower[box_number : box_number + 1], self._problem.box.upper[box_number : box_number + 1]
         )
-        self._hulls = self._root_hulls(box, objective, box_number, deadline)
+        self._hulls = self._root_hulls(box, box_number, deadline)
         disjuncts = objective.exists[box_number].nonzero().flatten().tolist()
-        open_: list[tuple[float, int, _Subdomains, Tensor, Tensor]] = []
+        open_: list[tuple[float, SignSubdomains, Tensor, Tensor]] = []
         for disjunct in disjuncts:
             mine = (objective.disjunct[box_number] == disjunct) & ~objective.padding[box_number]
             rows = objective.coefficients[box_number, mine]
             goal = objective.bound[box_number, mine] + objective.slack[box_number, mine]
             root = self._root(rows)
             bound, _ = self._bound(root, box, rows, goal, 2 * SEARCH_STEPS)
+            self._check_root(bound, box_number, rows, goal)
             result.subdomains += 1
             if not bool((bound > 0).all()):
-                open_.append((float(bound.min()), disjunct, root, rows, goal))
+                open_.append((float(bound.min()), root, rows, goal))
             if deadline.passed:
                 break
-        for place, (_, disjunct, root, rows, goal) in enumerate(sorted(open_, key=lambda item: -item[0])):
+        for place, (_, root, rows, goal) in enumerate(sorted(open_, key=lambda item: -item[0])):
             share = deadline.part(1 / max(len(open_) - place, 1))
             if self._search(root, box, box_number, rows, goal, share, result):
                 return True
-            del disjunct
         return False
 
-    def _root_hulls(self, box: Box, objective: Objective, box_number: int, deadline: Deadline) -> dict[str, Interval]:
+    def _root_hulls(self, box: Box, box_number: int, deadline: Deadline) -> dict[str, Interval]:
         from zonoplug.lirpa.methods import BoundMethod
         from zonoplug.lirpa.module import walk
         from zonoplug.lirpa.refine import refine_hulls
 
+        module = self._bounder.module
         with torch.no_grad():
-            first = walk(self._bounder.module, [box], BoundMethod.parse("zonotope"))
-        return refine_hulls(self._bounder.module, box, first.hulls, ROOT_STEPS, deadline.part(0.4))
+            first = walk(module, [box], BoundMethod.parse("zonotope"))
+        hulls = refine_hulls(module, box, first.hulls, ROOT_STEPS, deadline.part(0.4))
+        points = self._attack.points[self._attack.groups == box_number][:CHECKED_POINTS]
+        for _, name in self._names:
+            with torch.no_grad():
+                values = module(points, final_node_name=name)
+            allowed = 256 * torch.finfo(values.dtype).eps * values.abs().max()
+            outside = torch.maximum(hulls[name].lower - values, values - hulls[name].upper).max()
+            if bool(outside > allowed):
+                raise BrokenMethodError(
+                    f"hulls are broken on this model: a sampled point lies {float(outside):.3g} outside at {name!r}"
+                )
+        return hulls
 
-    def _root(self, rows: Tensor) -> _Subdomains:
+    def _root(self, rows: Tensor) -> SignSubdomains:
         lower = torch.cat([self._hulls[name].lower.flatten(1) for _, name in self._names], dim=1)
         upper = torch.cat([self._hulls[name].upper.flatten(1) for _, name in self._names], dim=1)
         zero = torch.zeros_like(lower)
-        return _Subdomains(
+        return SignSubdomains(
             lower, upper, zero, (upper > -lower).to(lower.dtype), zero.clone(), lower.new_full((1,), -torch.inf)
         )
 
     def _search(
         self,
-        root: _Subdomains,
+        root: SignSubdomains,
         box: Box,
         box_number: int,
         rows: Tensor,
@@ -153,7 +134,7 @@ class ActivationSearch:
             if deadline.passed:
                 result.proved = False
                 return False
-            part = _take(queue, batch)
+            part = take(queue, batch)
             bound, scores = self._bound(part, box, rows, goal, SEARCH_STEPS)
             result.subdomains += len(part)
             part.bound = bound
@@ -176,7 +157,7 @@ class ActivationSearch:
         result.counterexample = self._attack.try_points(points, group)
         return result.counterexample is not None
 
-    def _bound(self, part: _Subdomains, box: Box, rows: Tensor, goal: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    def _bound(self, part: SignSubdomains, box: Box, rows: Tensor, goal: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Margins of the best mixture of rows, (n,), and scores for splits, (n, neurons). Updates the multipliers.
 
             max over weights w >= 0 of sum 1, alpha, beta  of  the lower bound of  w . (rows y - goal)
@@ -208,7 +189,6 @@ class ActivationSearch:
                 alpha.clamp_(0, 1)
                 beta.clamp_(min=0)
         part.alpha, part.beta = alpha.detach(), beta.detach()
-        self._check(best, rows, goal)
         at_input = passed.inputs[:, 0].detach()
         self._minimisers = torch.where(at_input > 0, many.lower, many.upper)
         coefficients = torch.cat(
@@ -216,15 +196,17 @@ class ActivationSearch:
         )
         return best, split_scores(coefficients, part.lower, part.upper, part.alpha, part.sign)
 
-    def _check(self, bound: Tensor, rows: Tensor, goal: Tensor) -> None:
-        """A bound above what a sampled point of the box reaches on every row is wrong, if no sign is fixed."""
-        if bound.shape[0] != 1 or not self._attack.outputs.shape[0]:
-            return
-        reached = (self._attack.outputs @ rows.T - goal).amax(dim=1).min()
-        if bool(bound[0] > reached + 1e-6 * reached.abs().clamp(min=1)) and self._problem.objective.num_boxes == 1:
-            raise BrokenMethodError("backward bounds are broken on this model: a sampled point lies below its bound")
+    def _check_root(self, bound: Tensor, box_number: int, rows: Tensor, goal: Tensor) -> None:
+        """A bound on a whole box that lies above what a sampled point of it reaches on every row is wrong."""
+        outputs = self._attack.outputs[self._attack.groups == box_number]
+        if outputs.shape[0]:
+            reached = (outputs @ rows.T - goal).amax(dim=1).min()
+            if bool(bound[0] > reached + 1e-6 * reached.abs().clamp(min=1)):
+                raise BrokenMethodError(
+                    "backward bounds are broken on this model: a sampled point lies below its bound"
+                )
 
-    def _subdomain_hulls(self, part: _Subdomains) -> dict[str, Interval]:
+    def _subdomain_hulls(self, part: SignSubdomains) -> dict[str, Interval]:
         hulls = {}
         place = 0
         for _, name in self._names:
@@ -251,61 +233,3 @@ class ActivationSearch:
             chosen.sign[name] = sign[:, section].unflatten(1, shape)
             place += prod(shape)
         return chosen
-
-
-def split_scores(coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, sign: Tensor) -> Tensor:
-    """How much of the bound each open neuron's relaxation costs: (n, neurons), -1 where the sign is known.
-
-        |a| times the largest gap between the ReLU and the side of its triangle that the bound used
-
-    Args:
-        coefficients: a, of the bound behind each ReLU, (n, neurons).
-    """
-    open_ = (lower < 0) & (upper > 0) & (sign == 0)
-    width = (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
-    above = -lower * upper / width
-    below = torch.maximum(-alpha * lower, (1 - alpha) * upper)
-    gap = torch.where(coefficients < 0, above, below)
-    return (coefficients.abs() * gap).masked_fill(~open_, -1.0)
-
-
-def split_signs(part: _Subdomains, scores: Tensor, room: int) -> tuple[_Subdomains, int]:
-    """Split each subdomain on the sign of its best-scored neurons: 2 pieces, or 4, 8, ... while they fit in `room`.
-
-    Returns the pieces, the worst bounds last, and how many subdomains had no open neuron left.
-    """
-    open_ = (scores > -1).any(dim=1)
-    stuck = int((~open_).sum())
-    part, scores = part.pick(open_), scores[open_]
-    if not len(part):
-        return part, stuck
-    times = 1
-    while len(part) * 2 ** (times + 1) <= room and times < 6:
-        times += 1
-    for _ in range(times):
-        value, neuron = scores.max(dim=1, keepdim=True)
-        halves = []
-        for side in (1.0, -1.0):
-            copy = _Subdomains(*(tensor.clone() for tensor in part.parts()))
-            known = value > -1
-            bound = copy.lower if side > 0 else copy.upper
-            end = bound.gather(1, neuron)
-            bound.scatter_(1, neuron, torch.where(known, torch.zeros_like(end), end))
-            copy.sign.scatter_(1, neuron, torch.where(known, torch.full_like(end, side), copy.sign.gather(1, neuron)))
-            halves.append(copy if side > 0 else copy.pick((value > -1).squeeze(1)))
-        scores = scores.scatter(1, neuron, -1.0)
-        scores = torch.cat([scores, scores[(value > -1).squeeze(1)]])
-        part = _Subdomains.join(halves)
-    return part.pick(part.bound.argsort(descending=True)), stuck
-
-
-def _take(queue: list[_Subdomains], count: int) -> _Subdomains:
-    taken: list[_Subdomains] = []
-    while queue and count > 0:
-        chunk = queue.pop()
-        if len(chunk) > count:
-            queue.append(chunk.pick(slice(0, len(chunk) - count)))
-            chunk = chunk.pick(slice(len(chunk) - count, None))
-        taken.append(chunk)
-        count -= len(chunk)
-    return _Subdomains.join(taken)

@@ -1,0 +1,99 @@
+"""Subdomains that fix the signs of some ReLU inputs, and how they are split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class SignSubdomains:
+    """A batch of subdomains of one box and disjunct; neurons of all ReLU layers side by side.
+
+    Attributes:
+        lower, upper: bounds of pre-activations, (n, neurons).
+        sign: fixed signs, (n, neurons) in {-1, 0, 1}.
+        alpha, beta: the multipliers to start from, (n, neurons).
+        bound: the parent's lower bound of the margin, (n,).
+    """
+
+    lower: Tensor
+    upper: Tensor
+    sign: Tensor
+    alpha: Tensor
+    beta: Tensor
+    bound: Tensor
+
+    def __len__(self) -> int:
+        return int(self.bound.shape[0])
+
+    def parts(self) -> tuple[Tensor, ...]:
+        return self.lower, self.upper, self.sign, self.alpha, self.beta, self.bound
+
+    def pick(self, index: Tensor | slice) -> SignSubdomains:
+        return SignSubdomains(*(part[index] for part in self.parts()))
+
+    @staticmethod
+    def join(many: list[SignSubdomains]) -> SignSubdomains:
+        return SignSubdomains(*(torch.cat(parts) for parts in zip(*(one.parts() for one in many), strict=True)))
+
+
+def split_scores(coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, sign: Tensor) -> Tensor:
+    """How much of the bound each open neuron's relaxation costs: (n, neurons), -1 where the sign is known.
+
+        |a| times the largest gap between the ReLU and the side of its triangle that the bound used
+
+    Args:
+        coefficients: a, of the bound behind each ReLU, (n, neurons).
+    """
+    open_ = (lower < 0) & (upper > 0) & (sign == 0)
+    width = (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
+    above = -lower * upper / width
+    below = torch.maximum(-alpha * lower, (1 - alpha) * upper)
+    gap = torch.where(coefficients < 0, above, below)
+    return (coefficients.abs() * gap).masked_fill(~open_, -1.0)
+
+
+def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSubdomains, int]:
+    """Split each subdomain on the sign of its best-scored neurons: 2 pieces, or 4, 8, ... while they fit in `room`.
+
+    Returns the pieces, the worst bounds last, and how many subdomains had no open neuron left.
+    """
+    open_ = (scores > -1).any(dim=1)
+    stuck = int((~open_).sum())
+    part, scores = part.pick(open_), scores[open_]
+    if not len(part):
+        return part, stuck
+    times = 1
+    while len(part) * 2 ** (times + 1) <= room and times < 6:
+        times += 1
+    for _ in range(times):
+        value, neuron = scores.max(dim=1, keepdim=True)
+        halves = []
+        for side in (1.0, -1.0):
+            copy = SignSubdomains(*(tensor.clone() for tensor in part.parts()))
+            known = value > -1
+            bound = copy.lower if side > 0 else copy.upper
+            end = bound.gather(1, neuron)
+            bound.scatter_(1, neuron, torch.where(known, torch.zeros_like(end), end))
+            copy.sign.scatter_(1, neuron, torch.where(known, torch.full_like(end, side), copy.sign.gather(1, neuron)))
+            halves.append(copy if side > 0 else copy.pick((value > -1).squeeze(1)))
+        scores = scores.scatter(1, neuron, -1.0)
+        scores = torch.cat([scores, scores[(value > -1).squeeze(1)]])
+        part = SignSubdomains.join(halves)
+    return part.pick(part.bound.argsort(descending=True)), stuck
+
+
+def take(queue: list[SignSubdomains], count: int) -> SignSubdomains:
+    """Remove and join the last `count` subdomains of a queue, or all if there are fewer."""
+    taken: list[SignSubdomains] = []
+    while queue and count > 0:
+        chunk = queue.pop()
+        if len(chunk) > count:
+            queue.append(chunk.pick(slice(0, len(chunk) - count)))
+            chunk = chunk.pick(slice(len(chunk) - count, None))
+        taken.append(chunk)
+        count -= len(chunk)
+    return SignSubdomains.join(taken)
