@@ -7,7 +7,9 @@
 #   ./run_instance.sh test [PYTEST ARGUMENTS]          set up with test tools, then run the tests; once more with the
 #                                                      auto_LiRPA in the folder ZONOPLUG_LIRPA_ALSO, if that is set
 set -uo pipefail
-export ZONOPLUG_STARTED=${EPOCHREALTIME:-} # time limits count from here
+# Time limits count from here.
+start_clock() { export ZONOPLUG_STARTED=${EPOCHREALTIME:-}; }
+start_clock
 
 script=${BASH_SOURCE[0]}
 [[ -L $script ]] && script=$(realpath "$script")
@@ -29,12 +31,14 @@ ready() {
 
 set_up() {
     if ready "$1"; then return; fi
-    if [[ $1 == test ]]; then "$project/vnncomp/setup.sh" test; else "$project/vnncomp/setup.sh"; fi
+    if [[ $1 == test ]]; then "$project/vnncomp/setup.sh" test; else "$project/vnncomp/setup.sh"; fi || return
+    start_clock # what set-up took does not count
 }
 
 # expect VERDICT SPEC: verify the bundled example, and compare.
 expect() {
     local examples=$project/zonoplug/examples output
+    start_clock
     echo "$ ./run_instance.sh zonoplug/examples/digits.onnx zonoplug/examples/$2"
     output=$("$python" -m zonoplug "$examples/digits.onnx" "$examples/$2") || exit
     echo "$output"

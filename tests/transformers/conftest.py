@@ -10,11 +10,11 @@ from zonoplug.domain.symbols import SymbolSource, merge_ids
 from zonoplug.domain.zonotope import Zonotope
 
 
-def image_escapes(function, operands, enclosure, samples=64):
+def image_escapes(function, operands, enclosure, samples=24):
     """How far the image of a sampled point leaves the bounds, the hull, and the reach of its own noise values.
 
-    The last one is the law that makes reduction and graphs sound: for the *same* values of the symbols that the operands
-    have, some values of the fresh ones and of the box give the image.
+    The last one is the law that makes reduction and graphs sound: for the *same* values of the symbols that the
+    operands have, some values of the fresh ones and of the box give the image.
     """
     zonotopes = [operand for operand in operands if isinstance(operand, Zonotope)]
     ids = merge_ids(*(zonotope.symbols for zonotope in zonotopes))
@@ -46,7 +46,7 @@ def image_escapes(function, operands, enclosure, samples=64):
 def check_image():
     """A function that raises where an enclosure loses the image of a sampled point, up to rounding."""
 
-    def check(function, operands, enclosure, scale=None, samples=64):
+    def check(function, operands, enclosure, scale=None, samples=24):
         image = enclosure.zonotope
         size = float((image.center.abs() + image.radius()).max()) if scale is None else scale
         allowed = 256 * torch.finfo(image.center.dtype).eps * max(size, 1e-30)
@@ -58,7 +58,7 @@ def check_image():
 
 @pytest.fixture
 def make_pair(make_zonotope):
-    """A function that makes zonotopes which share dense symbols; each has diagonal ones and perhaps a box of its own."""
+    """A function that makes zonotopes that share dense symbols; each has diagonal ones and perhaps a box of its own."""
 
     def make(shapes=((4,), (4,)), shared=5, radius=0.5, seed=0, dtype=torch.float64, batch=2, **options):
         source = SymbolSource()
