@@ -64,3 +64,12 @@ def random_network(path, seed, sizes=(3, 12, 12, 2)):
         (random.normal(size=(b, a)) / np.sqrt(a), 0.3 * random.normal(size=b)) for a, b in itertools.pairwise(sizes)
     ]
     return write_network(path, layers), layers
+
+
+def highest_first_output(layers, count, seed, difference=False):
+    """The largest first output (or first minus second) over `count` random points of [-1, 1]^n, in float64."""
+    values = np.random.default_rng(seed).uniform(-1, 1, size=(count, len(layers[0][0][0])))
+    for number, (weight, bias) in enumerate(layers):
+        values = values @ weight.T + bias
+        values = np.maximum(values, 0) if number < len(layers) - 1 else values
+    return float((values[:, 0] - values[:, 1] if difference else values[:, 0]).max())
