@@ -11,7 +11,7 @@ PRECISE = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 
 
 @pytest.fixture
 def how_far_outside():
-    """A function: by how much a box around the set must grow, in any coordinate, until the points (m, batch, n) lie inside.
+    """A function: by how much, in a coordinate, points (m, batch, *shape) of a set's zonotope are missed at most.
 
     minimise t  with  |x - c - sum_j g_j e_j| <= box + noise + t,  |e_j| <= 1.
     """

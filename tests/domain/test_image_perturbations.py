@@ -47,7 +47,7 @@ def images(seed, channels=1, size=4, dtype=torch.float64):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", MAKERS)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 1), channels=st.integers(1, 3))
 def test_every_truly_perturbed_image_lies_in_the_set(how_far_outside, name, dtype, seed, share, channels):
     perturbation = MAKERS[name](share)

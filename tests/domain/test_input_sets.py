@@ -89,7 +89,7 @@ def test_only_free_coordinates_get_symbols():
 
 @pytest.mark.parametrize("p", NORMS)
 def test_the_radius_of_a_ball_is_the_dual_norm_through_every_linear_operation(p):
-    """map, scale, reshape, sums with shared symbols, concatenation and specification: as one matrix applied to the ball."""
+    """map, scale, reshape, sums with shared symbols, concatenation, specification: one matrix applied to the ball."""
     ball = LpBall(normal(2, 6), 0.5, p)
     x = ball.to_zonotope(SymbolSource(), "x")
     first, second, factor = normal(4, 6, seed=1), normal(4, 6, seed=2), normal(2, 4, seed=3)
@@ -163,8 +163,9 @@ def test_parts_of_a_ball_are_one_ball_again_and_two_balls_stay_two():
     y = LpBall(torch.zeros(1, 4), 1.0, 1).to_zonotope(source, "y")
     block = x.blocks[0]
     part = block.select(torch.tensor([True, False, True, False]))
-    groups = symbol_groups([part, block, *y.blocks, DenseBlock(torch.tensor([2, 9]), torch.ones(1, 2, 4))])
-    assert [(ids.tolist(), norm) for ids, norm in groups] == [([0, 1, 2, 3], 2), ([4, 5, 6, 7], 1), ([9], inf)]
+    for parts in ([part, block], [block, part]):
+        groups = symbol_groups([*parts, *y.blocks, DenseBlock(torch.tensor([2, 9]), torch.ones(1, 2, 4))])
+        assert [(ids.tolist(), norm) for ids, norm in groups] == [([0, 1, 2, 3], 2), ([4, 5, 6, 7], 1), ([9], inf)]
     both = add_zonotopes(add_zonotopes(x, y), add_zonotopes(y, x))
     torch.testing.assert_close(both.radius(), torch.full((1, 4), 4.0))
     both = both.map(NonNegativeMap(lambda rows: rows.sum(dim=1, keepdim=True)))

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from zonoplug.relaxations import RELAXATIONS, exp, gelu, sigmoid, silu
-from zonoplug.relaxations.curves import Table
 from zonoplug.testing import check_relaxation
 
 PIECEWISE = ["relu", "prelu", "abs", "clip", "relu6", "hardtanh", "floor", "round"]
@@ -139,15 +138,6 @@ def test_float32_bounds_are_judged_in_double_precision():
     for rule, function in ((sigmoid, torch.sigmoid), (gelu, lambda x: x * torch.special.log_ndtr(x).exp())):
         radius = rule(lower, upper).radius
         assert bool((radius <= 4 * torch.finfo(torch.float32).eps * function(lower).abs()).all())
-
-
-def test_a_table_finds_where_a_derivative_takes_a_value():
-    table = Table(torch.tanh, 1.0, -math.inf, 0.0)
-    target = -torch.logspace(-6, -0.01, 50, dtype=torch.float64)
-    start, end = torch.full_like(target, -50), torch.zeros_like(target)
-    torch.testing.assert_close(torch.tanh(table(target, start, end)), target, rtol=1e-4, atol=1e-12)
-    near = table(target, torch.full_like(target, -0.5), torch.full_like(target, -0.4))
-    assert bool(((near >= -0.5) & (near <= -0.4)).all())
 
 
 def test_the_work_is_shared_by_a_batch():

@@ -169,6 +169,8 @@ def reduce_rule(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     rank = carrier.rank(node.input[0])
     given = [list(attribute.ints) for attribute in node.attribute if attribute.name == "axes"]
     listed = carrier.constant(node, 1) if len(node.input) > 1 else (given[0] if given else None)
+    if (listed is None or len(listed) == 0) and integer(node, "noop_with_empty_axes", 0):
+        return "bare" if bare else "open"
     axes = {int(axis) % rank for axis in (range(rank) if listed is None or len(listed) == 0 else listed)}
     moved = sorted(axis + 1 for axis in axes) if bare else sorted(axes - {0})
     if not moved:

@@ -124,7 +124,7 @@ class PointByPoint(nn.Module):
         if not self.batchable and x.shape[0] != 1:
             return torch.cat([self(point) for point in x.split(1)]) if len(x) else x.new_empty(0, *self.output_shape)
         result: Tensor = first_output(self.inner(x if self.point_shape is None else x.reshape(self.point_shape)))
-        return result.reshape(x.shape[0], *self.output_shape)
+        return result.reshape(-1, *self.output_shape)
 
 
 def first_output(result: Any) -> Tensor:

@@ -116,7 +116,7 @@ def adapt_0_3(module_class: Any) -> None:
 def adapt_patches_to_matrix() -> None:
     """Both hosts take the width of an image for its height there: let them see square images, padding included."""
     patches = importlib.import_module("auto_LiRPA.patches")
-    original = patches.patches_to_matrix  # type: ignore[attr-defined]
+    original = patches.patches_to_matrix
 
     def patches_to_matrix(
         pieces: Any, input_shape: Any, stride: Any, padding: Any, output_shape: Any = None, *args: Any, **kwargs: Any

@@ -34,15 +34,17 @@ SUPPORTED = ("0.3", "0.7")
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Whatever the host prints to stdout or warns about inside goes nowhere, and its logging set-up is undone."""
+    """Whatever the host prints or warns about inside goes nowhere, and its logging set-up is undone."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True):
-        try:
-            yield
-        finally:
-            root.handlers[:] = handlers
-            root.setLevel(level)
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        with warnings.catch_warnings(record=True):
+            try:
+                yield
+            finally:
+                root.handlers[:] = handlers
+                root.setLevel(level)
 
 
 def _chosen_folder() -> str | None:

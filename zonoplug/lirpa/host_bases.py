@@ -115,9 +115,11 @@ class LinearOperator(_Bound):  # type: ignore[misc]
         if last is None:
             return None, 0
         rows = last.shape[0] * last.shape[1]
-        origin = torch.zeros(rows, *self.inputs[self.position].output_shape[1:], dtype=last.dtype, device=last.device)
-        pulled: Any = torch.func.vjp(lambda z: self.linear_part(z, *constants), origin)
-        (result,) = pulled[1](last.reshape(rows, *last.shape[2:]))
+        origin = last.new_zeros(rows, *self.inputs[self.position].output_shape[1:]).requires_grad_()
+        with torch.enable_grad():
+            image = self.linear_part(origin, *constants)
+        given = last.reshape(rows, *last.shape[2:])
+        (result,) = torch.autograd.grad(image, origin, given, create_graph=last.requires_grad)
         bias = last.new_zeros(last.shape[:2]) if offset is None else (last * offset).flatten(2).sum(2)
         return result.reshape(*last.shape[:2], *result.shape[1:]).contiguous(), bias
 

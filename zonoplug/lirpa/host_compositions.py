@@ -1,4 +1,4 @@
-"""Operators that the host lacks and that `operators_bilinear` passes whole."""
+"""Operators that the host lacks, or has for few cases only, and that `operators_bilinear` passes whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zonoplug.lirpa.host_bases import IntervalOperator
+from zonoplug.lirpa.host_bases import IntervalOperator, Monotone
+from zonoplug.transformers.pooling import windows
 
 
 class BoundLogSoftmax(IntervalOperator):
@@ -36,6 +37,25 @@ class BoundLogSoftmax(IntervalOperator):
         return share(lower, upper), share(upper, lower)
 
 
+class BoundMaxPool(Monotone):
+    """Max-pooling over any number of axes, with any padding and dilation, and with windows that reach over the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank = len(self.attr["kernel_shape"])
+        ones, pads = [1] * rank, list(self.attr.get("pads") or [0] * 2 * rank)
+        index, spatial = windows(
+            x.shape[2:],
+            self.attr["kernel_shape"],
+            self.attr.get("strides") or ones,
+            list(zip(pads[:rank], pads[rank:], strict=True)),
+            self.attr.get("dilations") or ones,
+            bool(self.attr.get("ceil_mode", 0)),
+        )
+        index = index.to(x.device)
+        values = torch.where(index >= 0, x.flatten(2)[..., index.clamp(min=0)], -torch.inf)
+        return values.amax(-1).reshape(*x.shape[:2], *spatial)
+
+
 def custom_compositions() -> dict[str, Any]:
-    """ONNX operator name, as the host spells it, to the class that serves it."""
-    return {"onnx::LogSoftmax": BoundLogSoftmax}
+    """ONNX operator name, as the host spells it, to the class that serves it in every case."""
+    return {"onnx::LogSoftmax": BoundLogSoftmax, "onnx::MaxPool": BoundMaxPool}

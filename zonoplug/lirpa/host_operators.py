@@ -68,7 +68,7 @@ class BoundSoftmax(IntervalOperator):
         return share(lower, upper), share(upper, lower)
 
 
-class BoundQuotient(IntervalOperator):
+class BoundDiv(IntervalOperator):
     """x / y with both perturbed, by intervals; unbounded where y may be zero."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def _for_matmul(attr: Any, inputs: Any) -> Any:
 
 def _for_division(attr: Any, inputs: Any) -> Any:
     """0.3's interval bounds are wrong for negative numerators, and it takes x / sqrt(y) for a layer normalisation."""
-    return host_linear.BoundDiv if is_constant(inputs[1]) else BoundQuotient
+    return host_linear.BoundDiv if is_constant(inputs[1]) else BoundDiv
 
 
 def _chosen(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any, int, Any], Any]:

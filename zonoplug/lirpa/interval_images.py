@@ -1,7 +1,8 @@
 """Interval bounds beside the zonotopes: what is known of a value that no zonotope shows, such as that a square is >= 0.
 
-They start at the first operator that is not made of straight pieces, and follow the graph from there on. A network of
-linear layers and ReLUs has none: there they would cost time and gain little.
+They are kept in graphs with an operator that is not made of straight pieces, where they make bounds at least as tight as
+those of interval arithmetic. For linear layers and ReLUs alone they would gain little, and cost time: in a small network
+as much as the rest.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ OF_ONE = frozenset(
 FROM_ZERO = frozenset({"BoundPow", "BoundReciprocal", "BoundSqr"})  # monotone on either side of 0
 
 
-def starts_intervals(node: Any) -> bool:
-    """Whether intervals are worth keeping from this operator on."""
+def needs_intervals(node: Any) -> bool:
+    """Whether intervals are worth keeping in a graph with this operator."""
     entry = entry_for(node)
-    return entry is not None and entry.kind != "exact" and type(node).__name__ not in STRAIGHT
+    if entry is None or type(node).__name__ in STRAIGHT:
+        return False
+    several = entry.otherwise is not None and any(parent.from_input for parent in node.inputs[1:])
+    return entry.kind != "exact" or several
 
 
 def interval_image(node: Any, operands: Sequence[Operand], hulls: Sequence[Interval | None]) -> Interval | None:

@@ -15,7 +15,7 @@ from zonoplug.domain.rounding import Rounding, rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa.interval_images import interval_image, starts_intervals
+from zonoplug.lirpa.interval_images import interval_image, needs_intervals
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.reduction import Never, Reduction, Schedule
 from zonoplug.transformers.affine import Operand, specification
@@ -64,10 +64,17 @@ class Propagation:
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """The part of a graph that leads to one node, in topological order, and how often each value is read."""
+    """The part of a graph that leads to one node.
+
+    Attributes:
+        order: its nodes, in topological order.
+        readers: how often each value is read, by node name.
+        with_intervals: whether interval bounds are worth keeping beside the zonotopes.
+    """
 
     order: tuple[Any, ...]
     readers: Mapping[str, int]
+    with_intervals: bool
 
 
 _plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
@@ -91,7 +98,7 @@ def plan_for(module: Any, final: str) -> GraphPlan:
                 stack.extend((parent, False) for parent in reversed(node.inputs))
                 for parent in node.inputs:
                     readers[parent.name] = readers.get(parent.name, 0) + 1
-        plans[final] = GraphPlan(tuple(order), readers)
+        plans[final] = GraphPlan(tuple(order), readers, any(needs_intervals(node) for node in order))
     return plans[final]
 
 
@@ -165,7 +172,7 @@ def _walk(
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
             image, bounds = _step(node, operands, symbols, options, hull_of, slopes.get(node.name))
-            if bounds is None and (starts_intervals(node) or any(parent.name in intervals for parent in node.inputs)):
+            if bounds is None and plan.with_intervals:
                 nearest = [intervals.get(parent.name) or hull_of(parent.name) for parent in node.inputs]
                 bounds = interval_image(node, operands, nearest)
             if bounds is not None:

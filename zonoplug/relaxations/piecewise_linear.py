@@ -31,8 +31,9 @@ def two_pieces(
     stable = positive | negative
     below, above = torch.where(stable, -1, lower), torch.where(stable, 1, upper)
     if slope is None:
-        scale = torch.maximum(-below, above).detach()
-        slope = (right * (above / scale) - left * (below / scale)) / (above / scale - below / scale)
+        scale = torch.maximum(-below, above).detach()  # so that nothing overflows or underflows
+        a, b = above / scale, below / scale
+        slope = (right * a - left * b) / (a - b)
     at_lower, at_upper = (left - slope) * below, (right - slope) * above
     highest = torch.maximum(at_lower, at_upper).clamp(min=0)
     lowest = torch.minimum(at_lower, at_upper).clamp(max=0)

@@ -22,7 +22,7 @@ from zonoplug.relaxations import Relaxation, reciprocal, square
 from zonoplug.transformers import product_ranges as ranges
 from zonoplug.transformers.affine import Operand, expand, multiply
 from zonoplug.transformers.elementwise import relax
-from zonoplug.transformers.enclosure import Enclosure, enclose, half_width
+from zonoplug.transformers.enclosure import Enclosure, covering, enclose, half_width
 
 Form = Literal["fast", "precise"]
 Bounds = tuple[Interval | None, Interval | None]
@@ -34,19 +34,27 @@ class Factor(NamedTuple):
 
     Deviations are seen from the zonotope's center even where that is not the middle of the bounds: from there the
     affine part spreads least. On small transformers and gated networks that gave outputs up to 25 % narrower.
+
+    Attributes:
+        zonotope: of the shape of the result.
+        bounds: of x, inside the zonotope's hull.
+        magnitude: the largest |x| of the zonotope's own hull.
     """
 
     zonotope: Zonotope
     bounds: Interval
+    magnitude: Tensor
 
     @classmethod
     def of(cls, zonotope: Zonotope, bounds: Interval | None, shape: Shape) -> Factor:
         """The factor for a zonotope that is broadcast to `shape`, within its hull and `bounds`."""
         zonotope = expand(zonotope, shape)
         own = zonotope.interval_hull()
+        magnitude = torch.maximum(own.upper, -own.lower)
         if bounds is None:
-            return cls(zonotope, own)
-        return cls(zonotope, ranges.meet(own, Interval(*(side.expand_as(own.lower) for side in bounds))))
+            return cls(zonotope, own, magnitude)
+        hull = ranges.meet(own, Interval(*(side.expand_as(own.lower) for side in bounds)))
+        return cls(zonotope, hull, magnitude)
 
     @property
     def deviation(self) -> Interval:
@@ -58,11 +66,6 @@ class Factor(NamedTuple):
         """The largest |x - c|, or 1 where it is 0."""
         radius = torch.maximum(self.deviation.upper, -self.deviation.lower)
         return torch.where(radius > 0, radius, torch.ones_like(radius))
-
-    @property
-    def magnitude(self) -> Tensor:
-        """An upper bound of |x|."""
-        return torch.maximum(self.bounds.upper, -self.bounds.lower)
 
 
 def product(
@@ -122,7 +125,7 @@ def divide(
         result = multiply(relax(y.zonotope, reciprocal, y.bounds, source, node), numerator)
         return Enclosure(result, ranges.corners(inverse, Interval(numerator, numerator)))
     x = Factor.of(numerator, bounds[0], shape)
-    relaxation, ratio = reciprocal(*y.bounds), _twice_middle(x.bounds) / _twice_middle(y.bounds)
+    relaxation, ratio = covering(reciprocal, y.bounds), _twice_middle(x.bounds) / _twice_middle(y.bounds)
     corners = ranges.corners(x.bounds, inverse)
     radii = []
     for q in (ratio, torch.zeros_like(ratio)):

@@ -22,7 +22,7 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import relu
 from zonoplug.transformers.affine import Operand, add, expand, negate, rearrange
-from zonoplug.transformers.enclosure import Enclosure, enclose
+from zonoplug.transformers.enclosure import Enclosure, covering, enclose
 
 LIMIT_BYTES = 2**28
 STEPS = 3
@@ -80,7 +80,8 @@ def max_over_windows(
         limit_bytes: memory for temporary values, beyond that of the result; more is done in chunks of symbols.
     Cost: O(batch k axes outputs window).
     """
-    hull = zonotope.interval_hull() if bounds is None else bounds
+    own = zonotope.interval_hull()
+    hull = own if bounds is None else bounds
     index = index.to(zonotope.center.device)
     inside, place = index >= 0, index.clamp(min=0)
     pool = _Windows(zonotope, place, inside, limit_bytes)
@@ -104,7 +105,7 @@ def max_over_windows(
         best = Interval(*(torch.where(better, new, old) for new, old in zip(excess, best, strict=True)))
     residual = best[1].amax(-1).clamp(min=0)
     linear = pool.weighted(weights)
-    magnitude = torch.where(inside, torch.maximum(hull.upper, -hull.lower)[..., place], 0).amax(-1)
+    magnitude = torch.where(inside, torch.maximum(own.upper, -own.lower)[..., place], 0).amax(-1)
     return enclose(
         linear, Interval(torch.zeros_like(residual), residual), Interval(lower, upper), source, node,
         index.shape[1] + zonotope.num_symbols, magnitude,
@@ -175,7 +176,7 @@ def maximum(
     own = difference.interval_hull()
     low = torch.maximum(own.lower, hulls[1].lower - hulls[0].upper)
     high = torch.minimum(own.upper, hulls[1].upper - hulls[0].lower)
-    slope, offset, radius = relu(low, high)
+    slope, offset, radius = covering(relu, Interval(low, high))
     linear = add(expand(left, difference.shape), difference.scale(slope))
     outer = Interval(*(torch.maximum(a, b) for a, b in zip(*hulls, strict=True)))
     magnitude = sum((torch.maximum(h.upper, -h.lower) for h in hulls), torch.zeros_like(low))

@@ -7,13 +7,14 @@ from math import log
 import torch
 from torch import Tensor
 
+from zonoplug.domain import rounding
 from zonoplug.domain.blocks import DiagonalBlock
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import Relaxation, exp, reciprocal
 from zonoplug.relaxations import log as logarithm
 from zonoplug.transformers.affine import rearrange
-from zonoplug.transformers.enclosure import Enclosure, enclose
+from zonoplug.transformers.enclosure import Enclosure, covering, enclose
 from zonoplug.transformers.matrix_product import BatchProduct
 
 LIMIT_BYTES = 2**28
@@ -44,9 +45,12 @@ def softmax(
     Cost: O(batch k rows n^2) time.
     Source: Bonaert, Dimitrov, Baader, Vechev, PLDI 2021, section 5.2.
     """
-    linear, error, total, usable = _sum_of_exponentials(_last(zonotope, axis), _last_axis(bounds, axis), limit_bytes)
+    moved = _last(zonotope, axis)
+    differences = _differences(moved, _last_axis(bounds, axis), limit_bytes)
+    linear, error, total, usable = _sum_of_exponentials(moved, differences)
     outer = Interval(1 / total.upper, 1 / total.lower)
-    return _compose(reciprocal(*total), linear, error, usable, outer, axis, source, node)
+    magnitude = outer.upper * _farthest(differences)
+    return _compose(covering(reciprocal, total), linear, error, usable, outer, magnitude, axis, source, node)
 
 
 def log_softmax(
@@ -61,12 +65,13 @@ def log_softmax(
 
     Arguments and cost as those of `softmax`.
     """
-    moved, given = _last(zonotope, axis), _last_axis(bounds, axis)
-    linear, error, total, usable = _sum_of_exponentials(moved, given, limit_bytes)
-    differences = _differences(moved, given, limit_bytes)
+    moved = _last(zonotope, axis)
+    differences = _differences(moved, _last_axis(bounds, axis), limit_bytes)
+    linear, error, total, usable = _sum_of_exponentials(moved, differences)
     outer = Interval(*(-side.logsumexp(-1) for side in reversed(differences)))
-    slope, offset, radius = logarithm(*total)
-    return _compose(Relaxation(-slope, -offset, radius), linear, error, usable, outer, axis, source, node)
+    slope, offset, radius = covering(logarithm, total)
+    relaxation, magnitude = Relaxation(-slope, -offset, radius), _farthest(differences)
+    return _compose(relaxation, linear, error, usable, outer, magnitude, axis, source, node)
 
 
 def _compose(
@@ -75,6 +80,7 @@ def _compose(
     error: Tensor,
     usable: Tensor,
     outer: Interval,
+    magnitude: Tensor,
     axis: int,
     source: SymbolSource,
     node: str,
@@ -84,7 +90,7 @@ def _compose(
     radius = torch.where(usable, radius + slope.abs() * error, torch.inf)
     image = linear.scale(slope, offset)
     terms = 4 * linear.shape[-1] + linear.num_symbols
-    result = enclose(image, Interval(-radius, radius), outer, source, node, terms)
+    result = enclose(image, Interval(-radius, radius), outer, source, node, terms, magnitude)
 
     def back(x: Tensor) -> Tensor:
         return x.movedim(-1, axis)
@@ -103,23 +109,26 @@ def _last_axis(bounds: Interval | None, axis: int) -> Interval | None:
     return None if bounds is None else Interval(*(side.movedim(axis, -1) for side in bounds))
 
 
-def _sum_of_exponentials(
-    zonotope: Zonotope, bounds: Interval | None, limit_bytes: int
-) -> tuple[Zonotope, Tensor, Interval, Tensor]:
-    """Enclose  s_i = sum_j exp(x_j - x_i)  along the last axis.
+def _farthest(differences: Interval) -> Tensor:
+    """1 + the largest |x_j - x_i| over j while rounding is covered, else 0: how much exponentials magnify rounding."""
+    far = torch.maximum(differences.upper, -differences.lower).amax(-1)
+    return 1 + far if rounding.active() else torch.zeros_like(far)
+
+
+def _sum_of_exponentials(zonotope: Zonotope, differences: Interval) -> tuple[Zonotope, Tensor, Interval, Tensor]:
+    """Enclose  s_i = sum_j exp(x_j - x_i)  along the last axis, given bounds of the differences.
 
     Returns:
         An affine part and the radius of its error; bounds of s, at least 1; and where the affine part is of use: not
         where an exponential could be too large for the type.
     """
-    n = zonotope.shape[-1]
+    n, (lower, upper) = zonotope.shape[-1], differences
     # the result depends on differences only: keep the numbers small that cancel
     zonotope = zonotope.shift(-zonotope.center.amax(-1, keepdim=True).detach())
-    lower, upper = _differences(zonotope, bounds, limit_bytes)
     largest = log(torch.finfo(lower.dtype).max) / 2
     usable = (upper <= largest).all(-1)
     fine = usable.unsqueeze(-1) & ~torch.eye(n, dtype=torch.bool, device=lower.device)
-    parts = exp(*(torch.where(fine, side, 0) for side in (lower, upper)))
+    parts = covering(exp, Interval(*(torch.where(fine, side, 0) for side in (lower, upper))))
     slope, offset, radius = (torch.where(fine, part, 0) for part in parts)
     matrix = slope - torch.diag_embed(slope.sum(-1))
     column = zonotope.reshape((*zonotope.shape, 1))
@@ -147,6 +156,10 @@ def _differences(zonotope: Zonotope, bounds: Interval | None, limit_bytes: int) 
     different = 1 - torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
     spread = spread + (own.unsqueeze(-2) + own.unsqueeze(-1)) * different
     middle = zonotope.center.unsqueeze(-2) - zonotope.center.unsqueeze(-1)
+    if rounding.active():
+        size = zonotope.center.abs() + zonotope.radius()
+        error = rounding.affine_error(size.unsqueeze(-2) + size.unsqueeze(-1), None, 2, zonotope.num_symbols)
+        spread = (spread + error * different) * (1 + rounding.gamma(zonotope.num_symbols + 4, spread.dtype))
     if bounds is None:
         return Interval(middle - spread, middle + spread)
     low = (bounds.lower.unsqueeze(-2) - bounds.upper.unsqueeze(-1)) * different
