@@ -133,6 +133,23 @@ def test_known_intermediate_bounds_are_taken():
     assert torch.allclose(lower, module[2].bias) and torch.allclose(upper, module[2].bias)
 
 
+def test_rows_of_outputs_behind_a_product_are_bounded():
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 4))
+
+        def forward(self, x):
+            return torch.matmul(torch.relu(x), self.weight)
+
+    module, x, rows = Product(), torch.rand(2, 3), torch.randn(2, 5, 4)
+    graph = compat.build(module, x[:1])
+    with compat.quietly():
+        lower, upper = graph.compute_bounds(x=(bounded(x, 0.1),), C=rows, method="IBP")
+    values = (rows @ module(x)[..., None])[..., 0]
+    assert (lower <= values).all() and (values <= upper).all()
+
+
 def test_a_bias_that_is_nan_stays_nan():
     graph = compat.build(nn.Linear(3, 2), torch.rand(1, 3))
     node = graph.final_node()

@@ -11,11 +11,11 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import HostError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.interval_images import FROM_ZERO, OF_ONE, OF_SEVERAL, interval_image
+from zonoplug.lirpa.interval_images import FROM_ZERO, INCREASING, OF_ONE, OF_SEVERAL, interval_image
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_box
 from zonoplug.lirpa.operators import TRANSFORMERS, Call, NotApplicableError, transforms
-from zonoplug.lirpa.propagate import WalkOptions, propagate
+from zonoplug.lirpa.propagate import WalkOptions, plan_for, propagate
 from zonoplug.testing import check_contains_samples
 
 
@@ -39,7 +39,7 @@ class Attention(nn.Module):
         self.heads = heads
 
     def forward(self, x):
-        tokens, size = x.shape[1:]
+        tokens, size = (int(length) for length in x.shape[1:])
         q, k, v = (
             part(x).reshape(-1, tokens, self.heads, size // self.heads).transpose(1, 2)
             for part in (self.query, self.key, self.value)
@@ -192,17 +192,12 @@ def test_bounds_contain_every_point_and_are_no_wider_than_intervals(name, radius
 def test_every_value_on_the_way_stays_within_its_bounds(name):
     _, host, shape = built(name)
     box = Box.ball(torch.randn(1, *shape), 0.2)
-    points = box.sample(50)
-    for node in list(host._modules.values()):
-        if not node.inputs or not node.perturbed or node.name == host.input_name[0]:
-            continue
-        bounds = walk(host, box, node.name).bounds
-        values = []
-        for point in points:
-            with torch.no_grad():
-                host(point)
-            values.append(host[node.name].forward_value.expand(bounds.lower.shape))
-        check_contains_samples(bounds, torch.stack(values))
+    with torch.no_grad():
+        host(box.sample(50).flatten(0, 1))
+    values = {node.name: node.forward_value for node in plan_for(host, host.final_name).order if node.from_input}
+    for name, value in values.items():
+        if value.shape[0] == 50:
+            check_contains_samples(walk(host, box, name).bounds, value.unsqueeze(1))
 
 
 @pytest.mark.parametrize("name", ["attention", "LSTM cell", "overlapping padded max-pool", "layer norm", "quotient"])
@@ -249,12 +244,13 @@ def test_a_transformer_serves_what_the_one_before_does_not():
 
 
 def test_operators_called_monotone_are_in_the_table():
-    assert {"BoundMul", "BoundSqrt"} <= OF_ONE | OF_SEVERAL | FROM_ZERO <= set(TRANSFORMERS)
+    assert {"BoundMul", "BoundSqrt"} <= OF_ONE | OF_SEVERAL | INCREASING | FROM_ZERO <= set(TRANSFORMERS)
 
 
 def test_an_even_power_of_an_interval_around_zero_starts_at_zero():
     class BoundSqr:
-        name, attr = "square", None
+        def forward(self, x):
+            return x * x
 
     hull = Interval(torch.tensor([[-2.0, 1.0]]), torch.tensor([[1.0, 3.0]]))
     image = interval_image(BoundSqr(), [Zonotope(torch.zeros(1, 2))], [hull])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,8 +103,9 @@ class AffineImage(InputSet):
         """Enclose the image of the set under  x -> min(max(x, lower), upper).
 
         On a coordinate's hull [l, u] the function lies in  s x + t +/- r  with the chord's slope s; its distance to the
-        chord is extreme where it bends. Coordinates that cannot leave the limits stay as they are. r goes to the noise,
-        or to the box if it is no more than rounding.
+        chord is extreme where it bends. Coordinates that cannot leave the limits stay as they are; those whose own
+        noise would be no smaller than the clipped interval become it. r goes to the noise, or to the box if it is no
+        more than rounding.
         """
         low, high = self.interval_hull()
         ends = torch.stack([low, high, low.clamp(lower, upper), high.clamp(lower, upper)])
@@ -112,9 +114,12 @@ class AffineImage(InputSet):
         inside = (low >= lower) & (high <= upper)
         slope = ((values[1] - values[0]) / width.clamp(min=torch.finfo(width.dtype).tiny)).clamp(0, 1)
         slope = torch.where(inside, torch.ones_like(slope), slope)
-        gaps = values - slope * ends
-        offset = ((gaps.amax(dim=0) + gaps.amin(dim=0)) / 2).masked_fill(inside, 0)
-        radius = ((gaps.amax(dim=0) - gaps.amin(dim=0)) / 2).masked_fill(inside, 0)
+        alone = torch.zeros_like(low) if self.noise is None else self.noise
+        gap = _gap(values, slope * ends)
+        flat = ~inside & ((values[1] - values[0]) / 2 <= slope * alone + gap.radius)
+        slope = slope.masked_fill(flat, 0)
+        gap = _gap(values, slope * ends)
+        offset, radius = gap.middle.masked_fill(inside, 0), gap.radius.masked_fill(inside, 0)
         sure = 16 * torch.finfo(width.dtype).eps * (1 + ends.abs().amax(dim=0) + values.abs().amax(dim=0))
         sure = (sure + radius.masked_fill(radius > sure, 0)).masked_fill(inside, 0)
         radius = radius.masked_fill(radius <= sure, 0)
@@ -124,6 +129,17 @@ class AffineImage(InputSet):
             sure if self.box is None else self.box * slope + sure,
             radius if self.noise is None else self.noise * slope + radius,
         )
+
+
+class _Gap(NamedTuple):
+    middle: Tensor
+    radius: Tensor
+
+
+def _gap(values: Tensor, line: Tensor) -> _Gap:
+    """Middle and half the range of  values - line  over the first axis."""
+    low, high = (values - line).aminmax(dim=0)
+    return _Gap((high + low) / 2, (high - low) / 2)
 
 
 def minkowski_sum(sets: Sequence[AffineImage], around: Tensor) -> AffineImage:

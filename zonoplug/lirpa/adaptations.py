@@ -78,7 +78,8 @@ def importable_for_0_3() -> Iterator[None]:
 def adapt_0_3(module_class: Any) -> None:
     """Correct the host's own classes, so that modules which others build work too."""
     bound_general = importlib.import_module("auto_LiRPA.bound_general")
-    relu = importlib.import_module("auto_LiRPA.operators").BoundRelu
+    operators: Any = importlib.import_module("auto_LiRPA.operators")
+    relu, matmul, linear = operators.BoundRelu, operators.BoundMatMul, operators.BoundLinear
     parse_module, named_members = bound_general.parse_module, module_class._named_members
     ibp_general, init_opt_parameters = module_class.IBP_general, relu.init_opt_parameters
 
@@ -106,6 +107,13 @@ def adapt_0_3(module_class: Any) -> None:
             if unstable > self.options.get("minimum_sparsity", 0.9) * neurons:
                 self.alpha_indices = None
 
+    def adapted_matmul_interval(self: Any, *v: Any, C: Any = None) -> Any:
+        """The host hands C to a final product as it does to a linear layer, which its product does not expect."""
+        bounds = matmul_interval(self, *v)
+        return bounds if C is None else linear.interval_propagate(None, bounds, C=C)
+
+    matmul_interval = matmul.interval_propagate
+    matmul.interval_propagate = adapted_matmul_interval
     bound_general.parse_module = adapted_parse_module  # type: ignore[attr-defined]
     module_class._named_members = adapted_named_members
     module_class.register_parameter = torch.nn.Module.register_parameter

@@ -1,8 +1,8 @@
 """Interval bounds beside the zonotopes: what is known of a value that no zonotope shows, such as that a square is >= 0.
 
-They are kept in graphs with an operator that is not made of straight pieces, where they make bounds at least as tight as
-those of interval arithmetic. For linear layers and ReLUs alone they would gain little, and cost time: in a small network
-as much as the rest.
+They are kept in graphs with an operator that is not made of straight pieces, where they make bounds at least as tight
+as those of interval arithmetic. For linear layers and ReLUs alone they would gain little, and cost time: in a small
+network as much as the rest.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from zonoplug.transformers.affine import Operand
 from zonoplug.transformers.enclosure import Enclosure
 
 STRAIGHT = frozenset({"BoundRelu", "BoundLeakyRelu", "BoundPRelu", "BoundAbs", "BoundClip", "BoundHardTanh"})
-# Monotone in each coordinate: of all inputs in the same direction, or of one input in either.
+# Exact operators, monotone in each coordinate: of all inputs in the same direction, or of one input in either.
 OF_SEVERAL = frozenset({"BoundAdd", "BoundConcat", "BoundWhere"})
 OF_ONE = frozenset(
     f"Bound{name}"
     for name in (
         "AveragePool BatchNormalization Cast Div Dropout Expand Flatten Gather GlobalAveragePool Identity Mul Neg Pad"
         " ReduceMean ReduceSum Reshape Resize Slice Split Squeeze Tile Transpose Unsqueeze"
-        " Atan Clip Erf Exp HardTanh Log Relu Sigmoid Softplus Sqrt Tanh"
     ).split()
 )
-FROM_ZERO = frozenset({"BoundPow", "BoundReciprocal", "BoundSqr"})  # monotone on either side of 0
+# Functions: monotone, and monotone on either side of 0.
+INCREASING = frozenset(
+    f"Bound{name}" for name in "Atan Clip Erf Exp HardTanh Log Relu Sigmoid Softplus Sqrt Tanh".split()
+)
+FROM_ZERO = frozenset({"BoundPow", "BoundReciprocal", "BoundSqr"})
 
 
 def needs_intervals(node: Any) -> bool:
@@ -56,16 +59,15 @@ def interval_image(node: Any, operands: Sequence[Operand], hulls: Sequence[Inter
     Cost: that of one or two symbols.
     """
     name, perturbed = type(node).__name__, [hull for hull in hulls if hull is not None]
-    if name in OF_SEVERAL or (name in OF_ONE | FROM_ZERO and len(perturbed) == 1):
-        points = [[hull and _point(hull[side]) for hull in hulls] for side in (0, 1)]
-        if name in FROM_ZERO:
-            points.append([hull and _zero_if_inside(hull) for hull in hulls])
-        images = [_image(node, _values(operands, point, _corner), point) for point in points]
-        known = [image for image in images if image is not None]
-        if len(known) < len(images):
+    if name in INCREASING | FROM_ZERO and len(perturbed) == 1 and isinstance(operands[0], Zonotope):
+        points = [*perturbed[0], _zero_if_inside(perturbed[0])] if name in FROM_ZERO else perturbed[0]
+        return _outward(torch.stack([node.forward(point, *operands[1:]) for point in points]))
+    if name in OF_SEVERAL or (name in OF_ONE and len(perturbed) == 1):
+        ends = [[hull and Interval(hull[side], hull[side]) for hull in hulls] for side in (0, 1)]
+        first, second = (_image(node, _values(operands, end, _corner), end) for end in ends)
+        if first is None or second is None:
             return None
-        lower, upper = (torch.stack([image[side] for image in known]) for side in (0, 1))
-        return Interval(lower.amin(0), upper.amax(0))
+        return Interval(torch.minimum(first.lower, second.lower), torch.maximum(first.upper, second.upper))
     entry = entry_for(node)
     flat = torch.zeros_like(perturbed[0].lower) if entry is not None and entry.kind == "relaxation" else None
     return _image(node, _values(operands, hulls, _box), hulls, flat)
@@ -92,13 +94,15 @@ def _image(
     return None
 
 
-def _point(value: Tensor) -> Interval:
-    return Interval(value, value)
+def _zero_if_inside(hull: Interval) -> Tensor:
+    """0 where it lies in the interval, else the lower end."""
+    return torch.where((hull.lower <= 0) & (hull.upper >= 0), 0, hull.lower)
 
 
-def _zero_if_inside(hull: Interval) -> Interval:
-    """The point 0 where it lies in the interval, else the lower end."""
-    return _point(torch.where((hull.lower <= 0) & (hull.upper >= 0), 0, hull.lower))
+def _outward(values: Tensor) -> Interval:
+    """The range of some values of a function, with room for their rounding; axis 0 goes."""
+    room = 8 * torch.finfo(values.dtype).eps * values.abs()
+    return Interval((values - room).amin(0), (values + room).amax(0))
 
 
 def _corner(point: Interval) -> Zonotope:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which differ for colour-blind readers too, each with a marker and a dash of its own.
 STYLES = (
-    {"color": "#000000", "marker": "x", "linestyle": ":"},
-    {"color": "#0072B2", "marker": "o", "linestyle": "-"},
-    {"color": "#D55E00", "marker": "s", "linestyle": "-"},
-    {"color": "#009E73", "marker": "^", "linestyle": "-"},
-    {"color": "#CC79A7", "marker": "D", "linestyle": "-"},
-    {"color": "#E69F00", "marker": "v", "linestyle": "-"},
+    {"color": "#000000", "marker": "x", "linestyle": ":", "markersize": 5},
+    {"color": "#0072B2", "marker": "o", "linestyle": "-", "markersize": 5},
+    {"color": "#D55E00", "marker": "s", "linestyle": "-", "markersize": 5},
+    {"color": "#009E73", "marker": "^", "linestyle": "-", "markersize": 6},
+    {"color": "#CC79A7", "marker": "D", "linestyle": "-", "markersize": 5},
+    {"color": "#E69F00", "marker": "v", "linestyle": "-", "markersize": 6},
 )
-REFERENCE_STYLE = {"color": "#777777", "marker": "", "linestyle": "--"}
+REFERENCE_STYLE = {"color": "#444444", "marker": "_", "linestyle": "--", "markersize": 12, "zorder": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +60,26 @@ def draw_extremes(
         SettingError: matplotlib is not installed.
     """
     rows = ceil(len(perturbations) / columns)
-    figure = _new_figure(figsize=(4.8 * columns, 1.45 * rows + 0.5))
-    blocks = figure.subfigures(1, columns, squeeze=False)[0]
-    items = list(perturbations.items())
-    for number, block in enumerate(blocks):
-        mine = items[number * rows : (number + 1) * rows]
-        axes = block.subplots(rows, 4, squeeze=False)
-        for row, line in enumerate(axes):
-            for place in line:
-                place.axis("off")
-            if row >= len(mine):
-                continue
-            title, perturbation = mine[row]
-            pictures = (image[None], *perturbation.extremes(image[None]))
-            for place, picture, label in zip(line, pictures, ("original", "low", "middle", "high"), strict=True):
-                values = picture[0].clamp(0, 1).permute(1, 2, 0).squeeze(2).cpu().numpy()
-                place.imshow(values, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                place.add_patch(_frame(values))
-                if row == 0:
-                    place.set_title(label, fontsize=10)
-            line[0].text(-0.12, 0.5, title, transform=line[0].transAxes, ha="right", va="center", fontsize=10)
-        block.subplots_adjust(left=0.34, right=0.98, top=0.94 if rows > 2 else 0.85, bottom=0.02, wspace=0.06, hspace=0.12)
-    figure.savefig(path, dpi=150)
+    side, label, gap, top = 0.95, 2.2, 0.07, 0.35  # inches
+    block = label + 4 * (side + gap) + 3 * gap
+    width, height = columns * block, top + rows * (side + 2 * gap)
+    figure = _new_figure(figsize=(width, height))
+    for number, (title, perturbation) in enumerate(perturbations.items()):
+        column, row = divmod(number, rows)
+        pictures = (image[None], *perturbation.extremes(image[None]))
+        y = height - top - row * (side + 2 * gap) - side
+        x = column * block + label
+        figure.text((x - 2 * gap) / width, (y + side / 2) / height, title, ha="right", va="center", fontsize=10)
+        for picture, caption in zip(pictures, ("original", "low", "middle", "high"), strict=True):
+            place = figure.add_axes((x / width, y / height, side / width, side / height))
+            place.axis("off")
+            values = picture[0].clamp(0, 1).permute(1, 2, 0).squeeze(2).cpu().numpy()
+            place.imshow(values, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            place.add_patch(_frame(values))
+            if row == 0:
+                place.set_title(caption, fontsize=10)
+            x += side + gap
+    figure.savefig(path, dpi=120)
 
 
 def draw_accuracy(panels: Sequence[Panel], path: Path | str, what: str, columns: int = 3) -> None:
@@ -104,7 +102,7 @@ def draw_accuracy(panels: Sequence[Panel], path: Path | str, what: str, columns:
         for label, shares in panel.shares.items():
             style = REFERENCE_STYLE if label == panel.reference else styles[label]
             percent = [100 * share for share in shares]
-            (handles[label],) = chart.plot(panel.strengths, percent, markersize=5, linewidth=1.6, label=label, **style)
+            (handles[label],) = chart.plot(panel.strengths, percent, linewidth=1.6, clip_on=False, **style)
         chart.set_title(panel.title, fontsize=11)
         chart.set_xlabel(panel.unit, fontsize=9)
         chart.set_ylim(-3, 103)
