@@ -23,6 +23,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY_BYTES = 12 << 30
 TIMEOUT_SECONDS = 120
+HEADER = """# Models of the competition
+
+Made by `benchmarks/model_support.py --host FOLDER --markdown FILE`; with other work on the machine,
+times are upper limits. The columns IBP and CROWN give mean widths of the first outputs (at most 20) over a box, placed
+at random, of a twentieth of the width of a specification's box; WRONG if one of 50 sampled points lies outside.
+
+"""
 COLUMNS = ("model", "load ms", "agrees", "batch of 3", "built", "IBP", "CROWN", "host node classes, or what is missing")
 
 
@@ -194,7 +201,7 @@ def main() -> None:
         texts.append(f"## Host: {host_version(host)}\n\n{table(arguments.pack, host, arguments.only)}")
         print(texts[-1].rsplit("\n\n", 1)[-1])
     if arguments.markdown:
-        arguments.markdown.write_text("# Models of the competition\n\n" + "\n".join(texts))
+        arguments.markdown.write_text(HEADER + "\n".join(texts))
 
 
 def host_version(host: str | None) -> str:

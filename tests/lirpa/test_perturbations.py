@@ -158,6 +158,12 @@ def test_a_narrow_rotated_set_is_much_tighter_than_its_box(name):
     assert width(bounds_of(host, value, "ibp")) == pytest.approx(width(bounds_of(host, box, "ibp")))
 
 
+def test_limits_of_a_ball_reach_the_first_nonlinear_operator():
+    _, host = build("relu first")
+    limited, whole = SETS["l2 with limits"], LpBall(SETS["l2 with limits"].center, 0.5, 2)
+    assert width(bounds_of(host, limited, "zonotope")) < 0.8 * width(bounds_of(host, whole, "zonotope"))
+
+
 @pytest.mark.parametrize("known", SETS)
 def test_patches_give_the_same_as_matrices(known):
     _, patches = build("residual")
@@ -233,3 +239,19 @@ def test_a_batch_that_was_pruned_is_refused():
     with pytest.raises(HostError, match="prunes"):
         perturbation.concretize(None, torch.zeros(3, 1, 36))
     assert perturbation.concretize(None, None) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("known", ["l2", "affine image with box and noise"])
+def test_the_gpu_gives_the_cpus_bounds(known):
+    value = make_sets(torch.float64)[known]
+    module, host = build("residual", torch.float64)
+    parts = [getattr(value, field) for field in value.__slots__]
+    there = type(value)(*(part.cuda() if isinstance(part, torch.Tensor) else part for part in parts))
+    example = torch.zeros(1, 1, 6, 6, dtype=torch.float64).cuda()
+    on_gpu = compat.build(module.cuda(), example, module_class=ZonotopeModule)
+    for method in ("zonotope", "crown", "zonotope+crown"):
+        here = bounds_of(host, value, method)
+        torch.testing.assert_close(bounds_of(on_gpu, there, method).lower.cpu(), here.lower)
+    assert there.sample(10).is_cuda

@@ -27,7 +27,7 @@ OF_ONE = frozenset(
     f"Bound{name}"
     for name in (
         "AveragePool BatchNormalization Cast Div Dropout Expand Flatten Gather GlobalAveragePool Identity Mul Neg Pad"
-        " ReduceMean ReduceSum Reshape Resize Slice Split Squeeze Tile Transpose Unsqueeze"
+        " ReduceMean ReduceSum Reshape Resize Slice Split Squeeze Sub Tile Transpose Unsqueeze"
     ).split()
 )
 # Functions: monotone, and monotone on either side of 0.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
+from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
@@ -40,7 +41,7 @@ class ActivationSearch:
     Args:
         problem, bounder, attack: what is verified, and with what.
     Raises:
-        UnsupportedOperatorError: the network has operators that backward bounds cannot pass.
+        UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.
     """
 
     def __init__(self, problem: Problem, bounder: Bounder, attack: Attack) -> None:
@@ -49,6 +50,8 @@ class ActivationSearch:
         self._problem = problem
         self._bounder = bounder
         self._attack = attack
+        if not bounder.takes_batches:
+            raise UnsupportedOperatorError("The host's graph of this model takes one point at a time.")
         self._backward = Backward(bounder.module)
         self._names = [(node.name, node.inputs[0].name) for node in self._backward.relus]
 

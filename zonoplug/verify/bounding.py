@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.propagate import Propagation
 
 
+GRAPH_POINTS = 3
+
+
 class BrokenMethodError(ZonoplugError):
     """A method's bounds exclude a point that the model reaches: the method is not to be believed on this model."""
 
@@ -71,14 +74,18 @@ class Bounder:
     Args:
         problem: model and specification.
     Raises:
-        HostError: the host cannot build the model.
+        HostError: the host cannot build the model, or its graph computes something else.
     """
 
     def __init__(self, problem: Problem) -> None:
+        from zonoplug.lirpa.compat import check_graph, takes_batches
         from zonoplug.lirpa.module import build
 
         self._problem = problem
         self.module = build(problem.model.module, problem.box.lower[:1], problem.device)
+        points = problem.box.sample(GRAPH_POINTS, torch.Generator().manual_seed(0))[:, 0]
+        check_graph(self.module, problem.model.module, points)
+        self.takes_batches = takes_batches(self.module, problem.model.module, points)
         self.warnings: list[str] = []
 
     def bound(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
@@ -86,6 +93,12 @@ class Bounder:
         from zonoplug.lirpa.methods import BoundMethod
         from zonoplug.lirpa.module import bound_box
 
+        if not self.takes_batches and group.shape[0] > 1:
+            singles = [
+                self.bound(method, Box(box.lower[i : i + 1], box.upper[i : i + 1]), group[i : i + 1], objective)
+                for i in range(group.shape[0])
+            ]
+            return RowBounds(torch.cat([single.lower for single in singles]), None)
         parsed = BoundMethod.parse(method)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
