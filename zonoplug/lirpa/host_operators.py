@@ -160,17 +160,10 @@ def _chosen(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any, int, Any], A
 
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "Ceil": lambda attr, x: torch.ceil(x),
-    "Clip": lambda attr, x, *ends: torch.clamp(x, *(ends or (attr.get("min"), attr.get("max")))),
-    "Elu": lambda attr, x: functional.elu(x, attr.get("alpha", 1.0)),
-    "Erf": lambda attr, x: torch.erf(x),
-    "Floor": lambda attr, x: torch.floor(x),
-    "HardSigmoid": lambda attr, x: torch.clamp(x * attr.get("alpha", 0.2) + attr.get("beta", 0.5), 0, 1),
     "Max": lambda attr, x, *more: _largest(x, *more),
     "Min": lambda attr, x, *more: -_largest(-x, *[-y for y in more]),
     "ReduceMax": lambda attr, x: torch.amax(x, attr["axes"], bool(attr.get("keepdims", 1))),
     "ReduceMin": lambda attr, x: torch.amin(x, attr["axes"], bool(attr.get("keepdims", 1))),
-    "Sign": lambda attr, x: torch.sign(x),
 }
 
 

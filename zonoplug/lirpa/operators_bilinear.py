@@ -31,7 +31,7 @@ def _multiply(call: Call) -> Enclosure:
     return bilinear.product(left, right, call.source, call.node.name, bounds=_pair(call))
 
 
-@transforms("BoundDiv", "BoundQuotient", kind="composition", after=True)
+@transforms("BoundDiv", kind="composition", after=True)
 def _divide(call: Call) -> Enclosure:
     numerator, denominator = call.operands
     if not isinstance(denominator, Zonotope):

@@ -107,7 +107,7 @@ def _multiply(call: Call) -> Zonotope:
     raise NotApplicableError
 
 
-@transforms("BoundDiv", "BoundQuotient")
+@transforms("BoundDiv")
 def _divide(call: Call) -> Zonotope:
     zonotope, (divisor,) = call.zonotope, call.constants
     return affine.multiply(zonotope, 1 / divisor)
