@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from zonoplug.domain.input_sets import Box
+    from zonoplug.domain.affine_image import AffineImage
+    from zonoplug.domain.input_sets import Box, InputSet
+    from zonoplug.domain.lp_ball import LpBall
     from zonoplug.domain.zonotope import Zonotope
     from zonoplug.errors import ZonoplugError
     from zonoplug.io.onnx_model import load_model
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 # Imported at first use, so that a command line that fails early does not wait for torch.
 _HOME = {
+    "AffineImage": "zonoplug.domain.affine_image",
     "Box": "zonoplug.domain.input_sets",
+    "InputSet": "zonoplug.domain.input_sets",
+    "LpBall": "zonoplug.domain.lp_ball",
     "Zonotope": "zonoplug.domain.zonotope",
     "ZonoplugError": "zonoplug.errors",
     "load_model": "zonoplug.io.onnx_model",
@@ -52,9 +57,12 @@ __all__ = [
     "REDUCTIONS",
     "RELAXATIONS",
     "AboveSymbols",
+    "AffineImage",
     "Box",
     "BoxReduction",
     "Girard",
+    "InputSet",
+    "LpBall",
     "Never",
     "Outcome",
     "Reduction",

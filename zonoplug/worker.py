@@ -23,8 +23,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return measure_method(request)
     import torch
 
+    from zonoplug.clock import Deadline
     from zonoplug.io.counterexample import format_counterexample
-    from zonoplug.verify.clock import Deadline
     from zonoplug.verify.verifier import Settings, Verification, check_method, load_problem
 
     torch.set_num_threads(1)  # small batches on few cores: several threads wait for one another more than they help

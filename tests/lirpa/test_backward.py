@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.ascent import Adam
@@ -14,7 +15,6 @@ from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box, build, walk
 from zonoplug.lirpa.refine import first_alpha, refine_hulls
 from zonoplug.testing import tolerance
-from zonoplug.verify.clock import Deadline
 
 ZONOTOPE = BoundMethod.parse("zonotope")
 

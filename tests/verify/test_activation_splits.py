@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import zonoplug.lirpa.refine
+from zonoplug.clock import Deadline
 from zonoplug.verify import verifier
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
-from zonoplug.verify.clock import Deadline
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.sign_subdomains import SignSubdomains, split_scores, split_signs
 from zonoplug.verify.verifier import Settings, load_problem, verify_files

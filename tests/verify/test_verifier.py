@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from zonoplug.clock import Deadline
 from zonoplug.errors import ModelMismatchError, SettingError, SpecificationError, UnknownNameError
 from zonoplug.io.onnx_model import load_model
 from zonoplug.verify import verifier
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, RowBounds
 from zonoplug.verify.branch_and_bound import BranchAndBound
-from zonoplug.verify.clock import Deadline
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.verifier import Settings, Verification, load_problem, verify_files
 

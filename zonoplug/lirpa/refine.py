@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.backward import Backward, Multipliers
-from zonoplug.verify.clock import Deadline
 
 ROWS_AT_ONCE = 256
 LEARNING_RATE = 0.2

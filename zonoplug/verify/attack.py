@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zonoplug.verify.clock import Deadline
+from zonoplug.clock import Deadline
 from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem import Problem
 

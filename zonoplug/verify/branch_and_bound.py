@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, RowBounds, check_bounds
-from zonoplug.verify.clock import Deadline
 from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.split import bisect, influence_scores

@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import HostError, SettingError, UnsupportedOperatorError, ZonoplugError
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
 from zonoplug.verify.branch_and_bound import BranchAndBound
-from zonoplug.verify.clock import Deadline
 from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
 from zonoplug.verify.problem import Objective, Problem
 
