@@ -10,6 +10,7 @@ from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem import Problem
 
 KEPT_POINTS = 4096
+POINTS_ENTRIES = 4_000_000  # numbers in one batch of points: a large network's activations take many times as much
 KEPT_BYTES = 256 * 2**20
 CONFIRMATIONS = 4
 
@@ -31,13 +32,14 @@ class Attack:
         self._problem = problem
         self._random = torch.Generator().manual_seed(seed)
         shape = problem.model.input_shape
+        self._most = max(4, POINTS_ENTRIES // max(problem.specification.num_inputs, 1))
         self.points = torch.zeros(0, *shape, dtype=problem.dtype, device=problem.device)
         self.groups = torch.zeros(0, dtype=torch.int64, device=problem.device)
         self.outputs = torch.zeros(0, problem.specification.num_outputs, dtype=problem.dtype, device=problem.device)
 
     def random_points(self, count: int) -> Counterexample | None:
-        """Try `count` points spread over the boxes: uniform ones and corners."""
-        groups = torch.arange(count) % self._problem.objective.num_boxes
+        """Try up to `count` points spread over the boxes: uniform ones and corners; fewer where inputs are large."""
+        groups = torch.arange(min(count, self._most)) % self._problem.objective.num_boxes
         return self.try_points(self._starts(groups), groups)
 
     def try_points(self, points: Tensor, groups: Tensor) -> Counterexample | None:
@@ -66,7 +68,7 @@ class Attack:
         if not targets.shape[0]:
             return None
         targets = targets[torch.randperm(targets.shape[0], generator=self._random)].repeat(restarts, 1)
-        for chunk in targets.split(max_batch):
+        for chunk in targets.split(min(max_batch, self._most)):
             found = self._descend_from(chunk[:, 0], chunk[:, 1], steps, deadline)
             if found is not None or deadline.passed:
                 return found
