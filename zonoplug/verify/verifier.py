@@ -160,7 +160,7 @@ class Verification:
         ]
 
     def _quick_attack(self) -> Counterexample | None:
-        found = self._attack.random_points(256)
+        found = self._attack.random_points(max(256, self._problem.objective.num_boxes))
         limit = min(QUICK_ATTACK_SECONDS, 0.2 * max(self._deadline.left_seconds, 0.0))
         return found or self._attack.descend(4, 40, Deadline(limit))
 
