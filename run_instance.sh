@@ -7,8 +7,8 @@
 #   ./run_instance.sh test [PYTEST ARGUMENTS]          set up with test tools, then run the tests; once more with the
 #                                                      auto_LiRPA in the folder ZONOPLUG_LIRPA_ALSO, if that is set
 set -uo pipefail
-# Time limits count from here.
-start_clock() { export ZONOPLUG_STARTED=${EPOCHREALTIME:-}; }
+# Time limits count from here, for the process that this one becomes.
+start_clock() { export ZONOPLUG_STARTED=$$:${EPOCHREALTIME:-}; }
 start_clock
 
 script=${BASH_SOURCE[0]}
@@ -38,7 +38,6 @@ set_up() {
 # expect VERDICT SPEC: verify the bundled example, and compare.
 expect() {
     local examples=$project/zonoplug/examples output
-    start_clock
     echo "$ ./run_instance.sh zonoplug/examples/digits.onnx zonoplug/examples/$2"
     output=$("$python" -m zonoplug "$examples/digits.onnx" "$examples/$2") || exit
     echo "$output"

@@ -31,11 +31,15 @@ class Interrupted(Exception):
 
 
 def seconds_since_start() -> float:
-    """Seconds since the command was typed, as far as known: since run_instance.sh, or else this process, started."""
-    try:
-        return max(0.0, time.time() - float(os.environ[STARTED_VARIABLE]))
-    except (KeyError, ValueError):
-        pass
+    """Seconds since the command was typed, as far as known: since this process started.
+
+    run_instance.sh becomes this process, and says when it began as "process id:seconds since 1970"; what it said to
+    another process does not count.
+    """
+    process, _, began = os.environ.get(STARTED_VARIABLE, "").partition(":")
+    with contextlib.suppress(ValueError):
+        if process == str(os.getpid()):
+            return max(0.0, time.time() - float(began))
     try:
         with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
             ticks = int(stat.read().rpartition(")")[2].split()[19])  # field 22: start after boot, in clock ticks
