@@ -170,3 +170,16 @@ def test_shared_symbols_cancel(make_pair):
     common = affine.add(affine.rearrange(x, lambda v: v[:, :1].expand(-1, 4)), torch.tensor([[0.0, 0.1, 0.2, 0.3]]))
     result = pooling.max_over_axes(common, [1], False, source, "max").zonotope
     assert torch.equal(result.symbols, x.symbols)
+
+
+def test_gradients_flow(make_pair):
+    x, y, source = make_pair(((2, 6), (2, 6)), radius=3.0)
+    slope = torch.ones(1, 2, 6, dtype=torch.float64, requires_grad=True)
+    index = torch.tensor([[0, 1, 2], [2, 3, -1]])
+    for transform in (
+        lambda z: pooling.max_over_windows(z, index, source, "pool"),
+        lambda z: pooling.maximum(z, y, source, "max"),
+    ):
+        upper = transform(x.scale(slope)).zonotope.interval_hull().upper
+        (gradient,) = torch.autograd.grad(upper.sum(), slope)
+        assert bool(gradient.isfinite().all()) and float(gradient.abs().sum()) > 0

@@ -114,3 +114,12 @@ def test_unknown_stays_unknown_in_its_row(transformer, function):
     result = transformer(Zonotope(torch.tensor([[[1.0, torch.nan], [1.0, 2.0]]])), 2, source, "softmax")
     assert bool(result.bounds.upper[0, 0].isnan().all()) and bool(result.bounds.upper[0, 1].isfinite().all())
     assert bool(result.zonotope.interval_hull().upper[0, 0].isnan().all())
+
+
+@BOTH
+def test_gradients_flow(make_pair, transformer, function):
+    x, _, source = make_pair(((2, 4), (1,)))
+    slope = torch.ones(1, 2, 4, dtype=torch.float64, requires_grad=True)
+    result = transformer(x.scale(slope), 2, source, "softmax")
+    (gradient,) = torch.autograd.grad(result.zonotope.interval_hull().upper.sum(), slope)
+    assert bool(gradient.isfinite().all()) and float(gradient.abs().sum()) > 0

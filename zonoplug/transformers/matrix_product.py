@@ -15,7 +15,7 @@ from zonoplug.transformers import product_ranges as ranges
 from zonoplug.transformers.bilinear import LIMIT_BYTES, Bounds, Factor, Form, within_two
 from zonoplug.transformers.enclosure import Enclosure, enclose
 
-LIMIT_WORK = 2**31
+LIMIT_WORK = 2**30
 
 
 def matrix_product(

@@ -13,6 +13,7 @@ a tree of pairs, and 0.58 to 0.85 times as wide as with the best winner; optimal
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def max_over_windows(
     """Enclose the largest of each window of coordinates of the last axis: (batch, *axes, n) -> (batch, *axes, outputs).
 
     The weights start at the largest center and move `STEPS` times towards the coordinate that may exceed the weighted
-    sum most, as far as makes the two of them balance.
+    sum most, as far as makes the two of them balance. Windows whose winner the bounds tell are copied.
 
     Args:
         index: (outputs, window) coordinates, -1 for none; each window has at least one.
@@ -80,36 +81,27 @@ def max_over_windows(
         limit_bytes: memory for temporary values, beyond that of the result; more is done in chunks of symbols.
     Cost: O(batch k axes outputs window).
     """
+    *axes, n = zonotope.shape
+    shape, rows = (*axes, index.shape[0]), prod(axes)
     own = zonotope.interval_hull()
-    hull = own if bounds is None else bounds
-    index = index.to(zonotope.center.device)
-    inside, place = index >= 0, index.clamp(min=0)
-    pool = _Windows(zonotope, place, inside, limit_bytes)
-    lowest = torch.finfo(zonotope.center.dtype).min
-    lower, upper = (torch.where(inside, side[..., place], -torch.inf).amax(-1) for side in hull)
-    first = torch.where(inside, zonotope.center[..., place], lowest).argmax(-1, keepdim=True)
-    weights = torch.zeros_like(zonotope.center[..., place]).scatter(-1, first, 1.0)
-    best = pool.excess(weights)
-    for _ in range(STEPS):
-        residual = best[1].amax(-1)
-        if not bool((residual > 0).any()):
-            break
-        most = best[1].argmax(-1, keepdim=True)
-        low, high = (side.gather(-1, most) for side in best)
-        share = torch.where(low >= 0, torch.ones_like(low), high / (high - low))
-        share = torch.where(high > 0, share, torch.zeros_like(share))
-        moved = (weights * (1 - share)).scatter_add(-1, most, share)
-        excess = pool.excess(moved)
-        better = (excess[1].amax(-1) < residual).unsqueeze(-1)
-        weights = torch.where(better, moved, weights)
-        best = Interval(*(torch.where(better, new, old) for new, old in zip(excess, best, strict=True)))
-    residual = best[1].amax(-1).clamp(min=0)
-    linear = pool.weighted(weights)
-    magnitude = torch.where(inside, torch.maximum(own.upper, -own.lower)[..., place], 0).amax(-1)
-    return enclose(
-        linear, Interval(torch.zeros_like(residual), residual), Interval(lower, upper), source, node,
-        index.shape[1] + zonotope.num_symbols, magnitude,
-    )  # fmt: skip
+    lower, upper = (side.flatten(1) for side in (own if bounds is None else bounds))
+    starts = n * torch.arange(rows)[:, None, None]
+    flat = torch.where(index >= 0, index + starts, -1).flatten(0, 1).to(lower.device)
+    pool = _Windows(zonotope.reshape((rows * n,)), flat, limit_bytes)
+    first = pool.of(zonotope.center.flatten(1), torch.finfo(lower.dtype).min).argmax(-1, keepdim=True)
+    low, high = pool.of(lower, -torch.inf), pool.of(upper, -torch.inf)
+    certain = high.scatter(-1, first, -torch.inf).amax(-1) <= low.gather(-1, first)[..., 0]
+    weights = torch.zeros_like(low).scatter(-1, first, 1.0)
+    residual = torch.zeros_like(low[..., 0])
+    unclear = (~certain).any(0).nonzero()[:, 0]
+    if unclear.numel():
+        weights[:, unclear], residual[:, unclear] = pool.balance(weights[:, unclear], unclear)
+    magnitude = pool.of(torch.maximum(own.upper, -own.lower).flatten(1), 0.0).amax(-1)
+    linear = pool.weighted(weights).reshape(shape)
+    remainder, outer = Interval(torch.zeros_like(residual), residual), Interval(low.amax(-1), high.amax(-1))
+    remainder, outer = (Interval(*(side.reshape(-1, *shape) for side in part)) for part in (remainder, outer))
+    terms = index.shape[1] + zonotope.num_symbols
+    return enclose(linear, remainder, outer, source, node, terms, magnitude.reshape(-1, *shape))
 
 
 def max_over_axes(
@@ -216,64 +208,92 @@ def _negative(enclosure: Enclosure) -> Enclosure:
 
 
 class _Windows:
-    """A zonotope (batch, *axes, n) seen through windows (outputs, window) of its last axis."""
+    """A zonotope (batch, n) seen through windows (outputs, window) of its coordinates; -1 for none."""
 
-    def __init__(self, zonotope: Zonotope, place: Tensor, inside: Tensor, limit_bytes: int) -> None:
-        self.zonotope, self.place, self.inside = zonotope, place, inside
+    def __init__(self, zonotope: Zonotope, index: Tensor, limit_bytes: int) -> None:
+        self.zonotope, self.place, self.inside = zonotope, index.clamp(min=0), index >= 0
         self.dense = [block for block in zonotope.blocks if not isinstance(block, DiagonalBlock)]
         self.diagonal = [block for block in zonotope.blocks if isinstance(block, DiagonalBlock)]
         box = torch.zeros_like(zonotope.center) if zonotope.box is None else zonotope.box
-        self.own = sum((block.radius() for block in self.diagonal), box)[..., place]
-        size = 4 * self.own.numel() * self.own.element_size()
+        self.own = sum((block.radius() for block in self.diagonal), box)
+        size = 4 * zonotope.batch * index.numel() * box.element_size()
         self.step = max(1, limit_bytes // max(size, 1))
 
-    def excess(self, weights: Tensor) -> Interval:
-        """Bounds of x_j - sum_i w_i x_i for each j of a window, (batch, *axes, outputs, window); -inf in the padding.
+    def of(self, values: Tensor, otherwise: float) -> Tensor:
+        """Values (batch, n) as (batch, outputs, window), `otherwise` where there is no coordinate."""
+        return torch.where(self.inside, values[:, self.place], otherwise)
+
+    def balance(self, weights: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Better weights for some of the outputs, (batch, m, window), and how far the maximum may exceed the sum."""
+        best = self.excess(weights, outputs)
+        for _ in range(STEPS):
+            residual = best.upper.amax(-1)
+            if not bool((residual > 0).any()):
+                break
+            most = best.upper.argmax(-1, keepdim=True)
+            low, high = (side.gather(-1, most) for side in best)
+            share = torch.where(low >= 0, torch.ones_like(low), high / (high - low))
+            share = torch.where(high > 0, share, torch.zeros_like(share))
+            moved = (weights * (1 - share)).scatter_add(-1, most, share)
+            excess = self.excess(moved, outputs)
+            better = (excess.upper.amax(-1) < residual).unsqueeze(-1)
+            weights = torch.where(better, moved, weights)
+            best = Interval(*(torch.where(better, new, old) for new, old in zip(excess, best, strict=True)))
+        return weights, best.upper.amax(-1).clamp(min=0)
+
+    def excess(self, weights: Tensor, outputs: Tensor) -> Interval:
+        """Bounds of x_j - sum_i w_i x_i for each j of the windows of some outputs; -inf where there is no coordinate.
 
         Symbols of one coordinate, and its box, enter with |[i = j] - w_i|.
         """
-        center = self.zonotope.center[..., self.place]
+        place, inside = self.place[outputs], self.inside[outputs]
+        own, center = self.own[:, place], self.zonotope.center[:, place]
         center = center - (center * weights).sum(-1, keepdim=True)
-        radius = (weights * self.own).sum(-1, keepdim=True) + (1 - 2 * weights) * self.own
+        radius = (weights * own).sum(-1, keepdim=True) + (1 - 2 * weights) * own
         for block in self.dense:
-            generators = block.dense()
-            for start in range(0, generators.shape[1], self.step):
-                part = generators[:, start : start + self.step][..., self.place]
-                part = part - (part * weights.unsqueeze(1)).sum(-1, keepdim=True)
-                radius = radius + part.abs().sum(1)
-        return Interval(*(torch.where(self.inside, side, -torch.inf) for side in (center - radius, center + radius)))
+            for generators in block.dense().split(self.step, dim=1):
+                part = generators[..., place]
+                radius = radius + (part - (part * weights.unsqueeze(1)).sum(-1, keepdim=True)).abs().sum(1)
+        return Interval(*(torch.where(inside, side, -torch.inf) for side in (center - radius, center + radius)))
 
     def weighted(self, weights: Tensor) -> Zonotope:
         """sum_j w_j x_j for each window. Diagonal blocks stay so where no two windows overlap."""
-        blocks: list[GeneratorBlock] = []
         covered = self.place[self.inside]
         disjoint = covered.unique().numel() == covered.numel()
-        dense = list(self.dense)
+        blocks: list[GeneratorBlock] = []
         images: list[DenseBlock] = []
         for block in self.diagonal:
+            kept = self._without_losers(block, weights)
             if disjoint:
-                blocks.append(self._diagonal(block, weights))
+                blocks.append(self._moved(kept, weights))
             else:
-                dense.append(DenseBlock(block.symbols, block.dense()))
-        for block in dense:  # type: ignore[assignment]
-            image = (block.dense()[..., self.place] * weights.unsqueeze(1)).sum(-1)
-            images.append(DenseBlock(block.symbols, image))
-        blocks = [join_dense(images), *blocks] if images else blocks
-        center = (self.zonotope.center[..., self.place] * weights).sum(-1)
-        box = self.zonotope.box
-        return Zonotope(center, tuple(blocks), None if box is None else (box[..., self.place] * weights).sum(-1))
+                images.append(self._image(DenseBlock(kept.symbols, kept.dense()), weights))
+        images.extend(self._image(block, weights) for block in self.dense)
+        center = (self.zonotope.center[:, self.place] * weights).sum(-1)
+        box = None if self.zonotope.box is None else (self.zonotope.box[:, self.place] * weights).sum(-1)
+        return Zonotope(center, ((join_dense(images),) if images else ()) + tuple(blocks), box)
 
-    def _diagonal(self, block: DiagonalBlock, weights: Tensor) -> DiagonalBlock:
-        """The image of a diagonal block under disjoint windows, without the symbols that get weight 0."""
-        outputs, window = self.place.shape
-        n, axes = block.shape[-1], block.shape[:-1]
-        rows = weights.reshape(weights.shape[0], -1, outputs * window)
-        factor = rows.new_zeros(rows.shape[0], rows.shape[1], n)
-        flat = self.place.flatten()[self.inside.flatten()]
-        factor[:, :, flat] = rows[:, :, self.inside.flatten()]
-        target = torch.zeros(n, dtype=torch.int64, device=flat.device)
-        target[flat] = torch.arange(outputs, device=flat.device).repeat_interleave(window)[self.inside.flatten()]
-        values = block.values * factor.flatten(1).gather(1, block.index)
-        index = (block.index // n) * outputs + target[block.index % n]
-        used = (values != 0).any(dim=0)
-        return DiagonalBlock(block.symbols[used.cpu()], values[:, used], index[:, used], (*axes, outputs))
+    def _image(self, block: GeneratorBlock, weights: Tensor) -> DenseBlock:
+        parts = block.dense().split(self.step, dim=1)
+        images = [(part[..., self.place] * weights.unsqueeze(1)).sum(-1) for part in parts]
+        return DenseBlock(block.symbols, torch.cat(images, dim=1))
+
+    def _without_losers(self, block: DiagonalBlock, weights: Tensor) -> DiagonalBlock:
+        """The symbols of a block whose coordinate has weight somewhere."""
+        flat = self.place.flatten().expand(weights.shape[0], -1)
+        total = torch.zeros_like(self.zonotope.center).scatter_add(1, flat, (weights * self.inside).flatten(1))
+        used = (total.gather(1, block.index) != 0).any(dim=0)
+        return DiagonalBlock(
+            block.symbols[used.cpu()], block.values[:, used], block.index[:, used], block.coordinates
+        )  # fmt: skip
+
+    def _moved(self, block: DiagonalBlock, weights: Tensor) -> DiagonalBlock:
+        """The image of a diagonal block under disjoint windows."""
+        covered, n = self.place[self.inside], self.zonotope.center.shape[1]
+        outputs = torch.arange(self.place.shape[0], device=covered.device)
+        target = torch.zeros(n, dtype=torch.int64, device=covered.device)
+        target[covered] = outputs[:, None].expand_as(self.place)[self.inside]
+        factor = weights.new_zeros(weights.shape[0], n)
+        factor[:, covered] = weights[:, self.inside]
+        values = block.values * factor.gather(1, block.index)
+        return DiagonalBlock(block.symbols, values, target[block.index], (self.place.shape[0],))

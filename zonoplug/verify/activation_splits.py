@@ -26,7 +26,7 @@ from zonoplug.verify.sign_subdomains import SignSubdomains, split_scores, split_
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Multipliers
 
-ROOT_STEPS = 8
+ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
 SEARCH_STEPS = 10
 BATCH = 64
 ALPHA_RATE = 0.15
@@ -70,37 +70,49 @@ class ActivationSearch:
         box = Box(
             self._problem.box.lower[box_number : box_number + 1], self._problem.box.upper[box_number : box_number + 1]
         )
-        self._hulls = self._root_hulls(box, box_number, deadline)
-        disjuncts = objective.exists[box_number].nonzero().flatten().tolist()
+        self._hulls = self._zonotope_hulls(box)
+        numbers = objective.exists[box_number].nonzero().flatten().tolist()
         open_: list[tuple[float, SignSubdomains, Tensor, Tensor]] = []
-        for disjunct in disjuncts:
-            mine = (objective.disjunct[box_number] == disjunct) & ~objective.padding[box_number]
-            rows = objective.coefficients[box_number, mine]
-            goal = objective.bound[box_number, mine] + objective.slack[box_number, mine]
-            root = self._root(rows)
-            bound, _ = self._bound(root, box, rows, goal, 2 * SEARCH_STEPS)
-            self._check_root(bound, box_number, rows, goal)
-            result.subdomains += 1
-            if not bool((bound > 0).all()):
-                open_.append((float(bound.min()), root, rows, goal))
-            if deadline.passed:
-                break
+        for steps in ROOT_STEPS:
+            self._tighten(box, box_number, steps, deadline)
+            open_, still_open = [], []
+            for number in numbers:
+                mine = (objective.disjunct[box_number] == number) & ~objective.padding[box_number]
+                rows = objective.coefficients[box_number, mine]
+                goal = objective.bound[box_number, mine] + objective.slack[box_number, mine]
+                root = self._root(rows)
+                bound, _ = self._bound(root, box, rows, goal, 2 * SEARCH_STEPS)
+                self._check_root(bound, box_number, rows, goal)
+                result.subdomains += 1
+                if not bool((bound > 0).all()):
+                    open_.append((float(bound.min()), root, rows, goal))
+                    still_open.append(number)
+                if deadline.passed:
+                    result.proved = False
+                    return False
+            numbers = still_open
         for place, (_, root, rows, goal) in enumerate(sorted(open_, key=lambda item: -item[0])):
             share = deadline.part(1 / max(len(open_) - place, 1))
             if self._search(root, box, box_number, rows, goal, share, result):
                 return True
         return False
 
-    def _root_hulls(self, box: Box, box_number: int, deadline: Deadline) -> dict[str, Interval]:
+    def _zonotope_hulls(self, box: Box) -> dict[str, Interval]:
         from zonoplug.lirpa.methods import BoundMethod
         from zonoplug.lirpa.module import walk
+
+        with torch.no_grad():
+            return walk(self._bounder.module, [box], BoundMethod.parse("zonotope")).hulls
+
+    def _tighten(self, box: Box, box_number: int, steps: int, deadline: Deadline) -> None:
+        """Tighten the root's hulls by backward bounds, and compare them with sampled points before they count."""
         from zonoplug.lirpa.refine import refine_hulls
 
         module = self._bounder.module
-        with torch.no_grad():
-            first = walk(module, [box], BoundMethod.parse("zonotope"))
-        hulls = refine_hulls(module, box, first.hulls, ROOT_STEPS, deadline.part(0.4))
+        hulls = refine_hulls(module, box, self._hulls, steps, deadline.part(0.4))
         points = self._attack.points[self._attack.groups == box_number][:CHECKED_POINTS]
+        if not points.shape[0]:
+            points = box.sample(CHECKED_POINTS)[:, 0]
         for _, name in self._names:
             with torch.no_grad():
                 values = module(points, final_node_name=name)
@@ -110,7 +122,7 @@ class ActivationSearch:
                 raise BrokenMethodError(
                     f"hulls are broken on this model: a sampled point lies {float(outside):.3g} outside at {name!r}"
                 )
-        return hulls
+        self._hulls = hulls
 
     def _root(self, rows: Tensor) -> SignSubdomains:
         lower = torch.cat([self._hulls[name].lower.flatten(1) for _, name in self._names], dim=1)
