@@ -7,8 +7,7 @@ Three forms, each sound alone, so that they may be intersected, for x = c + sum_
 - `spectral`, O(k m^2):            a sum of m products, by the eigenvalues of a weighted quadratic form.
 
 The known alternative sums absolute coefficients pair by pair, sum_j |g_j h_j| / 2 + sum_{i<j} |g_i h_j + g_j h_i|, in
-O(k^2) (Bonaert, Dimitrov, Baader, Vechev, PLDI 2021). It is less tight: on dense random generators 1.5 times as wide as
-the first form; and for sums of 4 products 1.1 to 2 times, of 16 products 1.2 to 3 times as wide as the third.
+O(k^2) (Bonaert, Dimitrov, Baader, Vechev, PLDI 2021).
 """
 
 from __future__ import annotations

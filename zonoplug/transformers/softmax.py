@@ -34,9 +34,6 @@ def softmax(
     symbol for each output. The bounds are  1 / sum_j exp(bounds of x_j - x_i), inside [0, 1]. That the outputs sum to
     one is not imposed: it would take constraints between symbols.
 
-    On random rows of 3 to 17 scores this gave 0.3 to 0.98 of the widths of exponentials divided by their sum, each a
-    zonotope, and 0.55 to 0.97 of those of planes tangent to the convex and concave bounds of Wei et al. (AISTATS 2023).
-
     Args:
         zonotope: any shape; its rows are along `axis` (counted with the batch axis; never 0).
         source, node: where the fresh symbols get their ids, and their origin.
