@@ -132,7 +132,10 @@ def _list() -> int:
         (name, (reduction.__doc__ or "").splitlines()[0], reduction.source) for name, reduction in REDUCTIONS.items()
     ]
     print("\nReductions\n" + text_table(("name", "what it does", "source"), rows))
-    operators = [(name, entry.kind) for name, entry in sorted(TRANSFORMERS.items())]
+    operators = [
+        (name, entry.kind if entry.otherwise is None else f"{entry.kind}, else {entry.otherwise.kind}")
+        for name, entry in sorted(TRANSFORMERS.items())
+    ]
     print(
         "\nOperators of the host (any other: the host's interval bounds)\n"
         + text_table(("operator", "what a zonotope gets"), operators)
