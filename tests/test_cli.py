@@ -256,16 +256,8 @@ def test_a_run_that_is_stuck_is_ended_at_the_time_limit(tmp_path):
 
 
 def test_a_run_that_is_stopped_leaves_a_whole_results_file_and_no_worker(tmp_path):
-    model, spec = _hard_instance(tmp_path)
     results = tmp_path / "results.txt"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vnncomp", "v1", "c", str(model), str(spec), str(results), "60"],
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    time.sleep(1.5)
-    children = _children(process.pid)
-    assert children
+    process, children = _running(tmp_path, results)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 128 + signal.SIGTERM
     assert results.read_text() == "unknown\n"
@@ -274,9 +266,19 @@ def test_a_run_that_is_stopped_leaves_a_whole_results_file_and_no_worker(tmp_pat
 
 
 def test_a_run_that_is_killed_leaves_nothing_behind(tmp_path):
-    model, spec = _hard_instance(tmp_path)
     results = tmp_path / "results.txt"
     results.write_text("unsat\n")
+    process, children = _running(tmp_path, results)
+    process.kill()
+    process.wait(10)
+    assert not results.exists(), "an old verdict must not pass for the answer of a killed run"
+    time.sleep(0.5)
+    assert not any(_alive(child) for child in children)
+
+
+def _running(folder, results):
+    """A competition run in the middle of a hard instance, and its worker's process id."""
+    model, spec = _hard_instance(folder)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, "-m", "vnncomp", "v1", "c", str(model), str(spec), str(results), "60"],
@@ -285,11 +287,7 @@ def test_a_run_that_is_killed_leaves_nothing_behind(tmp_path):
     time.sleep(1.5)
     children = _children(process.pid)
     assert children
-    process.kill()
-    process.wait(10)
-    assert not results.exists(), "an old verdict must not pass for the answer of a killed run"
-    time.sleep(0.5)
-    assert not any(_alive(child) for child in children)
+    return process, children
 
 
 def _children(pid):

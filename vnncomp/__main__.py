@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from zonoplug.cli import verdict_text, verification_request
+from zonoplug.cli import report_error, verdict_text, verification_request
 from zonoplug.errors import SettingError, ZonoplugError
 from zonoplug.io.results import ResultsFile
 from zonoplug.watchdog import Interrupted, run_job
@@ -33,10 +33,7 @@ def main(arguments: list[str]) -> int:
         results.write(verdict_text(result))
         return 0
     except ZonoplugError as error:
-        if results is not None:
-            results.write("error\n")
-        print(f"zonoplug: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return report_error(str(error), results)
     except Interrupted as signal:
         if results is not None:
             results.write("unknown\n")

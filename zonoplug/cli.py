@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _list()
         return _compare(options) if options.command == "compare" else _verify(options, results)
     except ZonoplugError as error:
-        return _fail(str(error), results)
+        return report_error(str(error), results)
     except Interrupted as signal:
         if results is not None:
             results.write("unknown\n")
@@ -173,7 +173,8 @@ def _seconds(text: str) -> float:
         raise SettingError(f"The time limit {text!r} is not a number of seconds. Type: --timeout 60") from None
 
 
-def _fail(message: str, results: ResultsFile | None) -> int:
+def report_error(message: str, results: ResultsFile | None) -> int:
+    """One line on stderr, `error` in the results file if there is one, and the exit status 2."""
     if results is not None:
         results.write("error\n")
     print(f"zonoplug: {' '.join(message.split())}", file=sys.stderr)

@@ -58,7 +58,7 @@ def optimise_slopes(module: Any, walk: Walk, goal: Tensor | None = None, steps: 
         optimiser.climb(gain)
         with torch.no_grad():
             for name, slope in slopes.items():
-                slope.clamp_(*SLOPE_RANGES[_reader_of(module, name)])
+                slope.clamp_(*SLOPE_RANGES[type(module[name]).__name__])
     last.bounds, last.hulls = best, hulls
     return last
 
@@ -74,10 +74,6 @@ def _first_slopes(module: Any, hulls: Mapping[str, Interval]) -> dict[str, Tenso
             chord = (high * upper - low * lower) / (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
             slopes[node.name] = chord.clamp(low, high).nan_to_num(nan=high).detach().requires_grad_(True)
     return slopes
-
-
-def _reader_of(module: Any, name: str) -> str:
-    return type(module[name]).__name__
 
 
 def _gain(bounds: Interval, best: Interval, goal: Tensor | None) -> Tensor:
