@@ -127,10 +127,11 @@ class ActivationSearch:
     def _root(self, rows: Tensor) -> SignSubdomains:
         lower = torch.cat([self._hulls[name].lower.flatten(1) for _, name in self._names], dim=1)
         upper = torch.cat([self._hulls[name].upper.flatten(1) for _, name in self._names], dim=1)
+        from zonoplug.lirpa.refine import first_alpha
+
         zero = torch.zeros_like(lower)
-        return SignSubdomains(
-            lower, upper, zero, (upper > -lower).to(lower.dtype), zero.clone(), lower.new_full((1,), -torch.inf)
-        )
+        alpha = first_alpha(Interval(lower, upper))
+        return SignSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((1,), -torch.inf))
 
     def _search(
         self,
