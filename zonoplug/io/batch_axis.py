@@ -24,7 +24,7 @@ _UNARY = frozenset(
 _BROADCASTING = frozenset(
     "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Or PRelu Pow Sub Sum Where Xor".split()
 )
-_ALONG_AN_AXIS = frozenset("ArgMax ArgMin Gather Hardmax LogSoftmax Softmax Split".split())
+_ALONG_AN_AXIS = frozenset("ArgMax ArgMin Hardmax LogSoftmax Softmax Split".split())
 _DEFAULT_AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1}
 
 

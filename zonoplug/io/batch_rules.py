@@ -121,6 +121,29 @@ def _order(carrier: BatchCarrier, node: NodeProto) -> list[int]:
     return given[0] if given else list(reversed(range(carrier.rank(node.input[0]))))
 
 
+def _gather(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    """The one row of the file's batch leaves the values bare, and nothing is picked."""
+    axis = integer(node, "axis", 0) % carrier.rank(node.input[0])
+    if bare:
+        set_integer(node, "axis", axis + 1)
+        return "bare"
+    if axis != 0:
+        return "open"
+    if node.input[1] not in carrier.constants or carrier.value(node.input[1]).tolist() not in (0, -1):
+        raise CannotCarryBatchError("Gather along the batch")
+    node.CopyFrom(helper.make_node("Identity", [node.input[0]], list(node.output), name=node.name))
+    return "bare"
+
+
+def _one_hot(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+    axis = integer(node, "axis", -1)
+    if not bare and axis % (carrier.rank(node.input[0]) + 1) == 0:
+        raise CannotCarryBatchError("OneHot in front of the batch")
+    if bare:
+        set_integer(node, "axis", shifted(axis))
+    return "bare" if bare else "open"
+
+
 def _matmul(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     left, right = node.input
     if right in carrier.constants and carrier.rank(right) == 1:
@@ -187,8 +210,10 @@ def reduce_rule(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
 SPECIAL: dict[str, Callable[[BatchCarrier, NodeProto, bool], str]] = {
     "Concat": _concat,
     "Flatten": _flatten,
+    "Gather": _gather,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "OneHot": _one_hot,
     "ReduceMax": reduce_rule,
     "ReduceMean": reduce_rule,
     "ReduceMin": reduce_rule,

@@ -241,11 +241,12 @@ class OneHot(nn.Module):
     def forward(self, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
         size = int(depth)
         axis = self.axis % (indices.dim() + 1)
-        wanted = torch.remainder(indices.to(torch.int64), size).unsqueeze(axis)
+        wanted = indices.to(torch.int64).unsqueeze(axis)
         shape = [1] * (indices.dim() + 1)
         shape[axis] = size
         places = torch.arange(size, device=indices.device).reshape(shape)
-        return torch.where(wanted == places, values[1], values[0])
+        from_the_end = torch.where(wanted == places - size, values[1], values[0])
+        return torch.where(wanted == places, values[1], from_the_end)
 
 
 class ScatterND(nn.Module):

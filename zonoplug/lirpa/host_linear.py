@@ -20,7 +20,7 @@ class BoundGather(LinearOperator):
         if axis == 0 and self.is_input_perturbed(0):
             raise NotImplementedError("Gather along the batch axis")
         chosen = torch.index_select(x, axis, torch.remainder(indices.reshape(-1), x.shape[axis]))
-        return chosen.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+        return chosen.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 class BoundSlice(LinearOperator):

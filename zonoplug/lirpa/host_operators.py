@@ -18,6 +18,7 @@ from zonoplug.lirpa.compat import IS_0_3
 from zonoplug.lirpa.host_activations import custom_activations
 from zonoplug.lirpa.host_bases import IntervalOperator, Monotone, constant, is_constant
 from zonoplug.lirpa.host_curves import BoundPow, BoundReciprocal, BoundSoftplus, BoundSqrt
+from zonoplug.lirpa.host_logic import custom_logic
 
 _operators = importlib.import_module("auto_LiRPA.operators")
 
@@ -210,4 +211,4 @@ def custom_operators() -> dict[str, Any]:
     for name, function in _FUNCTIONS.items():
         if name in ("Clip", "ReduceMax", "ReduceMin") or not hasattr(_operators, f"Bound{name}"):
             ours[f"onnx::{name}"] = _monotone(name, function)
-    return ours | custom_activations()
+    return ours | custom_activations() | custom_logic(_chosen)

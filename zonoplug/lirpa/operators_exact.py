@@ -166,7 +166,7 @@ def _concatenate(call: Call) -> Zonotope:
     return affine.concatenate(operands, axis)
 
 
-@transforms("BoundIdentity", "BoundDropout", "BoundCast")
+@transforms("BoundIdentity", "BoundDropout", "BoundCast")  # casts of perturbed values to integers are another class
 def _identity(call: Call) -> Zonotope:
     return call.zonotope
 
