@@ -1,6 +1,7 @@
 """Comparisons, choices and casts of perturbed values, which the host lacks or takes for the identity: by intervals.
 
 A truth value is a number here, 1 for true, so that [0, 1] says that nothing is known. NaN is taken for that too.
+"Not greater" and "not less" are how "less or equal" and "greater or equal" arrive.
 """
 
 from __future__ import annotations
@@ -80,32 +81,11 @@ class BoundLess(_Logical):
         return _truth(above < low, ~(below >= high), below)
 
 
-class BoundLessOrEqual(_Logical):
-    """x <= y."""
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x <= y
-
-    def ends(self, *intervals: Ends) -> Ends:
-        (below, above), (low, high) = intervals
-        return _truth(above <= low, ~(below > high), below)
-
-
 class BoundGreater(BoundLess):
     """x > y."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return x > y
-
-    def ends(self, *intervals: Ends) -> Ends:
-        return super().ends(*reversed(intervals))
-
-
-class BoundGreaterOrEqual(BoundLessOrEqual):
-    """x >= y."""
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x >= y
 
     def ends(self, *intervals: Ends) -> Ends:
         return super().ends(*reversed(intervals))
@@ -217,9 +197,7 @@ def custom_logic(chosen: Callable[[Callable[[Any, Any], Any]], Any]) -> dict[str
         BoundArgMax,
         BoundEqual,
         BoundGreater,
-        BoundGreaterOrEqual,
         BoundLess,
-        BoundLessOrEqual,
         BoundNot,
         BoundOr,
         BoundXor,

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from zonoplug.report.memory import peak_resident_bytes
 from zonoplug.report.tables import text_table
 
 HEADER = ("method", "margin bound", "excluded", "proved", "seconds", "peak MB", "remark")
@@ -38,7 +39,7 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
     bounder = Bounder(problem)
     objective = problem.objective
     margin, excluded, broken, seconds = math.inf, 0, "", 0.0
-    before = _resident_bytes(reset_peak=True)
+    before = peak_resident_bytes(reset=True)
     for number, group in enumerate(torch.arange(objective.num_boxes).split(64)):
         box = Box(problem.box.lower[group], problem.box.upper[group])
         if number == 0 and not request.get("cold", False):
@@ -64,7 +65,7 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
         "disjuncts": disjuncts,
         "proved": excluded == disjuncts and not broken,
         "seconds": seconds,
-        "peak_bytes": max(0, _resident_bytes() - before),
+        "peak_bytes": max(0, peak_resident_bytes() - before),
         "notes": [broken] if broken else bounder.warnings,
     }
 
@@ -89,17 +90,3 @@ def comparison_table(results: list[dict[str, Any]]) -> str:
             )
         )
     return text_table(HEADER, rows)
-
-
-def _resident_bytes(reset_peak: bool = False) -> int:
-    """The largest resident size of this process since the last reset, in bytes; on Linux only the reset works."""
-    try:
-        if reset_peak:
-            with open("/proc/self/clear_refs", "w") as control:
-                control.write("5")
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
-    except (OSError, StopIteration):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
