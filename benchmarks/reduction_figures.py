@@ -1,0 +1,271 @@
+"""Tables and plots of `reduction.py`'s measurements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reduction import Measurement
+
+BASELINES = ("ibp", "crown-ibp", "crown", "forward", "zonotope")
+# Okabe and Ito's colours for the rules that matter most; all others are grey.
+COLOURS = {
+    "girard": "#0072B2",
+    "combastel": "#E69F00",
+    "lowrank": "#CC79A7",
+    "random": "#999999",
+    "gap": "#009E73",
+    "sensitivity": "#D55E00",
+    "promote": "#000000",
+}
+MARKERS = "osD^v<>PX*hp"
+
+
+def write_tables(found: Sequence[Measurement], folder: Path) -> None:
+    """tables.md: proofs by rule and budget for each network and radius, and how the targets fare."""
+    text = [
+        "# Symbol reduction, measured",
+        "",
+        "Made by `benchmarks/reduction.py`. A cell says how many images were proved, and the mean margin; a budget is a"
+        " share of the unreduced symbols. Rules are ordered by their margins at half and a quarter.",
+        "",
+    ]
+    for name, epsilon in pairs(found):
+        text += _one_table(name, epsilon, [one for one in found if (one.subject, one.epsilon) == (name, epsilon)])
+    text += _targets(found)
+    (folder / "tables.md").write_text("\n".join(text) + "\n")
+
+
+def pairs(found: Sequence[Measurement]) -> list[tuple[str, float]]:
+    """Every network with each radius, in the order of the measurements."""
+    return list(dict.fromkeys((one.subject, one.epsilon) for one in found))
+
+
+def _one_table(name: str, epsilon: float, found: Sequence[Measurement]) -> list[str]:
+    exact = next((one for one in found if one.method == "zonotope"), None)
+    lines = [f"## {name}, radius {epsilon:g}", ""]
+    lines += ["| method | proved | margin | width | seconds | MB | remark |", "|---|---|---|---|---|---|---|"]
+    for method in BASELINES:
+        for one in found:
+            if one.method == method:
+                label = f"{method} ({one.symbols} symbols)" if one.symbols else method
+                lines.append(f"| {label} | {_cells(one)} | {one.remark} |")
+    shares = sorted({one.share for one in found if one.reduction}, reverse=True)
+    if exact is None or not shares:
+        return [*lines, ""]
+    lines += ["", "| rule | " + " | ".join(f"{share} %: proved, margin, s" for share in shares) + " |"]
+    lines.append("|---" * (len(shares) + 1) + "|")
+    by_rule: dict[str, dict[int, Measurement]] = {}
+    for one in found:
+        if one.reduction:
+            by_rule.setdefault(one.reduction, {})[one.share] = one
+    for rule in sorted(by_rule, key=lambda rule: -_score(by_rule[rule])):
+        cells = [_short(by_rule[rule].get(share)) for share in shares]
+        lines.append(f"| {rule} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _score(by_share: dict[int, Measurement]) -> float:
+    margins = [by_share[share].margin for share in (50, 25) if share in by_share]
+    return sum(margins) if margins and all(map(math.isfinite, margins)) else -math.inf
+
+
+def _cells(one: Measurement) -> str:
+    return f"{one.proved}/{one.images} | {one.margin:.4g} | {one.width:.4g} | {one.seconds:.3g} | {one.megabytes:.0f}"
+
+
+def _short(one: Measurement | None) -> str:
+    if one is None:
+        return ""
+    return f"{one.proved}/{one.images}, {one.margin:.3g}, {one.seconds:.2g}" if one.images else f"- ({one.remark[:40]})"
+
+
+def _targets(found: Sequence[Measurement]) -> list[str]:
+    """What was aimed at, and what was reached."""
+    rules = sorted({one.reduction for one in found if one.reduction})
+    kept = {rule: _kept(found, rule, 50) for rule in rules}
+    best = max(rules, key=lambda rule: min(kept[rule].values(), default=0.0), default="")
+    lines = ["## How it compares", ""]
+    if best:
+        least = min(kept[best], key=lambda pair: kept[best][pair])
+        lines.append(
+            f"- At half of the symbols, the best fixed rule is **{best}**: it keeps at least"
+            f" {100 * kept[best][least]:.0f} % of the unreduced proofs everywhere"
+            f" (least on {least[0]}, radius {least[1]:g})."
+        )
+        quarter = [_against(found, pair, best, 25, "crown-ibp") for pair in pairs(found)]
+        known = [text for text in quarter if text]
+        better, equal = (sum(word in text for text in known) for word in ("more", "as many"))
+        lines.append(
+            f"- At a quarter, {best} proves more than CROWN-IBP on {better}"
+            f" and as many on {equal} of {len(known)} pairs."
+        )
+    wins = [text for pair in pairs(found) if (text := _win(found, pair))]
+    lines.append(f"- Pairs on which a reduced zonotope proves more than CROWN-IBP in less time: {len(wins)}.")
+    lines += [f"  - {text}" for text in wins]
+    lighter = [text for pair in pairs(found) if (text := _lighter(found, pair))]
+    lines.append(f"- Pairs on which a reduced zonotope needs less memory than the host's CROWN: {len(lighter)}.")
+    lines += [f"  - {text}" for text in lighter]
+    return lines
+
+
+def _at(found: Sequence[Measurement], pair: tuple[str, float], method: str) -> Measurement | None:
+    return next((one for one in found if (one.subject, one.epsilon) == pair and one.method == method), None)
+
+
+def _reduced(
+    found: Sequence[Measurement], pair: tuple[str, float], rule: str | None, share: int | None
+) -> list[Measurement]:
+    return [
+        one
+        for one in found
+        if (one.subject, one.epsilon) == pair
+        and one.reduction
+        and rule in (None, one.reduction)
+        and share in (None, one.share)
+        and one.images
+    ]
+
+
+def _kept(found: Sequence[Measurement], rule: str, share: int) -> dict[tuple[str, float], float]:
+    """The share of the unreduced proofs that a rule keeps, on every pair with any; 0 where it failed."""
+    kept = {}
+    for pair in pairs(found):
+        exact = _at(found, pair, "zonotope")
+        if exact is not None and exact.proved:
+            ours = _reduced(found, pair, rule, share)
+            kept[pair] = ours[0].proved / exact.proved if ours else 0.0
+    return kept
+
+
+def _against(found: Sequence[Measurement], pair: tuple[str, float], rule: str, share: int, method: str) -> str:
+    ours, theirs = _reduced(found, pair, rule, share), _at(found, pair, method)
+    if not ours or theirs is None:
+        return ""
+    return "more" if ours[0].proved > theirs.proved else "as many" if ours[0].proved == theirs.proved else "fewer"
+
+
+def _win(found: Sequence[Measurement], pair: tuple[str, float]) -> str:
+    """The quickest reduced zonotope that proves more than CROWN-IBP in less time, in words; "" if there is none."""
+    theirs = _at(found, pair, "crown-ibp")
+    if theirs is None:
+        return ""
+    ours = [
+        one for one in _reduced(found, pair, None, None) if one.proved > theirs.proved and one.seconds < theirs.seconds
+    ]
+    if not ours:
+        return ""
+    best = max(ours, key=lambda one: (one.proved, -one.seconds))
+    return (
+        f"{pair[0]}, {pair[1]:g}: {best.reduction} at {best.share} % proves {best.proved} in {best.seconds:.3g} s each,"
+        f" CROWN-IBP {theirs.proved} in {theirs.seconds:.3g} s"
+    )
+
+
+def _lighter(found: Sequence[Measurement], pair: tuple[str, float]) -> str:
+    crown, ibp = _at(found, pair, "crown"), _at(found, pair, "crown-ibp")
+    if crown is None or ibp is None:
+        return ""
+    ours = [
+        one
+        for one in _reduced(found, pair, None, None)
+        if one.proved > ibp.proved and one.megabytes < crown.megabytes - 1
+    ]
+    if not ours:
+        return ""
+    best = max(ours, key=lambda one: (one.proved, -one.megabytes))
+    return (
+        f"{pair[0]}, {pair[1]:g}: {best.reduction} at {best.share} % proves {best.proved} with {best.megabytes:.0f} MB,"
+        f" CROWN {crown.proved} with {crown.megabytes:.0f} MB, CROWN-IBP {ibp.proved}"
+    )
+
+
+def draw_all(found: Sequence[Measurement], folder: Path) -> None:
+    """proofs.png, memory.png and front.png, with one panel for each network and radius."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [pair for pair in pairs(found) if _reduced(found, pair, None, None)]
+    for file, draw, labels in (
+        ("proofs.png", _proofs, ("symbols kept, % of the unreduced", "images proved, %")),
+        ("memory.png", _memory, ("memory beyond the loaded process, MB", "mean width of the margins")),
+        ("front.png", _front, ("seconds for an image", "images proved, %")),
+    ):
+        columns = min(4, max(1, len(shown)))
+        rows = max(1, math.ceil(len(shown) / columns))
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(3.6 * columns, 3.0 * rows), squeeze=False, layout="constrained"
+        )
+        for axis, pair in zip(axes.flat, shown, strict=False):
+            draw(axis, [one for one in found if (one.subject, one.epsilon) == pair])
+            axis.set_title(f"{pair[0]}, radius {pair[1]:g}", fontsize=9)
+            axis.grid(alpha=0.3)
+        for axis in list(axes.flat)[len(shown) :]:
+            axis.axis("off")
+        figure.supxlabel(labels[0], fontsize=10)
+        figure.supylabel(labels[1], fontsize=10)
+        entries = {
+            label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=8, fontsize=8)
+        figure.savefig(folder / file, dpi=110)
+        plt.close(figure)
+
+
+def _style(rule: str, number: int) -> dict[str, Any]:
+    colour = COLOURS.get(rule, "#BBBBBB")
+    return {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "zorder": 2 + (rule in COLOURS)}
+
+
+def _rules(found: Sequence[Measurement]) -> list[str]:
+    return sorted({one.reduction for one in found if one.reduction and one.images})
+
+
+def _proofs(axis: Any, found: Sequence[Measurement]) -> None:
+    exact = next((one for one in found if one.method == "zonotope"), None)
+    for number, rule in enumerate(_rules(found)):
+        ours = sorted(
+            (one.share, 100 * one.proved / one.images) for one in found if one.reduction == rule and one.images
+        )
+        if exact is not None and exact.images:
+            ours.append((100, 100 * exact.proved / exact.images))
+        axis.plot(*zip(*ours, strict=True), label=rule, linewidth=1, **_style(rule, number))
+    for method, dash in (("ibp", ":"), ("crown-ibp", "--"), ("crown", "-.")):
+        for one in found:
+            if one.method == method and one.images:
+                axis.axhline(100 * one.proved / one.images, color="#444444", linestyle=dash, linewidth=1, label=method)
+    axis.set_ylim(-4, 104)
+
+
+def _scatter(axis: Any, found: Sequence[Measurement], x: str, y: Any) -> None:
+    for number, rule in enumerate(_rules(found)):
+        ours = [(getattr(one, x), y(one)) for one in found if one.reduction == rule and one.images]
+        axis.plot(*zip(*ours, strict=True), label=rule, linestyle="", **_style(rule, number))
+    for number, method in enumerate(BASELINES):
+        for one in found:
+            if one.method == method and one.images:
+                style = {
+                    "color": "#444444",
+                    "marker": "+x1|2"[number],
+                    "markersize": 10,
+                    "markeredgewidth": 2,
+                    "zorder": 5,
+                }
+                axis.plot([getattr(one, x)], [y(one)], label=method, linestyle="", **style)
+
+
+def _memory(axis: Any, found: Sequence[Measurement]) -> None:
+    _scatter(axis, found, "megabytes", lambda one: one.width)
+    axis.set_yscale("log")
+    axis.set_xscale("symlog", linthresh=1)
+
+
+def _front(axis: Any, found: Sequence[Measurement]) -> None:
+    _scatter(axis, found, "seconds", lambda one: 100 * one.proved / one.images)
+    axis.set_xscale("log")
+    axis.set_ylim(-4, 104)
