@@ -14,7 +14,7 @@ from torch import Tensor
 from zonoplug.domain.convolutions import LocalMap
 from zonoplug.domain.dense_block import DenseBlock, GeneratorBlock, dual_norm, join_dense
 from zonoplug.domain.linear_maps import LinearMap, Shape
-from zonoplug.domain.patches import PatchBlock, born
+from zonoplug.domain.patches import PatchBlock, born, entries_of
 from zonoplug.domain.symbols import SymbolIds
 
 __all__ = ["DenseBlock", "DiagonalBlock", "GeneratorBlock", "PatchBlock", "dual_norm", "join_dense"]
@@ -70,3 +70,16 @@ class DiagonalBlock(GeneratorBlock):
         flat = self.values.new_zeros(batch, count, prod(self.coordinates))
         flat = flat.scatter(2, self.index.unsqueeze(-1), self.values.unsqueeze(-1))
         return flat.reshape(batch, count, *self.coordinates)
+
+    def select(self, marks: Tensor) -> DiagonalBlock:
+        here = marks.to(self.values.device)
+        return replace(self, symbols=self.symbols[marks], values=self.values[:, here], index=self.index[:, here])
+
+    @property
+    def entries(self) -> int:
+        return self.num_symbols
+
+    def entries_after(self, linear: LinearMap, shape: Shape) -> int:
+        if isinstance(linear, LocalMap) and len(self.coordinates) == linear.rank + 1:
+            return self.num_symbols * entries_of((1,) * linear.rank, linear, shape)
+        return self.num_symbols * prod(shape)

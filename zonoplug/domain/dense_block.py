@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, prod
 
 import torch
 from torch import Tensor
@@ -84,10 +84,18 @@ class GeneratorBlock(ABC):
     def dense(self) -> Tensor:
         """(batch, k, *shape)."""
 
-    def select(self, marks: Tensor) -> DenseBlock:
+    @abstractmethod
+    def select(self, marks: Tensor) -> GeneratorBlock:
         """The marked symbols (k,) and their generators, under the same norm."""
-        dense = self.dense()
-        return DenseBlock(self.symbols[marks], dense[:, marks.to(dense.device)], self.norm)
+
+    @property
+    def entries(self) -> int:
+        """How many numbers are kept for one element of a batch."""
+        return self.num_symbols * prod(self.shape)
+
+    def entries_after(self, linear: LinearMap, shape: Shape) -> int:
+        """How many numbers the image under `linear`, over coordinates of `shape`, will keep for one element."""
+        return self.num_symbols * prod(shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,6 +133,10 @@ class DenseBlock(GeneratorBlock):
 
     def dense(self) -> Tensor:
         return self.generators
+
+    def select(self, marks: Tensor) -> DenseBlock:
+        chosen = self.generators[:, marks.to(self.generators.device)]
+        return replace(self, symbols=self.symbols[marks], generators=chosen)
 
 
 def join_dense(blocks: list[DenseBlock]) -> DenseBlock:

@@ -77,6 +77,19 @@ class PatchBlock(GeneratorBlock):
         place = self._places().unsqueeze(2).expand(*self.patches.shape[:3], -1)
         return flat.scatter_add_(3, place, self.patches.flatten(3)).reshape(batch, count, *self.coordinates)
 
+    def select(self, marks: Tensor) -> PatchBlock:
+        here = marks.to(self.patches.device)
+        return replace(self, symbols=self.symbols[marks], patches=self.patches[:, here], corner=self.corner[:, here])
+
+    @property
+    def entries(self) -> int:
+        return self.patches[0].numel()
+
+    def entries_after(self, linear: LinearMap, shape: Shape) -> int:
+        if isinstance(linear, LocalMap):
+            return self.num_symbols * entries_of(tuple(self.patches.shape[3:]), linear, shape)
+        return self.num_symbols * prod(shape)
+
     def _written_out(self) -> DenseBlock:
         return DenseBlock(self.symbols, self.dense(), self.norm)
 
@@ -93,6 +106,12 @@ class PatchBlock(GeneratorBlock):
 def pays(window: Shape, shape: Shape) -> bool:
     """Whether patches of this window are worth it for tensors of `shape` (channels, *size)."""
     return prod(window) <= WORTHWHILE * prod(shape[1:])
+
+
+def entries_of(window: Shape, linear: LocalMap, shape: Shape) -> int:
+    """Entries kept of the image of a window, over coordinates of `shape` (channels, *size)."""
+    image = linear.out_window(window)
+    return shape[0] * prod(image) if pays(image, shape) else prod(shape)
 
 
 def born(
