@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock
+from zonoplug.domain.convolutions import Convolution
 from zonoplug.domain.input_sets import Box
-from zonoplug.domain.linear_maps import Convolution, MatrixMap, NonNegativeMap, Scaling, row_by_row
+from zonoplug.domain.linear_maps import MatrixMap, NonNegativeMap, Scaling, row_by_row
 from zonoplug.domain.symbols import SymbolSource, merge_ids
 from zonoplug.domain.zonotope import Zonotope, add_zonotopes
 from zonoplug.errors import SettingError

@@ -6,13 +6,11 @@ Every map works on rows: tensors (rows, *in_shape), where rows is batch or batch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 Shape = tuple[int, ...]
 
@@ -145,28 +143,6 @@ class SignedMap(LinearMap):
 
     def apply_absolute(self, x: Tensor) -> Tensor:
         return self._function(x, self._weight.abs())
-
-
-class Convolution(SignedMap):
-    """Convolution in one, two or three spatial dimensions without bias.
-
-    Args:
-        weight: (out, in / groups, *kernel).
-        stride, padding, dilation: one number for each spatial dimension.
-    """
-
-    def __init__(
-        self, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
-    ) -> None:
-        self._settings = tuple(stride), tuple(padding), tuple(dilation), groups
-        rank = weight.dim() - 2
-        forward = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[rank]
-        super().__init__(lambda x, w: forward(x, w, None, *self._settings), weight, terms=weight[0].numel())
-
-    def transpose(self, a: Tensor, shape: Shape) -> Tensor:
-        by_rank = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
-        result: Tensor = by_rank[self._weight.dim() - 2]((a.shape[0], *shape), self._weight, a, *self._settings)  # type: ignore[no-untyped-call]
-        return result
 
 
 def row_by_row(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from zonoplug.domain import rounding
 from zonoplug.domain.alignment import align_sum
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, join_dense
+from zonoplug.domain.streaming import StreamedBlock, fits, map_streamed, sum_streamed
 from zonoplug.domain.symbols import SymbolIds, SymbolSource, merge_ids
 
 if TYPE_CHECKING:
@@ -113,10 +114,7 @@ class Zonotope:
         center = linear.apply(self.center)
         if offset is not None:
             center = center + offset
-        mapped = [block.map(linear) for block in self.blocks]
-        dense = [block for block in mapped if isinstance(block, DenseBlock) and block.norm == inf]
-        rest = tuple(block for block in mapped if not isinstance(block, DenseBlock) or block.norm != inf)
-        blocks = ((join_dense(dense),) if dense else ()) + rest
+        blocks = self._map_blocks(linear, tuple(center.shape[1:]))
         box = None if self.box is None else linear.apply_absolute(self.box)
         image = Zonotope(center, blocks, box)
         terms = linear.terms(self.shape)
@@ -124,6 +122,18 @@ class Zonotope:
             return image
         spread = linear.apply_absolute(self.magnitude())
         return image.widen(rounding.affine_error(spread, offset, terms, self.num_symbols))
+
+    def _map_blocks(self, linear: LinearMap, shape: Shape) -> tuple[GeneratorBlock, ...]:
+        """The blocks' images, over coordinates of `shape`; dense ones as one, or streamed where memory is limited."""
+        entries = sum(block.entries + block.entries_after(linear, shape) for block in self.blocks)
+        if any(isinstance(block, StreamedBlock) for block in self.blocks) or not fits(entries, self.center):
+            plain = tuple(block for block in self.blocks if block.norm == inf)
+            balls = tuple(block.map(linear) for block in self.blocks if block.norm != inf)
+            return ((map_streamed(plain, linear, shape, self.center),) if plain else ()) + balls
+        mapped = [block.map(linear) for block in self.blocks]
+        dense = [block for block in mapped if isinstance(block, DenseBlock) and block.norm == inf]
+        rest = tuple(block for block in mapped if not isinstance(block, DenseBlock) or block.norm != inf)
+        return ((join_dense(dense),) if dense else ()) + rest
 
     def scale(self, factor: Tensor, offset: Tensor | None = None) -> Zonotope:
         """Coordinate-wise  factor * x + offset;  both broadcast against (batch, *shape). Diagonal blocks stay so."""
@@ -193,7 +203,9 @@ def add_zonotopes(left: Zonotope, right: Zonotope) -> Zonotope:
     """The exact sum of two zonotopes of equal shape; shared symbols are aligned by id, boxes are independent."""
     center = left.center + right.center
     box = left.box if right.box is None else right.box if left.box is None else left.box + right.box
-    total = Zonotope(center, align_sum(left.blocks, right.blocks), box)
+    streamed = any(isinstance(block, StreamedBlock) for block in (*left.blocks, *right.blocks))
+    blocks = sum_streamed(left.blocks, right.blocks, center) if streamed else align_sum(left.blocks, right.blocks)
+    total = Zonotope(center, blocks, box)
     if not rounding.active():
         return total
     magnitude = left.magnitude() + right.magnitude()

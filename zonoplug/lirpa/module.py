@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class _Options:
     final_node_name: str | None = None
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+    limit_bytes: int | None = None
 
 
 class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
@@ -56,6 +57,7 @@ class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
             x: tuple of inputs (batch, *shape), BoundedTensors where perturbed.
             C: specification matrix (batch, rows, outputs).
             method: such as "zonotope", "zonotope[girard,512]", "zonotope+crown", "CROWN".
+            limit_bytes: with a zonotope method, memory for generators; layers that need more are streamed.
         Returns:
             (lower, upper), each (batch, *out_shape) or (batch, rows); NaN where nothing is known.
         """
@@ -132,7 +134,16 @@ def _compute_bounds(
     inputs = [value if known is None else known for known, value in zip(sets, values, strict=True)]
     parsed = BoundMethod.parse(method)
     _check_rounding(parsed, options.rounding)
-    propagation = walk(module, inputs, parsed, C, options.final_node_name, options.fallback, options.rounding)
+    propagation = walk(
+        module,
+        inputs,
+        parsed,
+        C,
+        options.final_node_name,
+        options.fallback,
+        options.rounding,
+        limit_bytes=options.limit_bytes,
+    )
     bounds = propagation.bounds
     if parsed.backward is not None:
         bounds = _backward(original, values, parsed.backward, bounds, propagation, C, options)
@@ -185,13 +196,15 @@ def walk(
     fallback: Fallback = "interval",
     rounding: Rounding = "nearest",
     goal: Tensor | None = None,
+    limit_bytes: int | None = None,
 ) -> Propagation:
     """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed).
 
     Args:
         goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised, it stops there.
+        limit_bytes: memory for generators; larger layers are streamed. None for no limit.
     """
-    options = method.walk_options(fallback, rounding)
+    options = replace(method.walk_options(fallback, rounding), limit_bytes=limit_bytes)
     places = zip(module.input_name, module.input_index, strict=True)
     sets = {name: inputs[index] for name, index in places if index is not None}
     limits = {name: value.interval_hull() for name, value in sets.items() if isinstance(value, InputSet)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zonoplug.domain.linear_maps import Convolution, SignedMap, row_by_row
+from zonoplug.domain.convolutions import Convolution, TransposedConvolution
+from zonoplug.domain.linear_maps import row_by_row
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.lirpa.table import Call, NotApplicableError, transforms
 from zonoplug.transformers import affine
@@ -57,15 +59,11 @@ def _transposed_convolution(call: Call) -> Zonotope:
     weight, *bias = call.constants
     rank = weight.dim() - 2
     begin, end = attributes["pads"][:rank], attributes["pads"][rank:]
-    if list(begin) != list(end) or rank > 2:
+    if list(begin) != list(end):
         raise NotApplicableError
-    operator = functional.conv_transpose2d if rank == 2 else functional.conv_transpose1d
     extra = attributes.get("output_padding") or [0] * rank
-    linear = SignedMap(
-        lambda x, w: operator(
-            x, w, None, attributes["strides"], begin, extra, attributes["group"], attributes["dilations"]
-        ),
-        weight,
+    linear = TransposedConvolution(
+        weight, attributes["strides"], begin, extra, attributes["dilations"], attributes["group"]
     )
     return call.zonotope.map(linear, bias[0].reshape(-1, *[1] * rank) if bias else None)
 
@@ -137,7 +135,6 @@ def _reshape(call: Call) -> Zonotope:
     "BoundSplit",
     "BoundGather",
     "BoundExpand",
-    "BoundAveragePool",
     "BoundGlobalAveragePool",
     "BoundReduceMean",
     "BoundReduceSum",
@@ -146,6 +143,19 @@ def _reshape(call: Call) -> Zonotope:
 )
 def _rearrange(call: Call) -> Zonotope:
     return affine.rearrange(call.zonotope, row_by_row(_forward(call)))
+
+
+@transforms("BoundAveragePool")
+def _average_pool(call: Call) -> Zonotope:
+    node, zonotope = call.node, call.zonotope
+    kernel, stride, padding = (
+        [n] * 2 if isinstance(n, int) else list(n) for n in (node.kernel_size, node.stride, node.padding)
+    )
+    if node.ceil_mode or not (node.count_include_pad or not any(padding)):
+        return affine.rearrange(zonotope, row_by_row(_forward(call)))
+    channels = zonotope.shape[0]
+    weight = torch.full((channels, 1, *kernel), 1 / prod(kernel)).to(zonotope.center)
+    return zonotope.map(Convolution(weight, stride, padding, [1] * len(kernel), channels))
 
 
 @transforms("BoundPad")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.rounding import Rounding, rounding
+from zonoplug.domain.streaming import memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
@@ -35,12 +36,15 @@ class WalkOptions:
         fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
         rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
             ("outward"), or that of the network's own evaluation in the same precision too ("inference").
+        limit_bytes: memory for generators; layers that need more are streamed in chunks of symbols, with the same
+            bounds, in more time. None for no limit. See `zonoplug.domain.streaming`.
     """
 
     reduction: Reduction | None = None
     schedule: Schedule = field(default_factory=Never)
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+    limit_bytes: int | None = None
 
 
 @dataclass(slots=True)
@@ -129,7 +133,7 @@ def propagate(
         UnsupportedOperatorError: an operator has no transformer and `options.fallback` is "error", or the host
             cannot bound it either.
     """
-    with rounding(options.rounding):
+    with rounding(options.rounding), memory_limit(options.limit_bytes):
         plan = plan_for(module, final or module.final_name)
         return _walk(plan, module, inputs, symbols, options, rows, known or {}, slopes or {})
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zonoplug.domain import rounding
 from zonoplug.domain.alignment import grouped
 from zonoplug.domain.linear_maps import MatrixMap, NonNegativeMap, SignedMap
+from zonoplug.domain.streaming import StreamedBlock
 from zonoplug.domain.symbols import SymbolIds
 from zonoplug.domain.zonotope import Zonotope, add_zonotopes
 
@@ -94,6 +97,8 @@ def concatenate(operands: Sequence[Operand], axis: int) -> Zonotope:
     """Concatenate along `axis` (counted with the batch axis; never 0). Shared symbols stay shared."""
     zonotopes = [operand for operand in operands if isinstance(operand, Zonotope)]
     batch = max(z.batch for z in zonotopes)
+    if any(isinstance(block, StreamedBlock) for zonotope in zonotopes for block in zonotope.blocks):
+        return _sum_of_embeddings(operands, axis)
 
     def joined(parts: list[Tensor]) -> Tensor:
         return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=axis)
@@ -119,3 +124,18 @@ def concatenate(operands: Sequence[Operand], axis: int) -> Zonotope:
     blocks = grouped([block for zonotope in zonotopes for block in zonotope.blocks], columns)
     has_box = any(z.box is not None for z in zonotopes)
     return Zonotope(joined(centers), blocks, joined(boxes) if has_box else None)
+
+
+def _sum_of_embeddings(operands: Sequence[Operand], axis: int) -> Zonotope:
+    """The concatenation as a sum of operands with zeros around them, which streamed generators can go through."""
+    sizes = [(o.center if isinstance(o, Zonotope) else o).shape[axis] for o in operands]
+    last = axis if axis < 0 else axis - next(o.center.dim() for o in operands if isinstance(o, Zonotope))
+    zonotopes, constants = [], []
+    for number, operand in enumerate(operands):
+        before, after = sum(sizes[:number]), sum(sizes[number + 1 :])
+        embed = partial(functional.pad, pad=[0, 0] * (-last - 1) + [before, after])
+        if isinstance(operand, Zonotope):
+            zonotopes.append(rearrange(operand, embed, moves_only=True))
+        else:
+            constants.append(embed(operand))
+    return reduce(add, constants, reduce(add, zonotopes))
