@@ -6,7 +6,7 @@ places in this row, so reshaping, slicing or concatenation only move places abou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,9 +52,9 @@ class Matrix:
     def terms(self) -> int:
         """No sum in `forward` or `backward` has more products."""
         if self.weight is not None:
-            return max(self.weight.shape)
+            return int(max(self.weight.shape))
         assert self.by_row is not None and self.by_column is not None
-        return max(self.by_row[0].shape[1], self.by_column[0].shape[1])
+        return int(max(self.by_row[0].shape[1], self.by_column[0].shape[1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,8 +204,3 @@ def clip(lower: float, upper: float) -> Function:
     """min(max(x, lower), upper), for lower <= upper."""
     breakpoints = tuple(value for value in (lower, upper) if np.isfinite(value))
     return Function("clip", lambda x: np.clip(x, lower, upper), breakpoints)
-
-
-def as_places(parts: Sequence[Places]) -> Places:
-    """Parts side by side."""
-    return np.concatenate([part.reshape(-1) for part in parts])

@@ -173,8 +173,8 @@ class _Reader:
         (left, left_value), (right, right_value) = parts
         if left is not None and right is not None:
             left, right = np.broadcast_arrays(left, right)
-            places = np.stack([left.reshape(-1), right.reshape(-1)], axis=1)
-            weight = np.broadcast_to([1.0, sign], places.shape)
+            places = np.array([left.reshape(-1), right.reshape(-1)]).T
+            weight = np.broadcast_to(np.array([1.0, sign]), places.shape)
             return self.network.sparse(places, weight, np.zeros(left.size)).reshape(left.shape)
         if left is not None:
             return self._scaled(left, np.array(1.0), sign * np.asarray(right_value, np.float64))
@@ -195,12 +195,13 @@ class _Reader:
         """scale * x + offset, broadcast."""
         offset = np.zeros(1) if offset is None else offset
         shape = np.broadcast_shapes(places.shape, scale.shape, offset.shape)
-        wide, weight, bias = (np.broadcast_to(value, shape).reshape(-1) for value in (places, scale, offset))
-        return self.network.sparse(wide[:, None], weight[:, None], np.array(bias)).reshape(shape)
+        wide = np.broadcast_to(places, shape).reshape(-1, 1)
+        weight, bias = np.broadcast_to(scale, shape).reshape(-1, 1), np.broadcast_to(offset, shape).reshape(-1)
+        return self.network.sparse(wide, weight, np.array(bias)).reshape(shape)
 
     def _batchnormalization(self, node: NodeProto, attributes: dict[str, Any]) -> Places:
         places = self.places[node.input[0]]
-        shape = (1, -1, *(1,) * (places.ndim - 2))
+        shape = [1, -1, *[1] * (places.ndim - 2)]
         scale, bias, mean, variance = (self._constant(node, place).reshape(shape) for place in range(1, 5))
         centered = self._scaled(places, np.array(1.0), -mean)  # apart, so that each rounding error is a relative one
         return self._scaled(centered, scale / np.sqrt(variance + attributes.get("epsilon", 1e-5)), bias)
@@ -212,13 +213,13 @@ class _Reader:
         groups, positions = attributes.get("group", 1), windows.shape[1 : 1 + len(kernel)]
         each = channels // groups
         bias = self._constant(node, 2) if len(node.input) > 2 else np.zeros(channels)
-        made = []
+        made: list[Places] = []
         for group in range(groups):
             mine = windows[group * weight.shape[1] : (group + 1) * weight.shape[1]]
             patches = np.moveaxis(mine, 0, len(kernel)).reshape(int(np.prod(positions)), -1)
             rows = np.broadcast_to(patches[None], (each, *patches.shape)).reshape(-1, patches.shape[1])
-            values = weight[group * each : (group + 1) * each].reshape(each, 1, -1)
-            values = np.broadcast_to(values, (each, patches.shape[0], patches.shape[1])).reshape(rows.shape)
+            own = weight[group * each : (group + 1) * each].reshape(each, 1, -1)
+            values = np.broadcast_to(own, (each, *patches.shape)).reshape(rows.shape)
             offset = np.repeat(bias[group * each : (group + 1) * each], patches.shape[0])
             made.append(self.network.sparse(rows, values, offset).reshape(each, *positions))
         return np.concatenate(made)[None]
@@ -252,9 +253,8 @@ class _Reader:
         padded = np.pad(places[0], [(0, 0), *zip(pads[:rank], pads[rank:], strict=True)], constant_values=-1)
         reach = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)]
         views = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(1, rank + 1)))
-        steps = [slice(None, None, stride) for stride in strides]
-        inside = [slice(None, None, dilation) for dilation in dilations]
-        return views[(slice(None), *steps, *inside)]
+        steps = [slice(None, None, step) for step in (1, *strides, *dilations)]
+        return np.asarray(views[tuple(steps)])
 
 
 def read_network(path: str | Path) -> tuple[Network, bytes]:

@@ -18,85 +18,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zonoplug.certificates.network import Activation, Affine, Floats, Function, Network, Places
-
-UNIT = 2.0**-53
-TINY = float(np.finfo(np.float64).tiny)
-EXTRA_TERMS = 16  # roundings beside those of a sum: of its coefficients, of centers and radii, of the error terms
-CELLS = 32
-
-
-def gamma(terms: int) -> float:
-    """The relative error of a sum of `terms` products, a few roundings more included."""
-    product = (terms + EXTRA_TERMS) * UNIT
-    return 1.01 * product / (1.0 - product)
-
-
-def down(x: Floats) -> Floats:
-    """The next smaller numbers."""
-    return np.nextafter(x, -np.inf)
-
-
-def up(x: Floats) -> Floats:
-    """The next larger numbers."""
-    return np.nextafter(x, np.inf)
+from zonoplug.certificates.lines import CELLS, TINY, UNIT, Lines, down, enclose, gamma, image, up
+from zonoplug.certificates.network import Activation, Affine, Floats, Network, Places
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lines:
-    """Lines below and above a function on intervals, each (batch, n):  below_slope x + below  <=  f(x)  <=  ..."""
+class RowBounds:
+    """Lower bounds of linear forms, and what they came from.
 
-    below_slope: Floats
-    below: Floats
-    above_slope: Floats
-    above: Floats
-
-    def parts(self) -> tuple[Floats, Floats, Floats, Floats]:
-        return self.below_slope, self.below, self.above_slope, self.above
-
-    def better(self, other: Lines, x: Floats) -> Lines:
-        """On each side the line that is tighter at x."""
-        below = other.below_slope * x + other.below > self.below_slope * x + self.below
-        above = other.above_slope * x + other.above < self.above_slope * x + self.above
-        return Lines(
-            np.where(below, other.below_slope, self.below_slope),
-            np.where(below, other.below, self.below),
-            np.where(above, other.above_slope, self.above_slope),
-            np.where(above, other.above, self.above),
-        )
-
-
-def image(function: Function, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
-    """Bounds of a non-decreasing function on intervals."""
-    low, high = function.value(lower), function.value(upper)
-    error = function.ulps * 2 * UNIT
-    return (down(low - error * np.abs(low)), up(high + error * np.abs(high))) if function.ulps else (low, high)
-
-
-def enclose(function: Function, lower: Floats, upper: Floats, below_slope: Floats, above_slope: Floats) -> Lines:
-    """Lines of given slopes: the offsets are made to hold, whatever the slopes.
-
-    Between the ends and the breakpoints, f(x) - s x is linear, or bends by at most `curvature`: on a cell of width h
-    its extremes are those at the cell's ends, give or take  curvature h^2 / 8.
+    Attributes:
+        lower: (batch, rows); NaN where nothing is known.
+        inputs: the coefficients at the inputs, (batch, rows, inputs).
+        activations: behind each activation, by its start, (batch, rows, n), if they were asked for.
     """
-    points = [lower, upper, *(np.clip(value, lower, upper) for value in function.breakpoints)]
-    bend: Floats = np.zeros(lower.shape)
-    if function.curvature:
-        width = up(upper - lower)
-        points += [np.clip(lower + width * (k / CELLS), lower, upper) for k in range(1, CELLS)]
-        bend = width * width * (1.01 * function.curvature / 8 / CELLS**2)
-    below: Floats = np.full(lower.shape, np.inf)
-    above = -below
-    for x in points:
-        y = function.value(x)
-        for slope, is_below in ((below_slope, True), (above_slope, False)):
-            product = slope * x
-            error = (4 + 2 * function.ulps) * UNIT * (np.abs(y) + np.abs(product)) + TINY
-            if is_below:
-                below = np.minimum(below, y - product - error)  # np.minimum keeps NaN: an unknown bound stays unknown
-            else:
-                above = np.maximum(above, y - product + error)
-    return Lines(below_slope, down(below - bend), above_slope, up(above + bend))
+
+    lower: Floats
+    inputs: Floats
+    activations: dict[int, Floats]
 
 
 class Bounds:
@@ -154,14 +92,17 @@ class Bounds:
         for block in self._network.activations:
             self._choose_lines(block, strategy, None if alpha is None else alpha.get(block.start))
 
-    def rows_below(self, places: Places, rows: Floats, pulls: dict[int, Floats] | None = None) -> tuple[Floats, Floats]:
-        """Lower bounds of rows . row[places], (batch, rows), and the coefficients at the inputs they came from.
+    def rows_below(
+        self, places: Places, rows: Floats, pulls: dict[int, Floats] | None = None, keep: bool = False
+    ) -> RowBounds:
+        """Lower bounds of rows . row[places].
 
         Args:
             places: distinct, (n,).
             rows: (rows, n), or (batch, rows, n).
             pulls: by an activation's start, what to take off the coefficients of its inputs, (batch, n): beta times the
                 sign, where beta >= 0 and sign times the input is known to be >= 0.
+            keep: the coefficients behind activations are wanted.
         """
         network, batch = self._network, self.lower.shape[0]
         count = rows.shape[-2]
@@ -172,6 +113,7 @@ class Bounds:
         touched[places] = True
         largest = np.maximum(np.abs(self.lower), np.abs(self.upper))
         constant, error = np.zeros((batch, count)), np.zeros((batch, count))
+        kept = {}
         for block in reversed(network.blocks):
             if block.start >= last or not touched[block.start : min(block.stop, last)].any():
                 continue
@@ -187,6 +129,8 @@ class Bounds:
                 error += gamma(terms) * _times(np.abs(full), spread) + (terms + 1) * TINY
             else:
                 width = mine.shape[2]
+                if keep:
+                    kept[block.start] = mine
                 below_slope, below, above_slope, above = (
                     line[:, None, :width] for line in self.lines[block.start].parts()
                 )
@@ -203,7 +147,7 @@ class Bounds:
                     error += 4 * UNIT * _times(np.abs(part), inputs)
             target = block.places[: part.shape[2]]
             if np.unique(target).size < target.size:
-                np.add.at(a, (slice(None), slice(None), target), part)
+                np.add.at(a, np.s_[:, :, target], part)  # type: ignore[arg-type]
                 error += 2 * target.size * UNIT * _times(np.abs(part), largest[:, target])
                 error += 2 * target.size * UNIT * _times(np.abs(a[:, :, target]), largest[:, target])
             elif touched[target].any():
@@ -221,7 +165,7 @@ class Bounds:
         error += gamma(terms) * _times(np.abs(at_input), largest[:, inputs]) + (terms + 1) * TINY
         total = constant + least
         error = error * (1.0 + gamma(len(network.blocks) * 8)) + 4 * UNIT * (np.abs(total) + np.abs(least))
-        return down(total - error), at_input
+        return RowBounds(down(total - error), at_input, kept)
 
     def _affine(self, block: Affine) -> None:
         low, high = self.lower[:, block.places], self.upper[:, block.places]
@@ -264,7 +208,7 @@ class Bounds:
         for first in range(0, which.size, most):
             part = which[first : first + most]
             unit = np.eye(part.size)
-            bound, _ = self.rows_below(part, np.concatenate([unit, -unit]))
+            bound = self.rows_below(part, np.concatenate([unit, -unit])).lower
             self._meet(part, bound[:, : part.size], -bound[:, part.size :])
 
     def _choose_lines(self, block: Activation, strategy: str, alpha: Floats | None) -> None:
