@@ -98,8 +98,9 @@ def check_certificate(
     _require_agreement(network, source, spec)
     _require_all_disjuncts(claim, spec)
     report = CheckReport()
+    shared: dict[int, list[tuple[Floats, Floats]]] = {}
     for proof in claim.proofs:
-        _check_proof(network, spec, proof, further_splits, report)
+        _check_proof(network, spec, proof, further_splits, report, shared.setdefault(proof.box, []))
     report.seconds = time.monotonic() - start
     return report
 
@@ -142,12 +143,18 @@ def regions_of(proof: Proof, lower: Floats, upper: Floats, network: Network, fir
         raise CertificateError(f"The tree of box {proof.box} is not complete: {len(stack)} subdomains are missing.")
 
 
-def _check_proof(network: Network, spec: Specification, proof: Proof, further_splits: int, report: CheckReport) -> None:
+def _check_proof(
+    network: Network,
+    spec: Specification,
+    proof: Proof,
+    further_splits: int,
+    report: CheckReport,
+    shared: list[tuple[Floats, Floats]],
+) -> None:
     lower = np.nextafter(spec.lower[proof.box], -np.inf)  # decimal numbers were rounded to the nearest
     upper = np.nextafter(spec.upper[proof.box], np.inf)
     first = report.leaves
-    tighten = any(isinstance(node, SignSplit) for node in proof.nodes)
-    prover = Prover(network, Rows(spec, proof.disjuncts), lower, upper, tighten)
+    prover = Prover(network, Rows(spec, proof.disjuncts), lower, upper, shared)
     waiting: list[Region] = []
 
     def work() -> None:

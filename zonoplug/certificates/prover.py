@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from zonoplug.certificates import ascent
 from zonoplug.certificates.certificate import Floats, Leaf
 from zonoplug.certificates.network import Network
 from zonoplug.certificates.rounded_bounds import Bounds
@@ -16,6 +17,8 @@ from zonoplug.verify.specification import Bools, Specification
 BATCH_ENTRIES = 2**23
 MAX_BATCH = 128
 SPLITTABLE_INPUTS = 64
+ROOT_STEPS = 12
+LEAF_STEPS = 20
 Choice = tuple[int, int] | int | None  # what to split next: a neuron, an input, or nothing
 EFFORTS: tuple[tuple[str, ...], ...] = ((), ("adaptive",), ("adaptive", "parallel"))
 
@@ -92,18 +95,17 @@ class Prover:
     Args:
         network, rows: of what.
         lower, upper: the input box, (inputs,).
-        tighten: bound the whole box well first, and start from these bounds: for trees with splits on signs.
+        shared: bounds of the whole box, kept for the provers of its other disjuncts; made where splits on signs or
+            too many inputs to split make a good start worth it.
     """
 
-    def __init__(self, network: Network, rows: Rows, lower: Floats, upper: Floats, tighten: bool) -> None:
+    def __init__(
+        self, network: Network, rows: Rows, lower: Floats, upper: Floats, shared: list[tuple[Floats, Floats]]
+    ) -> None:
         self._network, self._rows = network, rows
         self._relus = network.relus
-        self._start: tuple[Floats, Floats] | None = None
+        self._lower, self._upper, self._shared = lower, upper, shared
         self.batch = int(np.clip(BATCH_ENTRIES // (network.size * max(len(rows.bounds), 1)), 1, MAX_BATCH))
-        if tighten:
-            bounds = Bounds(network, lower[None], upper[None])
-            bounds.run({}, EFFORTS[-1])
-            self._start = bounds.lower, bounds.upper
 
     def prove(self, regions: list[Region], further_splits: int) -> tuple[list[Region], int]:
         """Try to prove regions, splitting those that resist.
@@ -119,9 +121,14 @@ class Prover:
             batch, waiting = waiting[-self.batch :], waiting[: -self.batch]
             open_ = batch
             scores: list[Choice] = []
+            if any(region.signs for region in batch):
+                self._tighten()
             for effort in EFFORTS:
                 if open_:
                     open_, scores = self._attempt(open_, effort)
+            if open_ and not self._shared and (self._upper > self._lower).sum() > SPLITTABLE_INPUTS:
+                self._tighten()
+                open_, scores = self._attempt(open_, EFFORTS[-1])
             for region, choice in zip(open_, scores, strict=True):
                 if region.number in stuck:
                     continue
@@ -132,11 +139,15 @@ class Prover:
                 waiting += _pieces(region, choice)
         return list(stuck.values()), made
 
+    def _tighten(self) -> None:
+        if not self._shared:
+            self._shared.append(ascent.tighten(self._network, self._lower, self._upper, ROOT_STEPS))
+
     def _attempt(self, regions: list[Region], strategies: tuple[str, ...]) -> tuple[list[Region], list[Choice]]:
         """The regions that stay open, and where to split each: an input, a neuron, or nowhere."""
         lower, upper = (np.stack([getattr(region, side) for region in regions]) for side in ("lower", "upper"))
         signs = self._signs(regions)
-        bounds = Bounds(self._network, lower, upper, self._start)
+        bounds = Bounds(self._network, lower, upper, self._shared[0] if self._shared else None)
         bounds.run(signs, strategies)
         excluded = np.zeros((len(regions), self._rows.count), np.bool_)
         excluded |= bounds.empty[:, None]
@@ -150,6 +161,8 @@ class Prover:
             pulls = self._pulls(regions) if recorded else None
             last = bounds.rows_below(self._network.outputs, self._rows.coefficients, pulls, keep=True)
             excluded |= self._rows.excluded(last.lower)
+        if strategies == EFFORTS[-1]:
+            self._ascend(bounds, regions, signs, alpha, last.lower, excluded)
         open_ = np.flatnonzero(~excluded.all(axis=1))
         if not open_.size:
             return [], []
@@ -164,6 +177,29 @@ class Prover:
             else:
                 choices.append(self._neuron(bounds, last.activations, place, row, regions[place]))
         return [regions[place] for place in open_], choices
+
+    def _ascend(
+        self,
+        bounds: Bounds,
+        regions: list[Region],
+        signs: dict[int, Floats],
+        alpha: dict[int, Floats],
+        lower: Floats,
+        excluded: Bools,
+    ) -> None:
+        """Improve slopes and multipliers for the disjuncts that stay open, and mark those that are excluded then."""
+        pulls = self._pulls(regions)
+        start = ascent.Choices(alpha, {at: np.abs(pull) for at, pull in pulls.items()})
+        for disjunct in np.flatnonzero(~excluded.all(axis=0)):
+            mine = np.flatnonzero(self._rows.owner == disjunct)
+            if not mine.size:
+                continue
+            margins = np.nan_to_num(lower[:, mine] - self._rows.bounds[mine], nan=-np.inf)
+            row = mine[margins.argmax(axis=1)]
+            goal = np.where(excluded[:, disjunct], -np.inf, self._rows.bounds[row])
+            rows = self._rows.coefficients[row][:, None]
+            found = ascent.ascend(bounds, self._network.outputs, rows, goal, signs, start, LEAF_STEPS)
+            excluded[:, disjunct] |= found > self._rows.bounds[row]
 
     def _neuron(
         self, bounds: Bounds, coefficients: dict[int, Floats], place: int, row: int, region: Region

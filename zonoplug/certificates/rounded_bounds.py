@@ -54,7 +54,7 @@ class Bounds:
     def __init__(
         self, network: Network, lower: Floats, upper: Floats, start: tuple[Floats, Floats] | None = None
     ) -> None:
-        self._network = network
+        self.network = network
         size = (lower.shape[0], network.size)
         self.lower, self.upper = np.full(size, -np.inf), np.full(size, np.inf)
         if start is not None:
@@ -71,7 +71,7 @@ class Bounds:
             signs: by an activation's start, its inputs' signs, (batch, n) in {-1, 0, 1}, 0 where nothing is known.
             strategies: slopes of backward passes that tighten the inputs of activations: "adaptive", "parallel".
         """
-        for block in self._network.blocks:
+        for block in self.network.blocks:
             if isinstance(block, Affine):
                 self._affine(block)
             else:
@@ -89,7 +89,7 @@ class Bounds:
             strategy: "parallel" for the chord's slope on both sides, "adaptive" for the slope that wastes less.
             alpha: by an activation's start, lower slopes in [0, 1] to use where a ReLU's sign is open.
         """
-        for block in self._network.activations:
+        for block in self.network.activations:
             self._choose_lines(block, strategy, None if alpha is None else alpha.get(block.start))
 
     def rows_below(
@@ -104,7 +104,7 @@ class Bounds:
                 sign, where beta >= 0 and sign times the input is known to be >= 0.
             keep: the coefficients behind activations are wanted.
         """
-        network, batch = self._network, self.lower.shape[0]
+        network, batch = self.network, self.lower.shape[0]
         count = rows.shape[-2]
         last = int(places.max(initial=-1)) + 1
         a = np.zeros((batch, count, max(last, network.num_inputs)))
@@ -199,12 +199,12 @@ class Bounds:
             inner = [(low < value) & (value < high) for value in block.function.breakpoints]
             open_ = np.logical_or.reduce(inner)
         which = np.unique(block.places[open_.any(axis=0)])
-        earlier = [other for other in self._network.activations if other.start < block.start]
+        earlier = [other for other in self.network.activations if other.start < block.start]
         if not which.size or not earlier:
             return
         for other in earlier:
             self._choose_lines(other, strategy, None)
-        most = max(1, 2**24 // (2 * self.lower.shape[0] * self._network.size))
+        most = max(1, 2**24 // (2 * self.lower.shape[0] * self.network.size))
         for first in range(0, which.size, most):
             part = which[first : first + most]
             unit = np.eye(part.size)

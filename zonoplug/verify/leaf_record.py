@@ -103,7 +103,7 @@ class LeafRecord:
         for (box, disjunct), method in sorted(self._whole.items()):
             together.setdefault((box, method), []).append(int(index[box, disjunct]))
         proofs = [Proof(box, tuple(numbers), [Leaf(method)]) for (box, method), numbers in together.items()]
-        for (box, disjunct), kept in sorted(self._trees.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
+        for (box, part), kept in sorted(self._trees.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
             table = LeafTable(
                 np.stack(kept.lower),
                 np.stack(kept.upper),
@@ -115,12 +115,12 @@ class LeafRecord:
                 side[box].flatten().double().cpu().numpy()
                 for side in (self._problem.box.lower, self._problem.box.upper)
             )
-            if disjunct is None:
+            if part is None:
                 known = [number for at, number in self._whole if at == box]
                 exists = objective.exists[box].nonzero().flatten().tolist()
                 wanted = [int(index[box, number]) for number in exists if number not in known]
             else:
-                wanted = [int(index[box, disjunct])]
+                wanted = [int(index[box, part])]
             if wanted:
                 proofs.append(Proof(box, tuple(wanted), find_tree(table, *ends)))
         return Certificate(sha256_of(model), sha256_of(specification), proofs, made_by)
