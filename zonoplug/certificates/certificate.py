@@ -18,7 +18,9 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import itertools
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from zonoplug.errors import ZonoplugError
 FORMAT = "zonoplug certificate"
 VERSION = 1
 MAX_LINES = 4_000_000
+MAX_DEPTH = 8
 MAX_SLOPES = 10_000_000
 
 Floats = NDArray[np.float64]
@@ -205,11 +208,14 @@ def _finite(value: Any) -> float:
 
 def _parsed(path: str | Path, number: int, line: str) -> dict[str, Any]:
     try:
+        steps = (1 if bracket in "[{" else -1 for bracket in re.sub(r"[^][{}]", "", line))
+        if max(itertools.accumulate(steps), default=0) > MAX_DEPTH:  # the parser would run out of stack
+            raise ValueError("brackets are nested too deeply")
         value = json.loads(line)
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _malformed(path, number - 1, error) from error
 
 
