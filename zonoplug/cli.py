@@ -14,7 +14,7 @@ from zonoplug.io.results import ResultsFile
 from zonoplug.watchdog import Interrupted, reporting_seconds, run_job, seconds_since_start
 
 DEFAULT_METHODS = "ibp,crown-ibp,crown,forward,zonotope,zonotope+crown"
-COMMANDS = ("verify", "compare", "list")
+COMMANDS = ("verify", "compare", "list", "check-certificate")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(words if named else ["verify", *words])
         if options.command == "list":
             return _list()
+        if options.command == "check-certificate":
+            return _check_certificate(options)
         return _compare(options) if options.command == "compare" else _verify(options, results)
     except ZonoplugError as error:
         return report_error(str(error), results)
@@ -84,7 +86,13 @@ def _verify(options: argparse.Namespace, results: ResultsFile | None) -> int:
     request, limit = verification_request(
         options.model, options.specification, _seconds(options.timeout), options.method, options.device, options.seed
     )
+    request["progress"] = sys.stderr.isatty() and not options.quiet
+    if options.certificate:
+        ResultsFile(options.certificate)  # before any work: it can be written, and no older one stays there
+        request["certificate"] = options.certificate
     result = run_job(request, min(limit, 1e8))
+    if request["progress"]:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # a worker that was ended left its line there
     if result["verdict"] == "error":
         raise ZonoplugError("; ".join(result["notes"]))
     if results is not None:
@@ -119,6 +127,14 @@ def _compare(options: argparse.Namespace) -> int:
 
         print(comparison_table(results))
     return 0
+
+
+def _check_certificate(options: argparse.Namespace) -> int:
+    from zonoplug.certificates.check import check_certificate
+
+    report = check_certificate(options.model, options.specification, options.certificate, options.further_splits)
+    print(report.text())
+    return 0 if report.valid else 1
 
 
 def _list() -> int:
@@ -203,6 +219,25 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--timeout", default="60", metavar="SECONDS", help="limit on wall time (default 60)")
     verify.add_argument("--method", default="auto", help="a bound method, see `zonoplug list` (default auto)")
     verify.add_argument("--results", metavar="FILE", help="also write verdict and counterexample here")
+    verify.add_argument("--certificate", metavar="FILE", help="write the proof of an unsat here (.gz: compressed)")
+    verify.add_argument("--quiet", action="store_true", help="no progress line on a terminal")
+
+    check = commands.add_parser(
+        "check-certificate",
+        allow_abbrev=False,
+        help="prove all over again what a certificate claims",
+        description="Exit status 0 if every leaf of the certificate is proved again, 1 if not, 2 for an error.",
+    )
+    check.add_argument("model", help="network, .onnx or .onnx.gz")
+    check.add_argument("specification", help="property, .vnnlib or .vnnlib.gz")
+    check.add_argument("certificate", help="what `zonoplug verify --certificate` wrote")
+    check.add_argument(
+        "--further-splits",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="splits the checker may add where a leaf resists (default 20000)",
+    )
 
     compare = commands.add_parser(
         "compare",

@@ -25,19 +25,34 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     from zonoplug.clock import Deadline
     from zonoplug.io.counterexample import format_counterexample
+    from zonoplug.verify.ingredients import check_ingredients
+    from zonoplug.verify.observer import Observer
     from zonoplug.verify.verifier import Settings, Verification, check_method, load_problem
 
     torch.set_num_threads(1)  # small batches on few cores: several threads wait for one another more than they help
     settings = Settings(**request["settings"])
     deadline = Deadline(settings.timeout_seconds)
     check_method(settings.method)
-    problem = load_problem(request["model"], request["specification"], settings)
-    outcome = Verification(problem, settings, deadline).run()
+    check_ingredients(settings.without)
+    observer = Observer(_progress_line() if request.get("progress") else None)
+    with observer.stage("reading"):
+        problem = load_problem(request["model"], request["specification"], settings)
+    if request.get("certificate"):
+        from zonoplug.verify.leaf_record import LeafRecord
+
+        observer.record = LeafRecord(problem)
+    outcome = Verification(problem, settings, deadline, observer).run()
+    if observer.record is not None:
+        with observer.stage("certificate"):
+            outcome.notes.append(_write_certificate(request, observer.record, outcome.verdict.value))
+    if observer.progress is not None:
+        observer.progress.clear()
     result = {
         "verdict": outcome.verdict.value,
         "method": outcome.method,
         "seconds": outcome.seconds,
         "subdomains": outcome.subdomains,
+        "search": outcome.statistics.as_json(),
         "notes": outcome.notes,
         "summary": outcome.summary(),
     }
@@ -46,6 +61,30 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         result["counterexample"] = format_counterexample(problem.specification, found.inputs, found.outputs)
         result["inputs"], result["outputs"] = found.inputs.tolist(), found.outputs.tolist()
     return result
+
+
+def _progress_line() -> Any:
+    """A line on this process's stderr, which it shares with the process that watches it."""
+    from zonoplug.verify.progress import ProgressLine
+
+    return ProgressLine(sys.stderr)
+
+
+def _write_certificate(request: dict[str, Any], record: Any, verdict: str) -> str:
+    """Write the proof of an `unsat` to the file that was asked for. Returns a note."""
+    from zonoplug import __version__
+    from zonoplug.io.results import ResultsFile
+
+    path = request["certificate"]
+    file = ResultsFile(path)
+    if verdict != "unsat":
+        return f"no certificate: the verdict is {verdict}"
+    if not record.is_complete:
+        return "no certificate: there are too many leaves"
+    claim = record.certificate(request["model"], request["specification"], f"zonoplug {__version__}")
+    data = claim.data(str(path).endswith(".gz"))
+    file.write(data)
+    return f"certificate of {len(data):,} bytes in {path}"
 
 
 def limit_memory() -> None:

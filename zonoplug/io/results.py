@@ -33,16 +33,17 @@ class ResultsFile:
         except OSError as error:
             raise SettingError(f"Cannot write results to {str(path)!r}: {error.strerror or error}.") from error
 
-    def write(self, text: str) -> None:
-        """Write all of `text`, or nothing. Raises SettingError if the path has become unwritable."""
+    def write(self, content: str | bytes) -> None:
+        """Write all of `content`, or nothing. Raises SettingError if the path has become unwritable."""
+        data = content.encode() if isinstance(content, str) else content
         try:
             if self._is_device():
-                self._path.write_text(text)
+                self._path.write_bytes(data)
                 return
             handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
             try:
-                with os.fdopen(handle, "w") as stream:
-                    stream.write(text)
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(data)
                 os.chmod(temporary, 0o644)
                 os.replace(temporary, self._path)
             except BaseException:

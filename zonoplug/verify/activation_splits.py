@@ -7,6 +7,7 @@ in a batch and inherited by the pieces of a split.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
+from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_subdomains import SignSubdomains, split_scores, split_signs, take
 
@@ -40,16 +42,27 @@ class ActivationSearch:
 
     Args:
         problem, bounder, attack: what is verified, and with what.
+        observer: told of every step.
+        without: names of INGREDIENTS to leave out.
     Raises:
         UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.
     """
 
-    def __init__(self, problem: Problem, bounder: Bounder, attack: Attack) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        bounder: Bounder,
+        attack: Attack,
+        observer: Observer | None = None,
+        without: Collection[str] = (),
+    ) -> None:
         from zonoplug.lirpa.backward import Backward
 
         self._problem = problem
         self._bounder = bounder
         self._attack = attack
+        self._observer = observer or Observer()
+        self._without = without
         if not bounder.takes_batches:
             raise UnsupportedOperatorError("The host's graph of this model takes one point at a time.")
         self._backward = Backward(bounder.module)
@@ -58,6 +71,7 @@ class ActivationSearch:
     def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
         """Search. Each box and disjunct that is still open in `objective` gets its share of the time left."""
         result = SearchResult(proved=True)
+        self._observer.search_starts(int(objective.exists.sum()))
         for box_number in objective.exists.any(dim=1).nonzero().flatten().tolist():
             found = self._search_box(objective, box_number, deadline, result)
             if found or not result.proved or deadline.passed:
@@ -72,9 +86,10 @@ class ActivationSearch:
         )
         self._hulls = self._zonotope_hulls(box)
         numbers = objective.exists[box_number].nonzero().flatten().tolist()
-        open_: list[tuple[float, SignSubdomains, Tensor, Tensor]] = []
+        open_: list[tuple[float, int, SignSubdomains, Tensor, Tensor]] = []
         for steps in ROOT_STEPS:
-            self._tighten(box, box_number, steps, deadline)
+            if "refined-hulls" not in self._without:
+                self._tighten(box, box_number, steps, deadline)
             open_, still_open = [], []
             for number in numbers:
                 mine = (objective.disjunct[box_number] == number) & ~objective.padding[box_number]
@@ -85,15 +100,17 @@ class ActivationSearch:
                 self._check_root(bound, box_number, rows, goal)
                 result.subdomains += 1
                 if not bool((bound > 0).all()):
-                    open_.append((float(bound.min()), root, rows, goal))
+                    open_.append((float(bound.min()), number, root, rows, goal))
                     still_open.append(number)
+                else:
+                    self._observe(box_number, number, root, bound, 0)
                 if deadline.passed:
                     result.proved = False
                     return False
             numbers = still_open
-        for place, (_, root, rows, goal) in enumerate(sorted(open_, key=lambda item: -item[0])):
+        for place, (_, number, root, rows, goal) in enumerate(sorted(open_, key=lambda item: -item[0])):
             share = deadline.part(1 / max(len(open_) - place, 1))
-            if self._search(root, box, box_number, rows, goal, share, result):
+            if self._search(root, box, box_number, number, rows, goal, share, result):
                 return True
         return False
 
@@ -138,6 +155,7 @@ class ActivationSearch:
         root: SignSubdomains,
         box: Box,
         box_number: int,
+        number: int,
         rows: Tensor,
         goal: Tensor,
         deadline: Deadline,
@@ -155,11 +173,13 @@ class ActivationSearch:
             result.subdomains += len(part)
             part.bound = bound
             open_ = ~(bound > 0)
+            self._observe(box_number, number, part, bound, sum(map(len, queue)))
             if not bool(open_.any()):
                 continue
             if self._try(box_number, result):
                 return True
             pieces, stuck = split_signs(part.pick(open_), scores[open_], batch - sum(map(len, queue)))
+            self._observer.split("sign", len(pieces) - int(open_.sum()) + stuck)
             result.stuck += stuck
             if stuck:
                 result.proved = False
@@ -167,7 +187,14 @@ class ActivationSearch:
                 queue.append(pieces)
         return False
 
+    def _observe(self, box_number: int, number: int, part: SignSubdomains, bound: Tensor, waiting: int) -> None:
+        if self._observer.record is not None:
+            self._observer.record.layer_sizes = [self._hulls[name].lower[0].numel() for _, name in self._names]
+        self._observer.signs(box_number, number, part, ~(bound > 0), bound, waiting)
+
     def _try(self, box_number: int, result: SearchResult) -> bool:
+        if "inner-attack" in self._without:
+            return False
         points = self._minimisers
         group = torch.full((points.shape[0],), box_number, dtype=torch.int64, device=points.device)
         result.counterexample = self._attack.try_points(points, group)

@@ -26,10 +26,12 @@ class Attack:
         points: (n, *input_shape) a sample of the points tried, inside the input boxes.
         groups: (n,) the box of each.
         outputs: (n, outputs) the loaded model's outputs there.
+        points_tried: how many points were evaluated.
     """
 
     def __init__(self, problem: Problem, seed: int = 0) -> None:
         self._problem = problem
+        self.points_tried = 0
         self._random = torch.Generator().manual_seed(seed)
         shape = problem.model.input_shape
         self._most = max(4, POINTS_ENTRIES // max(problem.specification.num_inputs, 1))
@@ -105,6 +107,7 @@ class Attack:
         return torch.minimum(torch.maximum(low + noise * (high - low), low), high)
 
     def _confirm(self, points: Tensor, groups: Tensor, margins: Tensor) -> Counterexample | None:
+        self.points_tried += points.shape[0]
         candidates = torch.nonzero(margins <= 0).flatten()
         for place in candidates[margins[candidates].argsort()][:CONFIRMATIONS].tolist():
             found = self._problem.confirm(points[place], int(groups[place]))

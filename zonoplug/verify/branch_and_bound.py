@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,7 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, RowBounds, check_bounds
+from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.split import bisect, influence_scores
@@ -89,13 +91,25 @@ class BranchAndBound:
     Args:
         problem, bounder, attack: what is verified, and with what.
         method: a zonotope bound method; its symbols also choose the coordinate to split and a vertex to attack.
+        observer: told of every step.
+        without: names of INGREDIENTS to leave out.
     """
 
-    def __init__(self, problem: Problem, bounder: Bounder, attack: Attack, method: str) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        bounder: Bounder,
+        attack: Attack,
+        method: str,
+        observer: Observer | None = None,
+        without: Collection[str] = (),
+    ) -> None:
         self._problem = problem
         self._bounder = bounder
         self._attack = attack
         self._method = method
+        self._observer = observer or Observer()
+        self._without = without
 
     def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
         """Search.
@@ -110,11 +124,14 @@ class BranchAndBound:
         box = self._problem.box
         needed = objective.exists.any(dim=1)
         queue.push(Box(box.lower[needed], box.upper[needed]), needed.nonzero().flatten())
+        self._observer.search_starts(len(queue), box)
         batch = 32
         while len(queue) and not deadline.passed:
             start = time.monotonic()
             step = self._bound(*queue.pop(batch), objective)
             result.subdomains += step.group.shape[0]
+            worst = objective.best(step.margins, step.group).amin(dim=1)
+            self._observer.boxes(step.box, step.group, step.open, worst, len(queue))
             if bool(step.open.any()):
                 result.counterexample = self._try(step, objective)
                 if result.counterexample is not None:
@@ -135,6 +152,8 @@ class BranchAndBound:
 
     def _try(self, step: _Step, objective: Objective) -> Counterexample | None:
         """Evaluate the middle of each open subdomain, and the corner where the zonotope is lowest."""
+        if "inner-attack" in self._without:
+            return None
         low, high = step.box.lower[step.open], step.box.upper[step.open]
         middle = low + (high - low) / 2
         found = self._attack.try_points(middle, step.group[step.open])
@@ -151,7 +170,8 @@ class BranchAndBound:
         box, group = Box(step.box.lower[step.open], step.box.upper[step.open]), step.group[step.open]
         count = group.shape[0]
         influence = step.bounds.influence(_row_weights(objective, step.margins, step.group), box.lower[0].numel())
-        scores = influence_scores(None if influence is None else influence[step.open], box)
+        blind = influence is None or "influence" in self._without
+        scores = influence_scores(None if blind else influence[step.open], box)  # type: ignore[index]
         times = 1
         while len(queue) + count * 2 ** (times + 1) <= batch and times < MAX_BISECTIONS:
             times += 1
@@ -161,7 +181,9 @@ class BranchAndBound:
         worst = objective.best(step.margins, step.group).amin(dim=1)[step.open]
         order = worst[parent].argsort(descending=True)
         queue.push(Box(pieces.lower[order], pieces.upper[order]), group[parent[order]])
-        return count - int(parent.unique().shape[0])
+        parents = int(parent.unique().shape[0])
+        self._observer.split("input", parent.shape[0] - parents)
+        return count - parents
 
     @staticmethod
     def _next_batch(batch: int, step: _Step, seconds: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from zonoplug.verify.observer import Statistics
 from zonoplug.verify.specification import Floats
 
 
@@ -35,6 +36,7 @@ class Outcome:
         method: the bound method, or "attack", that decided; the last one tried if nothing did.
         seconds: wall time.
         subdomains: how many subdomains were bounded.
+        statistics: counts of the search.
         notes: what a user should know: methods found broken, operators bounded by intervals, why it is unknown.
     """
 
@@ -44,6 +46,7 @@ class Outcome:
     seconds: float = 0.0
     subdomains: int = 0
     notes: list[str] = field(default_factory=list)
+    statistics: Statistics = field(default_factory=Statistics)
 
     def summary(self) -> str:
         """One line: how the verdict was reached."""

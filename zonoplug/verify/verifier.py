@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +17,8 @@ from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
 from zonoplug.verify.branch_and_bound import BranchAndBound
+from zonoplug.verify.ingredients import check_ingredients
+from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
 from zonoplug.verify.problem import Objective, Problem
 
@@ -35,12 +38,14 @@ class Settings:
         method: "auto", or the bound method to use at the root and in the search.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
         seed: of all random choices.
+        without: names of INGREDIENTS to leave out of the search, to see what they are worth.
     """
 
     timeout_seconds: float = 60.0
     method: str = "auto"
     device: str = "auto"
     seed: int = 0
+    without: tuple[str, ...] = ()
 
     def torch_device(self) -> torch.device:
         """The device. Raises SettingError if it is unknown or absent."""
@@ -81,6 +86,7 @@ def verify_files(model_path: str | Path, specification_path: str | Path, setting
     settings = settings or Settings()
     deadline = Deadline(settings.timeout_seconds)
     check_method(settings.method)
+    check_ingredients(settings.without)
     return Verification(load_problem(model_path, specification_path, settings), settings, deadline).run()
 
 
@@ -98,28 +104,55 @@ class Stage(NamedTuple):
     kind: Literal["root", "input splits", "activation splits", "attack"]
     method: str
 
+    @property
+    def name(self) -> str:
+        if self.kind == "attack":
+            return "attack"
+        return f"{self.method} at the root" if self.kind == "root" else f"{self.method} with {self.kind}"
+
+    def needs(self, without: Iterable[str]) -> bool:
+        """Whether one of the ingredients to leave out is all that this stage is about."""
+        needed = {
+            "attack": self.kind == "attack",
+            "zonotope-root": self == Stage("root", "zonotope"),
+            "crown": "crown" in self.method,
+            "input-splits": self.kind == "input splits",
+            "activation-splits": self.kind == "activation splits",
+        }
+        return any(needed.get(name, False) for name in without)
+
 
 class Verification:
-    """One run over one problem."""
+    """One run over one problem.
 
-    def __init__(self, problem: Problem, settings: Settings, deadline: Deadline) -> None:
+    Args:
+        problem, settings, deadline: what, how, and until when.
+        observer: told of every step.
+    """
+
+    def __init__(
+        self, problem: Problem, settings: Settings, deadline: Deadline, observer: Observer | None = None
+    ) -> None:
         self._problem = problem
         self._settings = settings
         self._deadline = deadline
         self._attack = Attack(problem, settings.seed)
-        self._outcome = Outcome(Verdict.UNKNOWN)
+        self._observer = observer or Observer()
+        self._outcome = Outcome(Verdict.UNKNOWN, statistics=self._observer.statistics)
 
     def run(self) -> Outcome:
         """Attack, bound, split. The outcome says `timeout` if the deadline passed first."""
-        found = self._quick_attack()
+        with self._observer.stage("attack"):
+            found = self._quick_attack()
         if found is not None:
             return self._finish(Verdict.VIOLATED, "attack", found)
         if not bool(self._problem.objective.exists.any()):
             return self._finish(Verdict.HOLDS, "reading: no disjunct can be satisfied")
-        self._check_model()
-        self._problem.allow_for_rounding(self._attack.outputs)
         try:
-            bounder = Bounder(self._problem)
+            with self._observer.stage("graph"):
+                self._check_model()
+                self._problem.allow_for_rounding(self._attack.outputs)
+                bounder = Bounder(self._problem)
         except HostError as error:
             self._outcome.notes.append(str(error))
             return self._keep_attacking(None)
@@ -135,17 +168,24 @@ class Verification:
             if self._deadline.passed:
                 return self._finish(Verdict.TIMEOUT, stage.method)
             if stage.kind == "root":
-                excluded |= self._at_root(bounder, stage.method, objective.without(excluded)) & objective.exists
+                with self._observer.stage(stage.name):
+                    now = self._at_root(bounder, stage.method, objective.without(excluded)) & objective.exists
+                self._observer.excluded_at_root(now, stage.name)
+                excluded |= now
                 if bool((excluded | ~objective.exists).all()):
                     return self._finish(Verdict.HOLDS, stage.method)
                 continue
-            outcome = self._search(bounder, stage, objective.without(excluded), excluded)
+            with self._observer.stage(stage.name):
+                outcome = self._search(bounder, stage, objective.without(excluded), excluded)
             if outcome is not None:
                 return outcome
         return self._keep_attacking(excluded)
 
     def _stages(self, splittable: bool) -> list[Stage]:
         """What is tried, in this order, until the verdict is reached."""
+        return [stage for stage in self._all_stages(splittable) if not stage.needs(self._settings.without)]
+
+    def _all_stages(self, splittable: bool) -> list[Stage]:
         if self._settings.method != "auto":
             method = self._settings.method
             return [Stage("root", method), *([Stage("input splits", method)] if splittable else [])]
@@ -161,6 +201,8 @@ class Verification:
 
     def _quick_attack(self) -> Counterexample | None:
         found = self._attack.random_points(max(256, self._problem.objective.num_boxes))
+        if "attack" in self._settings.without:
+            return found
         limit = min(QUICK_ATTACK_SECONDS, 0.2 * max(self._deadline.left_seconds, 0.0))
         return found or self._attack.descend(4, 40, Deadline(limit))
 
@@ -203,14 +245,15 @@ class Verification:
             limit = self._deadline.part(LONG_ATTACK_SHARE)
             found = self._attack.descend(16, 60, limit, excluded, max_batch=64)
             return None if found is None else self._finish(Verdict.VIOLATED, "attack", found)
-        name = f"{stage.method} with {stage.kind}"
+        name, without = stage.name, self._settings.without
         self._outcome.method = name
         try:
             if stage.kind == "activation splits":
-                result = ActivationSearch(self._problem, bounder, self._attack).run(objective, self._deadline)
+                signs = ActivationSearch(self._problem, bounder, self._attack, self._observer, without)
+                result = signs.run(objective, self._deadline)
             else:
-                search = BranchAndBound(self._problem, bounder, self._attack, stage.method)
-                result = search.run(objective, self._deadline)
+                boxes = BranchAndBound(self._problem, bounder, self._attack, stage.method, self._observer, without)
+                result = boxes.run(objective, self._deadline)
         except UnsupportedOperatorError:
             return None  # the next stage does not need it
         except BrokenMethodError as error:
@@ -232,8 +275,9 @@ class Verification:
     def _keep_attacking(self, excluded: Tensor | None) -> Outcome:
         """Nothing can be proved any more: spend the time that is left on the attack."""
         restarts = 8
-        while not self._deadline.passed:
-            found = self._attack.descend(restarts, 100, self._deadline, excluded, max_batch=64)
+        while not self._deadline.passed and "attack" not in self._settings.without:
+            with self._observer.stage("attack"):
+                found = self._attack.descend(restarts, 100, self._deadline, excluded, max_batch=64)
             if found is not None:
                 return self._finish(Verdict.VIOLATED, "attack", found)
             restarts = min(2 * restarts, 64)
@@ -247,6 +291,10 @@ class Verification:
         self._outcome.notes.append(f"method {method} failed: {reason}")
 
     def _finish(self, verdict: Verdict, method: str, found: Counterexample | None = None) -> Outcome:
+        self._observer.statistics.subdomains = self._outcome.subdomains
+        self._observer.statistics.points_tried = self._attack.points_tried
+        if verdict is Verdict.HOLDS:
+            self._observer.statistics.volume_proved = 1.0
         self._outcome.verdict = verdict
         self._outcome.method = method
         self._outcome.counterexample = found

@@ -1,0 +1,206 @@
+"""A network as the checker of certificates sees it: blocks of affine maps and of functions of one variable.
+
+All scalars of the network stand in one row: first the inputs, then the outputs of each block. A tensor is an array of
+places in this row, so reshaping, slicing or concatenation only move places about and need no arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+DENSE_ENTRIES = 2**23
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matrix:
+    """y = W x for some places x of the row.
+
+    Attributes:
+        places: (columns,) the places of x, each once.
+        weight: W, (rows, columns), where it is small enough; else None.
+        by_row: where it is not: for each row the columns and weights of its entries, (rows, k) each, filled up with 0.
+        by_column: the same for each column.
+    """
+
+    places: Places
+    weight: Floats | None
+    by_row: tuple[Places, Floats] | None = None
+    by_column: tuple[Places, Floats] | None = None
+
+    def forward(self, x: Floats, absolute: bool = False) -> Floats:
+        """W x, or |W| x, for x (batch, columns)."""
+        if self.weight is not None:
+            return np.asarray(x @ (np.abs(self.weight) if absolute else self.weight).T)
+        assert self.by_row is not None
+        return _gathered(x, *self.by_row, absolute)
+
+    def backward(self, a: Floats) -> Floats:
+        """A W for A (batch, rows)."""
+        if self.weight is not None:
+            return np.asarray(a @ self.weight)
+        assert self.by_column is not None
+        return _gathered(a, *self.by_column, False)
+
+    @property
+    def terms(self) -> int:
+        """No sum in `forward` or `backward` has more products."""
+        if self.weight is not None:
+            return int(max(self.weight.shape))
+        assert self.by_row is not None and self.by_column is not None
+        return int(max(self.by_row[0].shape[1], self.by_column[0].shape[1]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """Row [start, stop) = W x + bias."""
+
+    start: int
+    stop: int
+    matrix: Matrix
+    bias: Floats
+
+    @property
+    def places(self) -> Places:
+        return self.matrix.places
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Function:
+    """A non-decreasing function of one variable.
+
+    Attributes:
+        value: the function in float64, off by at most `ulps` units in the last place.
+        breakpoints: where its slope jumps; it is linear between them if `curvature` is 0.
+        curvature: an upper bound of |f''| away from the breakpoints.
+    """
+
+    name: str
+    value: Callable[[Floats], Floats]
+    breakpoints: tuple[float, ...] = ()
+    curvature: float = 0.0
+    ulps: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activation:
+    """Row [start, stop) = function(row[places])."""
+
+    start: int
+    stop: int
+    places: Places
+    function: Function
+
+
+@dataclass(slots=True, eq=False)
+class Network:
+    """Blocks in an order in which each reads only earlier places.
+
+    Attributes:
+        num_inputs: they stand at places 0 .. num_inputs - 1.
+        outputs: (outputs,) their places.
+    """
+
+    num_inputs: int
+    blocks: list[Affine | Activation] = field(default_factory=list)
+    outputs: Places = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def size(self) -> int:
+        """How many places there are."""
+        return self.blocks[-1].stop if self.blocks else self.num_inputs
+
+    @property
+    def activations(self) -> list[Activation]:
+        return [block for block in self.blocks if isinstance(block, Activation)]
+
+    @property
+    def relus(self) -> list[Activation]:
+        """In the order of the file; a certificate counts them so."""
+        return [block for block in self.activations if block.function.name == "relu"]
+
+    def dense(self, places: Places, weight: Floats, bias: Floats) -> Places:
+        """Append W row[places] + bias, where no place repeats. Returns the places of the result."""
+        return self._append_affine(Matrix(places, weight), bias)
+
+    def sparse(self, places: Places, weight: Floats, bias: Floats) -> Places:
+        """Append y_i = sum_k weight[i, k] row[places[i, k]] + bias[i]; a place below 0 stands for the number 0."""
+        rows, keep = places.shape[0], (places >= 0) & (weight != 0)
+        row = np.broadcast_to(np.arange(rows)[:, None], places.shape)[keep]
+        used, column = np.unique(places[keep], return_inverse=True)
+        value = weight[keep]
+        if rows * used.size <= DENSE_ENTRIES:
+            dense = np.zeros((rows, used.size))
+            np.add.at(dense, (row, column), value)
+            return self._append_affine(Matrix(used, dense), bias)
+        by_row = _padded(row, column, value, rows)
+        by_column = _padded(column, row, value, used.size)
+        return self._append_affine(Matrix(used, None, by_row, by_column), bias)
+
+    def apply(self, places: Places, function: Function) -> Places:
+        """Append function(row[places]). Returns the places of the result."""
+        start = self.size
+        self.blocks.append(Activation(start, start + places.size, places, function))
+        return np.arange(start, start + places.size)
+
+    def evaluate(self, points: Floats) -> Floats:
+        """Outputs (n, outputs) at points (n, inputs), in float64."""
+        row = np.zeros((points.shape[0], self.size))
+        row[:, : self.num_inputs] = points
+        for block in self.blocks:
+            x = row[:, block.places]
+            row[:, block.start : block.stop] = (
+                block.matrix.forward(x) + block.bias if isinstance(block, Affine) else block.function.value(x)
+            )
+        return row[:, self.outputs]
+
+    def _append_affine(self, matrix: Matrix, bias: Floats) -> Places:
+        start = self.size
+        self.blocks.append(Affine(start, start + bias.size, matrix, bias))
+        return np.arange(start, start + bias.size)
+
+
+def _gathered(x: Floats, index: Places, weight: Floats, absolute: bool) -> Floats:
+    total = np.zeros((x.shape[0], index.shape[0]))
+    for k in range(index.shape[1]):
+        total += x[:, index[:, k]] * (np.abs(weight[:, k]) if absolute else weight[:, k])
+    return total
+
+
+def _padded(key: Places, other: Places, value: Floats, count: int) -> tuple[Places, Floats]:
+    """Triples as one padded list for each key: (count, k) of the other index, and of the values."""
+    order = np.argsort(key, kind="stable")
+    key, other, value = key[order], other[order], value[order]
+    lengths = np.bincount(key, minlength=count)
+    slot = np.arange(key.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    index = np.zeros((count, int(lengths.max(initial=0))), np.int64)
+    weights = np.zeros(index.shape)
+    index[key, slot], weights[key, slot] = other, value
+    return index, weights
+
+
+def _sigmoid(x: Floats) -> Floats:
+    small = np.exp(-np.abs(x))
+    return np.asarray(np.where(x >= 0, 1.0, small) / (1.0 + small))
+
+
+RELU = Function("relu", lambda x: np.maximum(x, 0.0), (0.0,))
+SIGMOID = Function("sigmoid", _sigmoid, curvature=0.0963, ulps=16)  # max |f''| = sqrt(3) / 18 = 0.09622...
+TANH = Function("tanh", np.tanh, curvature=0.77, ulps=16)  # max |f''| = 4 sqrt(3) / 9 = 0.76980...
+
+
+def leaky_relu(slope: float) -> Function:
+    """x above 0 and slope x below it, for 0 <= slope."""
+    return Function("leaky relu", lambda x: np.where(x > 0, x, slope * x), (0.0,), ulps=1)
+
+
+def clip(lower: float, upper: float) -> Function:
+    """min(max(x, lower), upper), for lower <= upper."""
+    breakpoints = tuple(value for value in (lower, upper) if np.isfinite(value))
+    return Function("clip", lambda x: np.clip(x, lower, upper), breakpoints)

@@ -1,0 +1,25 @@
+"""The parts of the search that can be left out, to measure what each is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zonoplug.errors import UnknownNameError
+
+INGREDIENTS = {
+    "attack": "gradient descent before and between bounds; random points stay, as evidence against wrong bounds",
+    "inner-attack": "the middle and the zonotope's lowest corner of open subdomains, the minimisers of their bounds",
+    "zonotope-root": "one zonotope bound of the whole input box, before stronger methods",
+    "crown": "CROWN bounds over the zonotope's hulls, alone or with it",
+    "input-splits": "the search that halves input boxes",
+    "influence": "the choice of the coordinate to halve by its symbol's influence; else the widest",
+    "activation-splits": "the search that fixes the signs of ReLUs",
+    "refined-hulls": "the tightening of hulls layer by layer before signs are fixed",
+}
+
+
+def check_ingredients(names: Iterable[str]) -> None:
+    """Raise UnknownNameError, which lists the known names, if one of the names is no ingredient."""
+    for name in names:
+        if name not in INGREDIENTS:
+            raise UnknownNameError("ingredient of the search", name, INGREDIENTS)

@@ -1,0 +1,148 @@
+"""What watches a search: counts for a report, a live line on a terminal, a record of leaves for a certificate.
+
+Searches call an Observer and never look at it. One without a progress line and a record only counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.input_sets import Box
+
+if TYPE_CHECKING:
+    from zonoplug.verify.leaf_record import LeafRecord
+    from zonoplug.verify.progress import ProgressLine
+    from zonoplug.verify.sign_subdomains import SignSubdomains
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counts of one verification.
+
+    Attributes:
+        subdomains: how many were bounded, by any stage.
+        input_splits, sign_splits: into two, each.
+        depth: most splits above a subdomain that was bounded.
+        open: subdomains that wait or resist, in the last search.
+        worst_margin: the least bound of a margin among the open subdomains of the last step; None before the first.
+        volume_proved: of the last search, the fraction of its input boxes, or of the signs' combinations, that is
+            proved; in [0, 1], the mean over boxes and disjuncts.
+        points_tried: by attacks, in all.
+        seconds: by stage, in order.
+    """
+
+    subdomains: int = 0
+    input_splits: int = 0
+    sign_splits: int = 0
+    depth: int = 0
+    open: int = 0
+    worst_margin: float | None = None
+    volume_proved: float = 0.0
+    points_tried: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; seconds to the millisecond."""
+        shown = {name: getattr(self, name) for name in self.__slots__ if name != "seconds"}
+        return shown | {"seconds_by_stage": {stage: round(value, 3) for stage, value in self.seconds.items()}}
+
+
+class Observer:
+    """Told of every step of a verification.
+
+    Args:
+        progress: the live line, or None.
+        record: collects leaves, or None.
+
+    Attributes:
+        statistics: what was counted so far.
+    """
+
+    def __init__(self, progress: ProgressLine | None = None, record: LeafRecord | None = None) -> None:
+        self.statistics = Statistics()
+        self.progress = progress
+        self.record = record
+        self._stage = ""
+        self._parts = 1.0
+        self._whole: Box | None = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage of the verification; its seconds are counted, those of stages with equal names together."""
+        start, before, self._stage = time.monotonic(), self._stage, name
+        if self.progress is not None:
+            self.progress.show(name, self.statistics)
+        try:
+            yield
+        finally:
+            self._stage = before
+            spent = time.monotonic() - start
+            self.statistics.seconds[name] = self.statistics.seconds.get(name, 0.0) + spent
+
+    def excluded_at_root(self, excluded: Tensor, method: str) -> None:
+        """Disjuncts (boxes, disjuncts) that one bound of whole input boxes put out of reach."""
+        if self.record is not None:
+            self.record.whole(excluded, method)
+
+    def search_starts(self, parts: int, whole: Box | None = None) -> None:
+        """A search begins anew, on `parts` input boxes or disjuncts.
+
+        Args:
+            whole: (boxes, *input_shape) the input boxes, where they are what is split.
+        """
+        self._parts, self._whole = float(max(parts, 1)), whole
+        self.statistics.volume_proved, self.statistics.worst_margin, self.statistics.open = 0.0, None, 0
+        if self.record is not None:
+            self.record.forget()
+
+    def boxes(self, box: Box, group: Tensor, open_: Tensor, worst: Tensor, waiting: int) -> None:
+        """A batch of subdomains of input boxes was bounded.
+
+        Args:
+            box, group: (n, *input_shape) and the input box of each, (n,).
+            open_: (n,) True where something is still in reach.
+            worst: (n,) bounds of the margins.
+            waiting: subdomains beside these.
+        """
+        assert self._whole is not None
+        whole = (self._whole.upper - self._whole.lower).flatten(1)[group].double()
+        share = (box.upper - box.lower).flatten(1).double() / torch.where(whole > 0, whole, 1.0)
+        volume = torch.where(whole > 0, share, 1.0).prod(dim=1)
+        deepest = round(float(-volume.amin().clamp(min=1e-300).log2()))
+        self._bounded(volume, deepest, open_, worst, waiting)
+        if self.record is not None:
+            self.record.boxes(box, group, ~open_, self._stage)
+
+    def signs(self, box: int, disjunct: int, part: SignSubdomains, open_: Tensor, worst: Tensor, waiting: int) -> None:
+        """A batch of subdomains with fixed signs, of one input box and disjunct, was bounded; else as `boxes`."""
+        fixed = (part.sign != 0).sum(dim=1).double()
+        self._bounded(0.5**fixed, int(fixed.max()), open_, worst, waiting)
+        if self.record is not None:
+            self.record.signs(box, disjunct, part, ~open_, self._stage)
+
+    def split(self, kind: str, count: int) -> None:
+        """So many subdomains were split in two.
+
+        Args:
+            kind: "input" or "sign".
+        """
+        if kind == "input":
+            self.statistics.input_splits += count
+        else:
+            self.statistics.sign_splits += count
+
+    def _bounded(self, volume: Tensor, depth: int, open_: Tensor, worst: Tensor, waiting: int) -> None:
+        seen = self.statistics
+        seen.depth = max(seen.depth, depth)
+        seen.volume_proved = min(1.0, seen.volume_proved + float(volume[~open_].sum()) / self._parts)
+        seen.open = waiting + int(open_.sum())
+        seen.worst_margin = float(worst.min()) if worst.numel() else None
+        if self.progress is not None:
+            self.progress.show(self._stage, seen)
