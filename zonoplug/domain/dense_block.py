@@ -93,8 +93,12 @@ class GeneratorBlock(ABC):
         """How many numbers are kept for one element of a batch."""
         return self.num_symbols * prod(self.shape)
 
+    def entries_reshaped(self, shape: Shape) -> int:
+        """How many numbers the same generators over coordinates of `shape` keep for one element."""
+        return self.entries
+
     def entries_after(self, linear: LinearMap, shape: Shape) -> int:
-        """How many numbers the image under `linear`, over coordinates of `shape`, will keep for one element."""
+        """How many numbers the image under `linear`, over coordinates of `shape`, will need for one element."""
         return self.num_symbols * prod(shape)
 
 

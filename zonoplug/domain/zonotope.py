@@ -12,7 +12,7 @@ from torch import Tensor
 from zonoplug.domain import rounding
 from zonoplug.domain.alignment import align_sum
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, join_dense
-from zonoplug.domain.streaming import StreamedBlock, fits, map_streamed, sum_streamed
+from zonoplug.domain.streaming import StreamedBlock, fits, map_streamed, reshape_streamed, sum_streamed
 from zonoplug.domain.symbols import SymbolIds, SymbolSource, merge_ids
 
 if TYPE_CHECKING:
@@ -160,7 +160,11 @@ class Zonotope:
     def reshape(self, shape: Shape) -> Zonotope:
         """The same set over coordinates arranged as `shape`."""
         box = None if self.box is None else self.box.reshape(-1, *shape)
-        blocks = tuple(block.reshape(shape) for block in self.blocks)
+        entries = sum(block.entries_reshaped(shape) for block in self.blocks)
+        if entries > sum(block.entries for block in self.blocks) and not fits(2 * entries, self.center):
+            blocks = reshape_streamed(self.blocks, shape, self.center)
+        else:
+            blocks = tuple(block.reshape(shape) for block in self.blocks)
         return Zonotope(self.center.reshape(-1, *shape), blocks, box)
 
     def widen(self, radius: Tensor) -> Zonotope:
