@@ -20,14 +20,18 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def median_seconds(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median wall time of each side; one after the other in each round, so that other work hits all. A round warms."""
+    """Median time of each side; one after the other in each round, so that other work hits all. A first round warms.
+
+    With one thread, time of the processor in this process, which other processes disturb less; else wall time.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats + 1):
         for name, run in sides.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -82,7 +86,9 @@ def write(name: str, text: str) -> None:
 def report(title: str, command: str, sections: Mapping[str, tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> str:
     """Markdown: a title, how it was made, and for each section a sentence and a table."""
     made = f"Made by `{command}`: torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}."
-    parts = [f"# {title}\n\n{made}\nOther work may have run on the machine; ratios compare sides of one run."]
+    clock = "processor" if torch.get_num_threads() == 1 else "wall"
+    caution = f"Medians of {clock} time. Other work may have run on the machine; ratios compare sides of one run."
+    parts = [f"# {title}\n\n{made}\n{caution}"]
     for name, (sentence, header, rows) in sections.items():
         parts.append(f"## {name}\n\n{sentence}\n\n{markdown_table(header, rows)}")
     return "\n\n".join(parts) + "\n"

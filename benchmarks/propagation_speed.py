@@ -171,8 +171,8 @@ def main() -> None:
         head = ["network", "symbols"]
         sections = {
             "Bare forward": (
-                "Propagating k symbols for each box of a batch, against the same network's plain forward pass on batch times"
-                " k + 1 inputs. A single box with few symbols shows the fixed cost of a call.",
+                "Propagating k symbols for each box of a batch, against the same network's plain forward pass on"
+                " batch times k + 1 inputs. A single box with few symbols shows the fixed cost of a call.",
                 [head[0], "batch", head[1], "walk ms", "bare ms", "ratio", "walk MiB", "bare MiB"],
                 against_bare(found, options.repeats)
                 + against_bare([case for case in found if perturbed(case) == FEW], options.repeats, batch=32),
