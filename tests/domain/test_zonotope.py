@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zonoplug.domain import dense_block
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock
 from zonoplug.domain.convolutions import Convolution
 from zonoplug.domain.input_sets import Box
@@ -176,3 +177,22 @@ def test_the_enclosure_law_notices_a_lost_symbol(make_zonotope):
     broken = Zonotope(zonotope.center, (DenseBlock(block.symbols[1:], block.generators[:, 1:]),), zonotope.box)
     with pytest.raises(AssertionError, match="lost"):
         check_encloses(broken, zonotope)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 5), (3, 7, 2, 2), (9, 2, 5), (2, 0, 3), (8, 1, 1)])
+@pytest.mark.parametrize("limit", [1, 4, 1000])
+def test_large_sums_of_absolute_values_are_made_in_parts(monkeypatch, shape, limit):
+    monkeypatch.setattr(dense_block, "PART_ENTRIES", limit)
+    values = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(dense_block.absolute_sum(values), values.abs().sum(dim=1))
+
+
+def test_small_blocks_are_joined_and_large_ones_left_alone(monkeypatch):
+    monkeypatch.setattr(dense_block, "PART_ENTRIES", 20)
+    source = SymbolSource()
+    sizes = (3, 9, 2)
+    blocks = [DenseBlock(source.fresh("x", torch.zeros(1, k, dtype=torch.int64)), torch.randn(1, k, 4)) for k in sizes]
+    joined = dense_block.join_small(blocks)
+    assert sorted(block.num_symbols for block in joined) == [5, 9]
+    center = torch.zeros(1, 4)
+    same(Zonotope(center, tuple(joined)), Zonotope(center, tuple(blocks)))

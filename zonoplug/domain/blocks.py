@@ -12,12 +12,12 @@ from math import inf, prod
 from torch import Tensor
 
 from zonoplug.domain.convolutions import LocalMap
-from zonoplug.domain.dense_block import DenseBlock, GeneratorBlock, dual_norm, join_dense
+from zonoplug.domain.dense_block import DenseBlock, GeneratorBlock, dual_norm, join_dense, join_small
 from zonoplug.domain.linear_maps import LinearMap, Shape
 from zonoplug.domain.patches import PatchBlock, born, entries_of
 from zonoplug.domain.symbols import SymbolIds
 
-__all__ = ["DenseBlock", "DiagonalBlock", "GeneratorBlock", "PatchBlock", "dual_norm", "join_dense"]
+__all__ = ["DenseBlock", "DiagonalBlock", "GeneratorBlock", "PatchBlock", "dual_norm", "join_dense", "join_small"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

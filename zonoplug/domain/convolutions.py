@@ -54,6 +54,10 @@ class LocalMap(SignedMap):
     def out_window(self, window: Shape) -> Shape:
         """Size of the image of a window."""
 
+    def read_window(self, window: Shape) -> Shape:
+        """Size of what `move` makes of a window before it maps it."""
+        return window
+
     @abstractmethod
     def out_corner(self, corner: Tensor) -> Tensor:
         """(..., rank) corners of the images of windows at `corner` (..., rank)."""
@@ -136,6 +140,12 @@ class Convolution(LocalMap):
     def out_window(self, window: Shape) -> Shape:
         return tuple((w - 1 + r) // s + 1 for w, r, s in zip(window, self._reach, self.stride, strict=True))
 
+    def read_window(self, window: Shape) -> Shape:
+        if all(s == 1 for s in self.stride):
+            return window
+        out = zip(self.out_window(window), self.stride, self._reach, strict=True)
+        return tuple((count - 1) * step + reach + 1 for count, step, reach in out)
+
     def out_corner(self, corner: Tensor) -> Tensor:
         """The first output that reads the window:  o >= (corner + padding - reach) / stride."""
         first = corner + torch.tensor([p - r for p, r in zip(self.padding, self._reach, strict=True)]).to(corner)
@@ -145,10 +155,9 @@ class Convolution(LocalMap):
         if all(s == 1 for s in self.stride):
             return self._forward(patches, self._weight, None, 1, tuple(self._reach), self.dilation, self.groups)
         # What the outputs read, from the first one's first input on, with the patch somewhere in it.
-        out = self.out_window(tuple(patches.shape[2:]))
         shift = corner - self._first_read(corner)
-        for axis, (count, step, reach) in enumerate(zip(out, self.stride, self._reach, strict=True)):
-            patches = _embed(patches, shift[:, axis], axis + 2, (count - 1) * step + reach + 1)
+        for axis, size in enumerate(self.read_window(tuple(patches.shape[2:]))):
+            patches = _embed(patches, shift[:, axis], axis + 2, size)
         return self._forward(patches, self._weight, None, self.stride, 0, self.dilation, self.groups)
 
     def taps(self, axis: int, place: Tensor, out: Tensor) -> Tensor:
@@ -227,4 +236,4 @@ def _embed(patches: Tensor, shift: Tensor, axis: int, size: int) -> Tensor:
     shape = list(patches.shape)
     shape[axis] = size
     picked = patches.gather(axis, source.clamp(0, width - 1).reshape(view).expand(shape))
-    return picked.masked_fill(~inside.reshape(view), 0)
+    return picked.masked_fill_(~inside.reshape(view), 0)

@@ -21,6 +21,8 @@ from zonoplug.domain import rounding
 from zonoplug.domain.linear_maps import LinearMap, Shape, per_symbol
 from zonoplug.domain.symbols import SymbolIds
 
+PART_ENTRIES = 2**16  # numbers that are worked on at a time where order is free
+
 
 def dual_norm(values: Tensor, norm: float, dim: int = 1) -> Tensor:
     """The largest  sum_j v_j e_j  over  ||e||_p <= 1:  ||v||_q  with  1/p + 1/q = 1,  along `dim`.
@@ -29,7 +31,8 @@ def dual_norm(values: Tensor, norm: float, dim: int = 1) -> Tensor:
     is made too large rather than too small (not for norm inf: that plain sum is covered where blocks are summed).
     """
     if norm == inf:
-        return values.abs().sum(dim=dim)
+        total: Tensor = absolute_sum(values) if dim == 1 else values.abs().sum(dim=dim)
+        return total
     if values.shape[dim] == 0:
         return values.sum(dim=dim)
     if norm == 1:
@@ -38,6 +41,20 @@ def dual_norm(values: Tensor, norm: float, dim: int = 1) -> Tensor:
     scaled: Tensor = torch.linalg.vector_norm(values / scale, ord=norm / (norm - 1), dim=dim)
     # Per term a division and a power, whose own error is a few units, then the sum, a root and a product.
     return rounding.sum_up(scaled * scale.squeeze(dim), 4 * values.shape[dim] + 64)
+
+
+def absolute_sum(values: Tensor) -> Tensor:
+    """sum_j |v_j|  for values (batch, k, *shape); large ones in parts, whose absolute values stay in the cache."""
+    if values.numel() <= 2 * PART_ENTRIES:
+        return values.abs().sum(dim=1)
+    if values.shape[0] >= values.shape[1]:
+        step = max(1, PART_ENTRIES * values.shape[0] // values.numel())
+        return torch.cat([part.abs().sum(dim=1) for part in values.split(step)])
+    parts = values.split(max(1, PART_ENTRIES * values.shape[1] // values.numel()), dim=1)
+    total: Tensor = parts[0].abs().sum(dim=1)
+    for part in parts[1:]:
+        total = total + part.abs().sum(dim=1)
+    return total
 
 
 class GeneratorBlock(ABC):
@@ -93,8 +110,12 @@ class GeneratorBlock(ABC):
         """How many numbers are kept for one element of a batch."""
         return self.num_symbols * prod(self.shape)
 
+    def entries_reshaped(self, shape: Shape) -> int:
+        """How many numbers the same generators over coordinates of `shape` keep for one element."""
+        return self.entries
+
     def entries_after(self, linear: LinearMap, shape: Shape) -> int:
-        """How many numbers the image under `linear`, over coordinates of `shape`, will keep for one element."""
+        """How many numbers the image under `linear`, over coordinates of `shape`, will need for one element."""
         return self.num_symbols * prod(shape)
 
 
@@ -137,6 +158,18 @@ class DenseBlock(GeneratorBlock):
     def select(self, marks: Tensor) -> DenseBlock:
         chosen = self.generators[:, marks.to(self.generators.device)]
         return replace(self, symbols=self.symbols[marks], generators=chosen)
+
+
+def join_small(blocks: list[DenseBlock]) -> list[DenseBlock]:
+    """The same generators in fewer blocks: small ones become one, which saves calls; copying large ones would not pay.
+
+    The blocks have norm inf, and no symbol in common.
+    """
+    small = [block for block in blocks if block.generators.numel() <= PART_ENTRIES]
+    if len(small) < 2:
+        return blocks
+    large = [block for block in blocks if block.generators.numel() > PART_ENTRIES]
+    return [join_dense(small), *large]
 
 
 def join_dense(blocks: list[DenseBlock]) -> DenseBlock:

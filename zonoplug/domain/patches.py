@@ -53,8 +53,8 @@ class PatchBlock(GeneratorBlock):
         flat = factor.expand(batch, *self.coordinates).flatten(2)
         place = self._places()
         picked = flat.gather(2, place.flatten(1).unsqueeze(1).expand(batch, channels, -1))
-        picked = picked.reshape(batch, channels, count, -1).transpose(1, 2).reshape(self.patches.shape)
-        return replace(self, patches=self.patches * picked)
+        scaled = self.patches.flatten(3) * picked.reshape(batch, channels, count, -1).transpose(1, 2)
+        return replace(self, patches=scaled.reshape(self.patches.shape))
 
     def map(self, linear: LinearMap) -> GeneratorBlock:
         if isinstance(linear, LocalMap):
@@ -85,9 +85,14 @@ class PatchBlock(GeneratorBlock):
     def entries(self) -> int:
         return self.patches[0].numel()
 
+    def entries_reshaped(self, shape: Shape) -> int:
+        return self.entries if shape == self.coordinates else self.num_symbols * prod(shape)
+
     def entries_after(self, linear: LinearMap, shape: Shape) -> int:
         if isinstance(linear, LocalMap):
-            return self.num_symbols * entries_of(tuple(self.patches.shape[3:]), linear, shape)
+            window = tuple(self.patches.shape[3:])
+            read = self.patches.shape[2] * prod(linear.read_window(window))
+            return self.num_symbols * max(read, entries_of(window, linear, shape))
         return self.num_symbols * prod(shape)
 
     def _written_out(self) -> DenseBlock:
@@ -139,13 +144,14 @@ def born(
 
 
 def clipped(symbols: SymbolIds, patches: Tensor, corner: Tensor, coordinates: Shape, norm: float) -> PatchBlock:
-    """A block of patches, of which what lies outside the coordinates is dropped."""
+    """A block of patches, of which what lies outside the coordinates is dropped, in place."""
     rank = corner.shape[2]
+    outside = torch.zeros((), dtype=torch.bool, device=corner.device)
     for axis, size in enumerate(coordinates[1:]):
         place = _along(corner, patches.shape[axis + 3], axis)
-        outside = (place < 0) | (place >= size)
-        if bool(outside.any()):
-            patches = patches.masked_fill(outside.reshape(_view(place, axis, rank, channels=True)), 0)
+        outside = outside | ((place < 0) | (place >= size)).reshape(_view(place, axis, rank))
+    if bool(outside.any()):
+        patches = patches.masked_fill_(outside.unsqueeze(2), 0)
     return PatchBlock(symbols, patches, corner, coordinates, norm)
 
 
@@ -154,8 +160,8 @@ def _along(corner: Tensor, width: int, axis: int) -> Tensor:
     return corner[..., axis, None] + torch.arange(width, device=corner.device)
 
 
-def _view(place: Tensor, axis: int, rank: int, channels: bool = False) -> list[int]:
+def _view(place: Tensor, axis: int, rank: int) -> list[int]:
     """The shape in which places along one axis broadcast against (batch, k, *window)."""
-    view = [*place.shape[:2], *[1] * (rank + channels)]
-    view[axis + 2 + channels] = place.shape[2]
+    view = [*place.shape[:2], *[1] * rank]
+    view[axis + 2] = place.shape[2]
     return view

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ _mode: ContextVar[Rounding] = ContextVar("zonoplug_rounding", default="nearest")
 def rounding(mode: Rounding) -> Iterator[None]:
     """Zonotope arithmetic inside covers: nothing; its own rounding; its own and that of the network's evaluation.
 
-    On CUDA, TF32 and cuDNN's transform-based convolutions, whose errors the formula does not bound, are off inside.
+    On CUDA, TF32, accumulation in reduced precision and cuDNN's transform-based convolutions, whose errors the formula
+    does not bound, are off inside.
     """
     token = _mode.set(mode)
     try:
@@ -48,15 +49,26 @@ def rounding(mode: Rounding) -> Iterator[None]:
         _mode.reset(token)
 
 
+# What loosens CUDA's arithmetic beyond the formula's, and the setting under which it does not.
+_PLAIN_CUDA: tuple[tuple[Any, str, bool], ...] = (
+    (torch.backends.cuda.matmul, "allow_tf32", False),
+    (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False),
+    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False),
+    (torch.backends.cudnn, "allow_tf32", False),
+    (torch.backends.cudnn, "enabled", False),
+)
+
+
 @contextmanager
 def _plain_cuda() -> Iterator[None]:
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.enabled
-    matmul.allow_tf32, cudnn.enabled = False, False
+    before = [getattr(place, name) for place, name, _ in _PLAIN_CUDA]
     try:
+        for place, name, value in _PLAIN_CUDA:
+            setattr(place, name, value)
         yield
     finally:
-        matmul.allow_tf32, cudnn.enabled = before
+        for (place, name, _), value in zip(_PLAIN_CUDA, before, strict=True):
+            setattr(place, name, value)
 
 
 def active() -> bool:

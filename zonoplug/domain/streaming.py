@@ -158,9 +158,10 @@ class StreamedBlock(GeneratorBlock):
         order = _order(self.last)
         size = max(self.num_symbols, 1)
         if self.limit_bytes is not None:
-            # Half of the limit may be held by the blocks in which the symbols begin.
-            symbol_bytes = self.like.shape[0] * self.like.element_size() * _live_entries(order)
-            size = max(1, self.limit_bytes // 2 // max(symbol_bytes, 1))
+            number_bytes = self.like.shape[0] * self.like.element_size()
+            held = number_bytes * sum(block.entries for stage in order for block in stage.born)
+            room = max(3 * self.limit_bytes // 4 - held, self.limit_bytes // 4)
+            size = max(1, room // (number_bytes * _live_entries(order)))
         for start in range(0, self.num_symbols, size):
             ids = self.symbols[start : start + size]
             yield start, ids, _run(order, ids)
@@ -175,6 +176,16 @@ def map_streamed(blocks: Blocks, linear: LinearMap, shape: Shape, like: Tensor) 
     stage = Stage(shape, (stage_of(blocks),), lambda parts: tuple(block.map(linear) for block in parts))
     image = StreamedBlock.over(stage, blocks, like)
     return image.written_out() if fits(2 * image.num_symbols * prod(shape), like) else image
+
+
+def reshape_streamed(blocks: Blocks, shape: Shape, like: Tensor) -> Blocks:
+    """Blocks over coordinates arranged as `shape`, without writing out what other structures leave out."""
+    plain = tuple(block for block in blocks if block.norm == inf)
+    balls = tuple(block.reshape(shape) for block in blocks if block.norm != inf)
+    if not plain:
+        return balls
+    stage = Stage(shape, (stage_of(plain),), lambda parts: tuple(block.reshape(shape) for block in parts))
+    return (StreamedBlock.over(stage, plain, like), *balls)
 
 
 def sum_streamed(left: Blocks, right: Blocks, like: Tensor) -> Blocks:

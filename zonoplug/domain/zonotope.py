@@ -11,8 +11,8 @@ from torch import Tensor
 
 from zonoplug.domain import rounding
 from zonoplug.domain.alignment import align_sum
-from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, join_dense
-from zonoplug.domain.streaming import StreamedBlock, fits, map_streamed, sum_streamed
+from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, join_small
+from zonoplug.domain.streaming import StreamedBlock, fits, map_streamed, reshape_streamed, sum_streamed
 from zonoplug.domain.symbols import SymbolIds, SymbolSource, merge_ids
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Zonotope:
         return image.widen(rounding.affine_error(spread, offset, terms, self.num_symbols))
 
     def _map_blocks(self, linear: LinearMap, shape: Shape) -> tuple[GeneratorBlock, ...]:
-        """The blocks' images, over coordinates of `shape`; dense ones as one, or streamed where memory is limited."""
+        """The blocks' images, over coordinates of `shape`; streamed where memory is limited."""
         entries = sum(block.entries + block.entries_after(linear, shape) for block in self.blocks)
         if any(isinstance(block, StreamedBlock) for block in self.blocks) or not fits(entries, self.center):
             plain = tuple(block for block in self.blocks if block.norm == inf)
@@ -133,7 +133,7 @@ class Zonotope:
         mapped = [block.map(linear) for block in self.blocks]
         dense = [block for block in mapped if isinstance(block, DenseBlock) and block.norm == inf]
         rest = tuple(block for block in mapped if not isinstance(block, DenseBlock) or block.norm != inf)
-        return ((join_dense(dense),) if dense else ()) + rest
+        return (*join_small(dense), *rest)
 
     def scale(self, factor: Tensor, offset: Tensor | None = None) -> Zonotope:
         """Coordinate-wise  factor * x + offset;  both broadcast against (batch, *shape). Diagonal blocks stay so."""
@@ -160,7 +160,11 @@ class Zonotope:
     def reshape(self, shape: Shape) -> Zonotope:
         """The same set over coordinates arranged as `shape`."""
         box = None if self.box is None else self.box.reshape(-1, *shape)
-        blocks = tuple(block.reshape(shape) for block in self.blocks)
+        entries = sum(block.entries_reshaped(shape) for block in self.blocks)
+        if entries > sum(block.entries for block in self.blocks) and not fits(2 * entries, self.center):
+            blocks = reshape_streamed(self.blocks, shape, self.center)
+        else:
+            blocks = tuple(block.reshape(shape) for block in self.blocks)
         return Zonotope(self.center.reshape(-1, *shape), blocks, box)
 
     def widen(self, radius: Tensor) -> Zonotope:

@@ -23,9 +23,13 @@ def _linear(call: Call) -> Zonotope:
     weight, *bias = call.constants
     if attributes.get("transA"):
         raise NotApplicableError
-    weight = (weight if attributes.get("transB") else weight.T) * attributes.get("alpha", 1.0)
-    offset = bias[0] * attributes.get("beta", 1.0) if bias else None
+    weight = _times(weight if attributes.get("transB") else weight.T, attributes.get("alpha", 1.0))
+    offset = _times(bias[0], attributes.get("beta", 1.0)) if bias else None
     return affine.matrix(call.zonotope, weight, offset)
+
+
+def _times(constant: Tensor, factor: float) -> Tensor:
+    return constant if factor == 1 else constant * factor
 
 
 @transforms("BoundMatMul")
