@@ -15,7 +15,7 @@ from zonoplug.domain.rounding import Rounding, rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa.interval_images import interval_image, needs_intervals
+from zonoplug.lirpa.interval_images import interval_image, rows_image
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.reduction import Never, Reduction, Schedule
 from zonoplug.transformers.affine import Operand, specification
@@ -35,12 +35,15 @@ class WalkOptions:
         fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
         rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
             ("outward"), or that of the network's own evaluation in the same precision too ("inference").
+        intervals: whether interval bounds are kept beside the zonotopes and intersected with their hulls
+            (`interval_images` says why that is sound), so that no bound is looser than interval arithmetic's.
     """
 
     reduction: Reduction | None = None
     schedule: Schedule = field(default_factory=Never)
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+    intervals: bool = True
 
 
 @dataclass(slots=True)
@@ -69,12 +72,10 @@ class GraphPlan:
     Attributes:
         order: its nodes, in topological order.
         readers: how often each value is read, by node name.
-        with_intervals: whether interval bounds are worth keeping beside the zonotopes.
     """
 
     order: tuple[Any, ...]
     readers: Mapping[str, int]
-    with_intervals: bool
 
 
 _plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
@@ -98,7 +99,7 @@ def plan_for(module: Any, final: str) -> GraphPlan:
                 stack.extend((parent, False) for parent in reversed(node.inputs))
                 for parent in node.inputs:
                     readers[parent.name] = readers.get(parent.name, 0) + 1
-        plans[final] = GraphPlan(tuple(order), readers, any(needs_intervals(node) for node in order))
+        plans[final] = GraphPlan(tuple(order), readers)
     return plans[final]
 
 
@@ -149,6 +150,7 @@ def _walk(
     hulls: dict[str, Interval] = {}
     intervals: dict[str, Interval] = {}
     largest = 0
+    rows_bounds: Interval | None = None
 
     def hull_of(name: str) -> Interval | None:
         value = values[name]
@@ -161,6 +163,14 @@ def _walk(
             hulls[name] = hull
         return hulls[name]
 
+    def nearest(name: str) -> Interval | None:
+        """Good bounds of a value without much work: its hull where that was asked for, else its interval."""
+        return intervals[name] if name in intervals and name not in hulls and name not in known else hull_of(name)
+
+    def narrowed(name: str) -> bool:
+        """Whether a value may have tighter bounds than its zonotope's hull."""
+        return name in intervals or (name in known and name not in inputs)
+
     for node in plan.order:
         if node.name in inputs:
             values[node.name] = inputs[node.name]
@@ -171,10 +181,13 @@ def _walk(
         elif type(node).__name__ == "BoundShape":
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
-            image, bounds = _step(node, operands, symbols, options, hull_of, slopes.get(node.name))
-            if bounds is None and plan.with_intervals:
-                nearest = [intervals.get(parent.name) or hull_of(parent.name) for parent in node.inputs]
-                bounds = interval_image(node, operands, nearest)
+            image, bounds, exact = _step(node, operands, symbols, options, hull_of, slopes.get(node.name))
+            if options.intervals and (not exact or any(narrowed(parent.name) for parent in node.inputs)):
+                sources = [nearest(parent.name) for parent in node.inputs]
+                bounds = interval_image(node, operands, sources, image.shape) if bounds is None else bounds
+                if rows is not None and bounds is not None and node is plan.order[-1]:
+                    outer = intersect(bounds, known[node.name]) if node.name in known else bounds
+                    rows_bounds = rows_image(node, operands, sources, outer, rows)
             if bounds is not None:
                 intervals[node.name] = bounds
             values[node.name] = image
@@ -189,7 +202,8 @@ def _walk(
         output = Zonotope(output)
     final = output if rows is None else specification(output, rows)
     hull, name = final.interval_hull(), plan.order[-1].name
-    hull = intersect(hull, intervals[name]) if rows is None and name in intervals else hull
+    for outer in (rows_bounds,) if rows is not None else (intervals.get(name), known.get(name)):
+        hull = hull if outer is None else intersect(hull, outer)
     return Propagation(final, hull, hulls, symbols, largest)
 
 
@@ -205,8 +219,8 @@ def _step(
     options: WalkOptions,
     hull_of: Any,
     slope: Tensor | None = None,
-) -> tuple[Zonotope, Interval | None]:
-    """The image of one node, and bounds of it that may be tighter than the image's hull."""
+) -> tuple[Zonotope, Interval | None, bool]:
+    """The image of one node, bounds of it that may be tighter than the image's hull, and whether the image is exact."""
     entry = entry_for(node)
     while entry is not None:
         exact = entry.kind == "exact"
@@ -217,10 +231,10 @@ def _step(
             entry = entry.otherwise
             continue
         image, bounds = result if isinstance(result, Enclosure) else (result, None)
-        return (image if exact else _reduced(image, options)), bounds
+        return (image if exact else _reduced(image, options)), bounds, exact
     if options.fallback == "error":
         raise refuse(node, operands)
-    return _reduced(_interval_image(node, operands, symbols, hull_of), options), None
+    return _reduced(_interval_image(node, operands, symbols, hull_of), options), None, False
 
 
 def _reduced(zonotope: Zonotope, options: WalkOptions) -> Zonotope:
