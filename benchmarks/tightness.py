@@ -27,8 +27,10 @@ METHODS = (
     "alpha-crown",
     "zonotope+crown",
     "zonotope+alpha-crown",
+    "zonotope+full-crown",
+    "zonotope+full-alpha-crown",
     "alpha-zonotope+crown",
-    "alpha-zonotope+alpha-crown",
+    "alpha-zonotope+full-crown",
 )
 HEADER = """# Tightness without splitting
 
@@ -127,7 +129,9 @@ def main() -> int:
     torch.set_num_threads(1)
     rows = [row for network in arguments.models for row in measure(arguments.pack, network, arguments.methods)]
     if arguments.markdown:
-        header = HEADER.format(machine=platform.processor() or platform.machine(), version=HOST_VERSION, radius=RADIUS, count=IMAGES)
+        header = HEADER.format(
+            machine=platform.processor() or platform.machine(), version=HOST_VERSION, radius=RADIUS, count=IMAGES
+        )
         arguments.markdown.write_text(header + markdown_table(COLUMNS, [row.cells() for row in rows]))
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,12 +17,14 @@ from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.interval_images import interval_image, rows_image
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
+from zonoplug.lirpa.table import Transformer
 from zonoplug.reduction import Never, Reduction, Schedule
 from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
 from zonoplug.transformers.interval import from_interval
 
 Fallback = Literal["interval", "error"]
+Observer = Callable[[Transformer, Call], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ def propagate(
     final: str | None = None,
     known: Mapping[str, Interval] | None = None,
     slopes: Mapping[str, Tensor] | None = None,
+    observe: Observer | None = None,
 ) -> Propagation:
     """Propagate zonotopes through the host's graph.
 
@@ -126,13 +129,14 @@ def propagate(
             on the intersection is sound: the noise values that stand for a point of the input set give each node
             that point's own value, which lies in both.
         slopes: node name -> slope (batch, *shape) for the relaxation at that node, instead of its own choice.
+        observe: is shown each relaxation with its operands before it is used.
     Raises:
         UnsupportedOperatorError: an operator has no transformer and `options.fallback` is "error", or the host
             cannot bound it either.
     """
     with rounding(options.rounding):
         plan = plan_for(module, final or module.final_name)
-        return _walk(plan, module, inputs, symbols, options, rows, known or {}, slopes or {})
+        return _walk(plan, module, inputs, symbols, options, rows, known or {}, slopes or {}, observe)
 
 
 def _walk(
@@ -144,6 +148,7 @@ def _walk(
     rows: Tensor | None,
     known: Mapping[str, Interval],
     slopes: Mapping[str, Tensor],
+    observe: Observer | None,
 ) -> Propagation:
     left = dict(plan.readers)
     values: dict[str, Operand] = {}
@@ -181,7 +186,7 @@ def _walk(
         elif type(node).__name__ == "BoundShape":
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
-            image, bounds, exact = _step(node, operands, symbols, options, hull_of, slopes.get(node.name))
+            image, bounds, exact = _step(node, operands, symbols, options, hull_of, slopes.get(node.name), observe)
             if options.intervals and (not exact or any(narrowed(parent.name) for parent in node.inputs)):
                 sources = [nearest(parent.name) for parent in node.inputs]
                 bounds = interval_image(node, operands, sources, image.shape) if bounds is None else bounds
@@ -202,8 +207,9 @@ def _walk(
         output = Zonotope(output)
     final = output if rows is None else specification(output, rows)
     hull, name = final.interval_hull(), plan.order[-1].name
-    for outer in (rows_bounds,) if rows is not None else (intervals.get(name), known.get(name)):
-        hull = hull if outer is None else intersect(hull, outer)
+    others = (intervals.get(name), known.get(name)) if rows is None else (rows_bounds,)
+    for other in others:
+        hull = hull if other is None else intersect(hull, other)
     return Propagation(final, hull, hulls, symbols, largest)
 
 
@@ -219,14 +225,18 @@ def _step(
     options: WalkOptions,
     hull_of: Any,
     slope: Tensor | None = None,
+    observe: Observer | None = None,
 ) -> tuple[Zonotope, Interval | None, bool]:
     """The image of one node, bounds of it that may be tighter than the image's hull, and whether the image is exact."""
     entry = entry_for(node)
     while entry is not None:
         exact = entry.kind == "exact"
         hulls = () if exact else tuple(hull_of(parent.name) for parent in node.inputs)
+        call = Call(node, operands, symbols, hulls, slope)
         try:
-            result = entry.transformer(Call(node, operands, symbols, hulls, slope))
+            if observe is not None and entry.kind == "relaxation":
+                observe(entry.transformer, call)
+            result = entry.transformer(call)
         except NotApplicableError:
             entry = entry.otherwise
             continue
