@@ -79,13 +79,8 @@ def properties(pack: Path, model: Any) -> tuple[Any, Any]:
             low, high = (pixel - RADIUS).clamp(0, 1), (pixel + RADIUS).clamp(0, 1)
         lower.append(low)
         upper.append(high)
-        rows.append(-problem.objective.coefficients if _sign(problem) < 0 else problem.objective.coefficients)
+        rows.append(problem.objective.coefficients)
     return Box(torch.cat(lower), torch.cat(upper)), torch.cat(rows)
-
-
-def _sign(problem: Any) -> int:
-    """1 where the rows already read  label - other <= 0  is unsafe; all of mnist_fc's do."""
-    return 1 if bool((problem.objective.bound == 0).all()) else -1
 
 
 def measure(pack: Path, network: str, methods: list[str]) -> list[Row]:
