@@ -6,49 +6,62 @@ steps hold, and so do the tightest hulls seen so far, which later steps use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
-from zonoplug.lirpa.propagate import Propagation, intersect
+from zonoplug.lirpa.propagate import Observer, Propagation, intersect
+from zonoplug.lirpa.slope_ranges import SlopeRange, slope_range
+from zonoplug.lirpa.table import Call, Transformer
 
 STEPS = 40
-LEARNING_RATE = 0.1
+LEARNING_RATE = 0.04  # of the range of a slope
+WARM_UP = 8  # long first steps set deep networks back further than the others can make good
 DECAY = 0.97
 
-# Host operators whose relaxation takes any slope, and the range in which the best one lies.
-SLOPE_RANGES = {"BoundRelu": (0.0, 1.0), "BoundLeakyRelu": (0.0, 1.0), "BoundAbs": (-1.0, 1.0)}
 
-Walk = Callable[[Mapping[str, Tensor], Mapping[str, Interval]], Propagation]
+class Walk(Protocol):
+    """Propagates with given slopes (node name -> (batch, *shape)) and known hulls (node name -> interval)."""
+
+    def __call__(
+        self, slopes: Mapping[str, Tensor], known: Mapping[str, Interval], observe: Observer | None = None
+    ) -> Propagation: ...
 
 
-def optimise_slopes(module: Any, walk: Walk, goal: Tensor | None = None, steps: int = STEPS) -> Propagation:
-    """The walk with slopes optimised by Adam, in a batch.
+def optimise_slopes(walk: Walk, goal: Tensor | None = None, steps: int = STEPS) -> Propagation:
+    """The walk with slopes optimised by Adam, in a batch, at every operator whose relaxation takes a slope.
 
     Args:
-        module: the host's module.
-        walk: propagates with given slopes (node name -> (batch, *shape)) and known hulls (node name -> interval).
+        walk: shows `observe` every relaxation that it uses.
         goal: (batch or 1, outputs): the optimiser raises lower bounds below their goal, and stops once none is. Without
             one it narrows all bounds.
         steps: walks beside the first.
     Returns:
         The last walk, with the best bounds and hulls of all.
     """
+    ranges: dict[str, SlopeRange] = {}
+
+    def observe(transformer: Transformer, call: Call) -> None:
+        found = slope_range(transformer, call)
+        if found is not None:
+            ranges[call.node.name] = found
+
     with torch.no_grad():
-        last = walk({}, {})
+        last = walk({}, {}, observe if steps > 0 else None)
     best, hulls = last.bounds, dict(last.hulls)
-    slopes = _first_slopes(module, hulls)
-    if not slopes or steps <= 0:
+    if not ranges:
         return last
-    optimiser = Adam(list(slopes.values()), [LEARNING_RATE] * len(slopes), DECAY)
+    shares = {name: _share(found).requires_grad_(True) for name, found in ranges.items()}
+    optimiser = Adam(list(shares.values()), [LEARNING_RATE] * len(shares), DECAY, WARM_UP)
     for _ in range(steps):
-        if goal is not None and bool((best.lower > goal).all()):
+        if _reached(best, goal):
             break
         with torch.enable_grad():
+            slopes = {name: found.low + shares[name] * (found.high - found.low) for name, found in ranges.items()}
             last = walk(slopes, hulls)
             gain = _gain(last.bounds, best, goal)
         best = intersect(best, _detached(last.bounds))
@@ -57,23 +70,21 @@ def optimise_slopes(module: Any, walk: Walk, goal: Tensor | None = None, steps: 
             break
         optimiser.climb(gain)
         with torch.no_grad():
-            for name, slope in slopes.items():
-                slope.clamp_(*SLOPE_RANGES[type(module[name]).__name__])
+            for share in shares.values():
+                share.clamp_(0, 1)
     last.bounds, last.hulls = best, hulls
     return last
 
 
-def _first_slopes(module: Any, hulls: Mapping[str, Interval]) -> dict[str, Tensor]:
-    """The chords, which the relaxations would choose themselves, for every operator whose slope may be chosen."""
-    slopes = {}
-    for node in module._modules.values():
-        kind = type(node).__name__
-        if kind in SLOPE_RANGES and node.inputs[0].name in hulls:
-            lower, upper = hulls[node.inputs[0].name]
-            low, high = SLOPE_RANGES[kind]
-            chord = (high * upper - low * lower) / (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
-            slopes[node.name] = chord.clamp(low, high).nan_to_num(nan=high).detach().requires_grad_(True)
-    return slopes
+def _share(found: SlopeRange) -> Tensor:
+    """Where in its range the relaxation's own slope lies, 0 to 1; 1 where there is no choice."""
+    share = (found.own - found.low) / (found.high - found.low)
+    return share.nan_to_num(nan=1.0).clamp(0, 1)
+
+
+def _reached(best: Interval, goal: Tensor | None) -> bool:
+    """Whether all lower bounds are above their goal."""
+    return goal is not None and bool((best.lower > goal).all())
 
 
 def _gain(bounds: Interval, best: Interval, goal: Tensor | None) -> Tensor:

@@ -15,13 +15,16 @@ class Adam:
         values: leaf tensors that require gradients; changed in place.
         rates: step size of each.
         decay: factor on all rates after each step.
+        warm_up: over how many steps the rates grow to their size: the first steps of Adam are as long for values that
+            hardly matter as for others.
     Source: Kingma, Ba, ICLR 2015.
     """
 
-    def __init__(self, values: Sequence[Tensor], rates: Sequence[float], decay: float = 1.0) -> None:
+    def __init__(self, values: Sequence[Tensor], rates: Sequence[float], decay: float = 1.0, warm_up: int = 1) -> None:
         self._values = list(values)
         self._rates = list(rates)
         self._decay = decay
+        self._warm_up = warm_up
         self._first = [torch.zeros_like(value) for value in self._values]
         self._second = [torch.zeros_like(value) for value in self._values]
         self._steps = 0
@@ -32,6 +35,7 @@ class Adam:
         self._steps += 1
         first_scale = 1 - 0.9**self._steps
         second_scale = 1 - 0.999**self._steps
+        factor = self._decay ** (self._steps - 1) * min(1.0, self._steps / self._warm_up)
         with torch.no_grad():
             for place, gradient in enumerate(gradients):
                 if gradient is None:
@@ -40,4 +44,4 @@ class Adam:
                 first = self._first[place].mul_(0.9).add_(gradient, alpha=0.1)
                 second = self._second[place].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
                 move = (first / first_scale) / ((second / second_scale).sqrt() + 1e-12)
-                self._values[place].add_(move, alpha=self._rates[place] * self._decay ** (self._steps - 1))
+                self._values[place].add_(move, alpha=self._rates[place] * factor)

@@ -19,7 +19,10 @@ HOST_SPELLING = {
     "forward+crown": "Forward+Backward",
 }
 HOST_METHODS = tuple(HOST_SPELLING)
-BACKWARD = ("crown", "alpha-crown")
+# Behind a "+": backward bounds of the output over our hulls alone; or ("full") over hulls that the host computes
+# backward too, layer by layer, each intersected with ours.
+BACKWARD = ("crown", "alpha-crown", "full-crown", "full-alpha-crown")
+HOST_SPELLING |= {f"full-{name}": HOST_SPELLING[name] for name in ("crown", "alpha-crown")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,11 @@ class BoundMethod:
             )
         REDUCTIONS.get(parts[0])
         return cls(True, parts[0], int(parts[1]), match[3], alpha)
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the host optimises slopes, for which gradients must be on."""
+        return self.backward is not None and self.backward.endswith("alpha-crown")
 
     @classmethod
     def is_ours(cls, text: str | None) -> bool:

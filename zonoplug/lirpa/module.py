@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+=======
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+>>>>>>> tight
 from typing import Any
 
 import torch
@@ -18,10 +23,11 @@ from zonoplug.lirpa import compat
 from zonoplug.lirpa.alpha import optimise_slopes
 from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
 from zonoplug.lirpa.perturbations import InputSetPerturbation, bounded_input, input_set
-from zonoplug.lirpa.propagate import Fallback, Propagation, intersect, propagate
+from zonoplug.lirpa.propagate import Fallback, Observer, Propagation, intersect, propagate
 from zonoplug.transformers.affine import Operand
 
 ComputeBounds = Callable[..., Any]
+KnownBounds = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,12 @@ class _Options:
     final_node_name: str | None = None
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+<<<<<<< HEAD
     limit_bytes: int | None = None
+=======
+    reference_bounds: KnownBounds | None = None
+    intermediate_bounds: KnownBounds | None = None
+>>>>>>> tight
 
 
 class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
@@ -57,7 +68,15 @@ class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
             x: tuple of inputs (batch, *shape), BoundedTensors where perturbed.
             C: specification matrix (batch, rows, outputs).
             method: such as "zonotope", "zonotope[girard,512]", "zonotope+crown", "CROWN".
+<<<<<<< HEAD
             limit_bytes: with a zonotope method, memory for generators; layers that need more are streamed.
+=======
+            kwargs: for a method of the host what that takes. For ours bound_lower, bound_upper, final_node_name,
+                fallback, rounding; and reference_bounds or the host's intermediate bounds (`interm_bounds` in 0.7,
+                `intermediate_layer_bounds` in 0.3): node name -> (lower, upper), each (batch, *shape), that hold for
+                all points of the input set. Under either name they are used where they are tighter than our own, so
+                looser ones do no harm; the host's methods let the second kind replace what they would compute.
+>>>>>>> tight
         Returns:
             (lower, upper), each (batch, *out_shape) or (batch, rows); NaN where nothing is known.
         """
@@ -121,19 +140,21 @@ def _compute_bounds(
 ) -> Any:
     if not BoundMethod.is_ours(method):
         return original(x, aux, C, method, *args, **kwargs)
-    unknown = sorted(set(kwargs) - {field.name for field in fields(_Options)})
+    names = {field.name: field.name for field in fields(_Options)}
+    names[compat.intermediate_bounds_argument()] = names.pop("intermediate_bounds")
+    unknown = sorted(set(kwargs) - set(names))
     if args or unknown or aux is not None:
         what = ", ".join(unknown) or "positional arguments after method"
-        possible = ", ".join(field.name for field in fields(_Options))
-        raise SettingError(f"Method {method!r} does not take {what}; it takes x, C, {possible}.")
+        raise SettingError(f"Method {method!r} does not take {what}; it takes x, C, {', '.join(names)}.")
     if x is None:
         raise SettingError(f"Method {method!r} needs x, the tuple of (bounded) inputs.")
-    options = _Options(**kwargs)
+    options = _Options(**{names[name]: value for name, value in kwargs.items()})
     values = (x,) if isinstance(x, Tensor) else tuple(x)
     sets = [input_set(value) for value in values]
     inputs = [value if known is None else known for known, value in zip(sets, values, strict=True)]
     parsed = BoundMethod.parse(method)
     _check_rounding(parsed, options.rounding)
+<<<<<<< HEAD
     propagation = walk(
         module,
         inputs,
@@ -144,10 +165,36 @@ def _compute_bounds(
         options.rounding,
         limit_bytes=options.limit_bytes,
     )
+=======
+    known = _known_bounds(module, options)
+    propagation = walk(
+        module, inputs, parsed, C, options.final_node_name, options.fallback, options.rounding, known=known
+    )
+    propagation.hulls = {**known, **propagation.hulls}
+>>>>>>> tight
     bounds = propagation.bounds
     if parsed.backward is not None:
         bounds = _backward(original, values, parsed.backward, bounds, propagation, C, options)
     return (bounds.lower if options.bound_lower else None, bounds.upper if options.bound_upper else None)
+
+
+def _known_bounds(module: Any, options: _Options) -> dict[str, Interval]:
+    """The bounds from elsewhere that the caller passed, intersected where a node has two."""
+    known: dict[str, Interval] = {}
+    for given in (options.reference_bounds, options.intermediate_bounds):
+        for name, bounds in (given or {}).items():
+            if name not in module._modules:
+                possible = ", ".join(module._modules)
+                raise SettingError(f"Bounds are given for node {name!r}, which the graph lacks. It has: {possible}.")
+            lower, upper = bounds[0].detach(), bounds[1].detach()
+            shape = module[name].output_shape
+            if lower.shape != upper.shape or (shape is not None and tuple(lower.shape[1:]) != tuple(shape[1:])):
+                raise SettingError(
+                    f"Bounds given for node {name!r} have shapes {tuple(lower.shape)} and {tuple(upper.shape)};"
+                    f" its values are (batch, {', '.join(map(str, (shape or ())[1:]))})."
+                )
+            known[name] = _within(known.get(name), Interval(lower, upper))
+    return known
 
 
 def _check_rounding(method: BoundMethod, rounding: Rounding) -> None:
@@ -170,6 +217,7 @@ def _backward(
     options: _Options,
 ) -> Interval:
     """The walk's bounds, intersected with the host's backward bounds over the walk's hulls."""
+    argument = "reference_bounds" if method.startswith("full-") else compat.intermediate_bounds_argument()
     with compat.working_in(bounds.lower.dtype):
         lower, upper = original(
             values,
@@ -179,7 +227,7 @@ def _backward(
             bound_lower=options.bound_lower,
             bound_upper=options.bound_upper,
             final_node_name=options.final_node_name,
-            **{compat.intermediate_bounds_argument(): {name: tuple(hull) for name, hull in propagation.hulls.items()}},
+            **{argument: {name: tuple(hull) for name, hull in propagation.hulls.items()}},
         )
     return intersect(
         bounds,
@@ -196,11 +244,17 @@ def walk(
     fallback: Fallback = "interval",
     rounding: Rounding = "nearest",
     goal: Tensor | None = None,
+<<<<<<< HEAD
     limit_bytes: int | None = None,
+=======
+    known: Mapping[str, Interval] | None = None,
+>>>>>>> tight
 ) -> Propagation:
     """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed).
 
     Args:
+        known: node name -> bounds (batch, *shape) from elsewhere that hold for all points of the input sets; used
+            wherever they are tighter than the zonotope's own.
         goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised, it stops there.
         limit_bytes: memory for generators; larger layers are streamed. None for no limit.
     """
@@ -209,15 +263,23 @@ def walk(
     sets = {name: inputs[index] for name, index in places if index is not None}
     limits = {name: value.interval_hull() for name, value in sets.items() if isinstance(value, InputSet)}
 
-    def once(slopes: Mapping[str, Tensor], known: Mapping[str, Interval]) -> Propagation:
+    outer = {**limits, **{name: _within(limits.get(name), bounds) for name, bounds in (known or {}).items()}}
+
+    def once(
+        slopes: Mapping[str, Tensor], known: Mapping[str, Interval], observe: Observer | None = None
+    ) -> Propagation:
         symbols = SymbolSource()
         operands: dict[str, Operand] = {
             name: value.to_zonotope(symbols, name) if isinstance(value, InputSet) else value
             for name, value in sets.items()
         }
-        return propagate(module, operands, symbols, options, rows, final, {**limits, **known}, slopes)
+        return propagate(module, operands, symbols, options, rows, final, {**outer, **known}, slopes, observe)
 
-    return optimise_slopes(module, once, goal) if method.alpha else once({}, {})
+    return optimise_slopes(once, goal) if method.alpha else once({}, {})
+
+
+def _within(limit: Interval | None, bounds: Interval) -> Interval:
+    return bounds if limit is None else intersect(limit, bounds)
 
 
 def bound_set(

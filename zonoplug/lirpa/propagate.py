@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,14 +16,16 @@ from zonoplug.domain.streaming import memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa.interval_images import interval_image, needs_intervals
+from zonoplug.lirpa.interval_images import interval_image, rows_image
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
+from zonoplug.lirpa.table import Transformer
 from zonoplug.reduction import Never, Reduction, Schedule
 from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
 from zonoplug.transformers.interval import from_interval
 
 Fallback = Literal["interval", "error"]
+Observer = Callable[[Transformer, Call], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class WalkOptions:
             ("outward"), or that of the network's own evaluation in the same precision too ("inference").
         limit_bytes: memory for generators; layers that need more are streamed in chunks of symbols, with the same
             bounds, in more time. None for no limit. See `zonoplug.domain.streaming`.
+        intervals: whether interval bounds are kept beside the zonotopes and intersected with their hulls
+            (`interval_images` says why that is sound), so that no bound is looser than interval arithmetic's.
     """
 
     reduction: Reduction | None = None
@@ -45,6 +49,7 @@ class WalkOptions:
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
     limit_bytes: int | None = None
+    intervals: bool = True
 
 
 @dataclass(slots=True)
@@ -73,12 +78,10 @@ class GraphPlan:
     Attributes:
         order: its nodes, in topological order.
         readers: how often each value is read, by node name.
-        with_intervals: whether interval bounds are worth keeping beside the zonotopes.
     """
 
     order: tuple[Any, ...]
     readers: Mapping[str, int]
-    with_intervals: bool
 
 
 _plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
@@ -102,7 +105,7 @@ def plan_for(module: Any, final: str) -> GraphPlan:
                 stack.extend((parent, False) for parent in reversed(node.inputs))
                 for parent in node.inputs:
                     readers[parent.name] = readers.get(parent.name, 0) + 1
-        plans[final] = GraphPlan(tuple(order), readers, any(needs_intervals(node) for node in order))
+        plans[final] = GraphPlan(tuple(order), readers)
     return plans[final]
 
 
@@ -115,6 +118,7 @@ def propagate(
     final: str | None = None,
     known: Mapping[str, Interval] | None = None,
     slopes: Mapping[str, Tensor] | None = None,
+    observe: Observer | None = None,
 ) -> Propagation:
     """Propagate zonotopes through the host's graph.
 
@@ -129,13 +133,14 @@ def propagate(
             on the intersection is sound: the noise values that stand for a point of the input set give each node
             that point's own value, which lies in both.
         slopes: node name -> slope (batch, *shape) for the relaxation at that node, instead of its own choice.
+        observe: is shown each relaxation with its operands before it is used.
     Raises:
         UnsupportedOperatorError: an operator has no transformer and `options.fallback` is "error", or the host
             cannot bound it either.
     """
     with rounding(options.rounding), memory_limit(options.limit_bytes):
         plan = plan_for(module, final or module.final_name)
-        return _walk(plan, module, inputs, symbols, options, rows, known or {}, slopes or {})
+        return _walk(plan, module, inputs, symbols, options, rows, known or {}, slopes or {}, observe)
 
 
 def _walk(
@@ -147,12 +152,14 @@ def _walk(
     rows: Tensor | None,
     known: Mapping[str, Interval],
     slopes: Mapping[str, Tensor],
+    observe: Observer | None,
 ) -> Propagation:
     left = dict(plan.readers)
     values: dict[str, Operand] = {}
     hulls: dict[str, Interval] = {}
     intervals: dict[str, Interval] = {}
     largest = 0
+    rows_bounds: Interval | None = None
 
     def hull_of(name: str) -> Interval | None:
         value = values[name]
@@ -165,6 +172,14 @@ def _walk(
             hulls[name] = hull
         return hulls[name]
 
+    def nearest(name: str) -> Interval | None:
+        """Good bounds of a value without much work: its hull where that was asked for, else its interval."""
+        return intervals[name] if name in intervals and name not in hulls and name not in known else hull_of(name)
+
+    def narrowed(name: str) -> bool:
+        """Whether a value may have tighter bounds than its zonotope's hull."""
+        return name in intervals or (name in known and name not in inputs)
+
     for node in plan.order:
         if node.name in inputs:
             values[node.name] = inputs[node.name]
@@ -175,10 +190,13 @@ def _walk(
         elif type(node).__name__ == "BoundShape":
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
-            image, bounds = _step(node, operands, symbols, options, hull_of, slopes.get(node.name))
-            if bounds is None and plan.with_intervals:
-                nearest = [intervals.get(parent.name) or hull_of(parent.name) for parent in node.inputs]
-                bounds = interval_image(node, operands, nearest)
+            image, bounds, exact = _step(node, operands, symbols, options, hull_of, slopes.get(node.name), observe)
+            if options.intervals and (not exact or any(narrowed(parent.name) for parent in node.inputs)):
+                sources = [nearest(parent.name) for parent in node.inputs]
+                bounds = interval_image(node, operands, sources, image.shape) if bounds is None else bounds
+                if rows is not None and bounds is not None and node is plan.order[-1]:
+                    outer = intersect(bounds, known[node.name]) if node.name in known else bounds
+                    rows_bounds = rows_image(node, operands, sources, outer, rows)
             if bounds is not None:
                 intervals[node.name] = bounds
             values[node.name] = image
@@ -193,7 +211,9 @@ def _walk(
         output = Zonotope(output)
     final = output if rows is None else specification(output, rows)
     hull, name = final.interval_hull(), plan.order[-1].name
-    hull = intersect(hull, intervals[name]) if rows is None and name in intervals else hull
+    others = (intervals.get(name), known.get(name)) if rows is None else (rows_bounds,)
+    for other in others:
+        hull = hull if other is None else intersect(hull, other)
     return Propagation(final, hull, hulls, symbols, largest)
 
 
@@ -209,22 +229,26 @@ def _step(
     options: WalkOptions,
     hull_of: Any,
     slope: Tensor | None = None,
-) -> tuple[Zonotope, Interval | None]:
-    """The image of one node, and bounds of it that may be tighter than the image's hull."""
+    observe: Observer | None = None,
+) -> tuple[Zonotope, Interval | None, bool]:
+    """The image of one node, bounds of it that may be tighter than the image's hull, and whether the image is exact."""
     entry = entry_for(node)
     while entry is not None:
         exact = entry.kind == "exact"
         hulls = () if exact else tuple(hull_of(parent.name) for parent in node.inputs)
+        call = Call(node, operands, symbols, hulls, slope)
         try:
-            result = entry.transformer(Call(node, operands, symbols, hulls, slope))
+            if observe is not None and entry.kind == "relaxation":
+                observe(entry.transformer, call)
+            result = entry.transformer(call)
         except NotApplicableError:
             entry = entry.otherwise
             continue
         image, bounds = result if isinstance(result, Enclosure) else (result, None)
-        return (image if exact else _reduced(image, options)), bounds
+        return (image if exact else _reduced(image, options)), bounds, exact
     if options.fallback == "error":
         raise refuse(node, operands)
-    return _reduced(_interval_image(node, operands, symbols, hull_of), options), None
+    return _reduced(_interval_image(node, operands, symbols, hull_of), options), None, False
 
 
 def _reduced(zonotope: Zonotope, options: WalkOptions) -> Zonotope:

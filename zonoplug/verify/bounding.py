@@ -102,7 +102,7 @@ class Bounder:
         parsed = BoundMethod.parse(method)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with torch.enable_grad() if parsed.backward == "alpha-crown" else torch.no_grad():
+            with torch.enable_grad() if parsed.needs_gradients else torch.no_grad():
                 bounds, propagation = bound_box(
                     self.module, box, parsed, objective.rows(group), goal=objective.goal(group)
                 )
