@@ -16,8 +16,10 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.interval_images import interval_image, needs_intervals
+from zonoplug.lirpa.merged_walk import NEURON_LAYERS, merge_neurons
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.reduction import Never, Reduction, Schedule
+from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
 from zonoplug.transformers.interval import from_interval
@@ -35,12 +37,14 @@ class WalkOptions:
         fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
         rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
             ("outward"), or that of the network's own evaluation in the same precision too ("inference").
+        merging: which neurons give up their correlation behind each activation, before any reduction; None for none.
     """
 
     reduction: Reduction | None = None
     schedule: Schedule = field(default_factory=Never)
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+    merging: NeuronMerging | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Propagation:
         hulls: node name -> bounds of the inputs of every non-exact operator.
         symbols: the ids given out, with their origins.
         largest: the most generator entries that one value held, over all batch elements.
+        kept: activation's name -> how many of its neurons were not merged, (batch,); empty without merging.
     """
 
     output: Zonotope
@@ -60,6 +65,7 @@ class Propagation:
     hulls: dict[str, Interval]
     symbols: SymbolSource
     largest: int
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,7 @@ def _walk(
     values: dict[str, Operand] = {}
     hulls: dict[str, Interval] = {}
     intervals: dict[str, Interval] = {}
+    kept: dict[str, Tensor] = {}
     largest = 0
 
     def hull_of(name: str) -> Interval | None:
@@ -171,7 +178,7 @@ def _walk(
         elif type(node).__name__ == "BoundShape":
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
-            image, bounds = _step(node, operands, symbols, options, hull_of, slopes.get(node.name))
+            image, bounds = _step(node, operands, symbols, options, hull_of, kept, slopes.get(node.name))
             if bounds is None and plan.with_intervals:
                 nearest = [intervals.get(parent.name) or hull_of(parent.name) for parent in node.inputs]
                 bounds = interval_image(node, operands, nearest)
@@ -190,7 +197,7 @@ def _walk(
     final = output if rows is None else specification(output, rows)
     hull, name = final.interval_hull(), plan.order[-1].name
     hull = intersect(hull, intervals[name]) if rows is None and name in intervals else hull
-    return Propagation(final, hull, hulls, symbols, largest)
+    return Propagation(final, hull, hulls, symbols, largest, kept)
 
 
 def intersect(hull: Interval, outer: Interval) -> Interval:
@@ -204,6 +211,7 @@ def _step(
     symbols: SymbolSource,
     options: WalkOptions,
     hull_of: Any,
+    kept: dict[str, Tensor],
     slope: Tensor | None = None,
 ) -> tuple[Zonotope, Interval | None]:
     """The image of one node, and bounds of it that may be tighter than the image's hull."""
@@ -217,6 +225,8 @@ def _step(
             entry = entry.otherwise
             continue
         image, bounds = result if isinstance(result, Enclosure) else (result, None)
+        if options.merging is not None and type(node).__name__ in NEURON_LAYERS:
+            image, kept[node.name] = merge_neurons(node, image, hulls[0], options.merging, symbols)
         return (image if exact else _reduced(image, options)), bounds
     if options.fallback == "error":
         raise refuse(node, operands)
