@@ -69,7 +69,7 @@ def test_by_tolerance_neurons_join_a_bucket_and_never_alone(tolerance, seed):
         (bounds.lower + bounds.upper).unsqueeze(1) / 2 - bounds.lower.unsqueeze(2),
     )
     assert bool(((reach <= tolerance + 1e-12).any(dim=2) | ~narrow).all())
-    assert bool(((narrow.sum(dim=1) != 1)).all())
+    assert bool((narrow.sum(dim=1) != 1).all())
 
 
 def test_each_element_of_a_batch_is_chosen_on_its_own():

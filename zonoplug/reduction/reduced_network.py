@@ -98,15 +98,15 @@ class ReducedNetwork(nn.Module):
         self._activations = [layer.activation for layer in layers]
         self.original = tuple(original or sizes[1:])
         for index, layer in enumerate(layers):
-            self.register_buffer(f"weight_{index}", layer.weight)
-            self.register_buffer(f"bias_{index}", layer.bias)
+            self.register_parameter(f"weight_{index}", _fixed(layer.weight))
+            self.register_parameter(f"bias_{index}", _fixed(layer.bias))
             self.register_buffer(f"radius_{index}", layer.radius)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers, with their interval biases."""
         return tuple(
-            Layer(self.get_buffer(f"weight_{index}"), self.get_buffer(f"bias_{index}"), name, self._radius(index))
+            Layer(self.get_parameter(f"weight_{index}"), self.get_parameter(f"bias_{index}"), name, self._radius(index))
             for index, name in enumerate(self._activations)
         )
 
@@ -169,6 +169,11 @@ class ReducedNetwork(nn.Module):
         return radius
 
 
+def _fixed(values: Tensor) -> nn.Parameter:
+    """A parameter that is not trained: hosts take a network's type and device from its parameters."""
+    return nn.Parameter(values, requires_grad=False)
+
+
 class _Joint(nn.Module):
     """Linear layers that see the whole input besides the value before them, so that the noise needs no slicing."""
 
@@ -185,16 +190,16 @@ class _Joint(nn.Module):
             if index == 0:
                 noise[:, : layer.weight.shape[1]] = layer.weight
             else:
-                self.register_buffer(f"weight_{index}", layer.weight)
-            self.register_buffer(f"joint_{index}", noise)
-            self.register_buffer(f"bias_{index}", layer.bias)
+                self.register_parameter(f"weight_{index}", _fixed(layer.weight))
+            self.register_parameter(f"joint_{index}", _fixed(noise))
+            self.register_parameter(f"bias_{index}", _fixed(layer.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         value = x
         for index, name in enumerate(self._activations):
-            sum_ = functional.linear(x, self.get_buffer(f"joint_{index}"), self.get_buffer(f"bias_{index}"))
+            sum_ = functional.linear(x, self.get_parameter(f"joint_{index}"), self.get_parameter(f"bias_{index}"))
             if index:
-                sum_ = sum_ + functional.linear(value, self.get_buffer(f"weight_{index}"))
+                sum_ = sum_ + functional.linear(value, self.get_parameter(f"weight_{index}"))
             value = sum_ if name is None else FUNCTIONS[name][0](sum_)
         return value
 

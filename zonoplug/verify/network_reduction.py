@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError
 from zonoplug.reduction.neuron_merging import NeuronMerging
@@ -92,8 +91,8 @@ def prove_by_merging(
         module: the host's graph of the problem's model.
         rates: increasing, in (0, 1].
         merging: buckets and tracking; its rate is replaced.
-        chain: the network as layers, from `lirpa.chains.chain_of`: reduced networks are written out then, as torch
-            modules. None merges inside the walk over the graph, whatever network it is.
+        chain: the network as layers, from `lirpa.network_reduction.chain_of`: reduced networks are written out then,
+            as torch modules. None merges inside the walk over the graph, whatever network it is.
     Raises:
         SettingError: the rates do not increase.
     """
@@ -142,11 +141,9 @@ def _attempts(
 
 
 def _in_walk(module: Any, box: Box, rows: Tensor, merging: NeuronMerging) -> tuple[Interval, tuple[int, ...], int]:
-    from zonoplug.lirpa.propagate import WalkOptions, propagate
+    from zonoplug.lirpa.network_reduction import walk_merged
 
-    symbols, (name,) = SymbolSource(), module.input_name
-    inputs, known = {name: box.to_zonotope(symbols, name)}, {name: box.interval_hull()}
-    walk = propagate(module, inputs, symbols, WalkOptions(merging=merging), rows, known=known)
+    walk = walk_merged(module, box, merging, rows)
     return walk.bounds, tuple(int(kept[0]) for kept in walk.kept.values()), walk.output.num_symbols
 
 

@@ -1,4 +1,4 @@
-"""A host graph as a chain of fully connected layers, where it is one: what network reduction works on."""
+"""Network reduction on host graphs: inside the walk on any graph, or written out where the graph is a chain."""
 
 from __future__ import annotations
 
@@ -9,18 +9,34 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.blocks import DiagonalBlock
+from zonoplug.domain.input_sets import InputSet
 from zonoplug.domain.linear_maps import Shape
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Zonotope
-from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.errors import SettingError, UnsupportedOperatorError
 from zonoplug.lirpa.merged_walk import NEURON_LAYERS
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
-from zonoplug.lirpa.propagate import constant_value, plan_for
+from zonoplug.lirpa.propagate import Propagation, WalkOptions, constant_value, plan_for, propagate
+from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.reduction.reduced_network import FUNCTIONS, Layer, ReducedNetwork
 from zonoplug.transformers.affine import Operand
 
 LIMIT_ENTRIES = 1 << 27
 ADVICE = "Merge neurons in the walk over the graph instead: WalkOptions(merging=...) takes any network."
+
+
+def walk_merged(module: Any, inputs: InputSet, merging: NeuronMerging, rows: Tensor | None = None) -> Propagation:
+    """The walk with neurons merged behind each activation, on a BoundedModule with one input.
+
+    Args:
+        inputs: (batch, *input_shape); each element's neurons are chosen on their own.
+        rows: specification matrix C (batch or 1, rows, outputs).
+    Returns:
+        output, bounds, and how many neurons stayed (`kept`).
+    """
+    symbols, name = SymbolSource(), _input_name(module)
+    operands, known = {name: inputs.to_zonotope(symbols, name)}, {name: inputs.interval_hull()}
+    return propagate(module, operands, symbols, WalkOptions(merging=merging), rows, known=known)
 
 
 def chain_of(module: Any, example: Tensor) -> ReducedNetwork:
@@ -38,12 +54,12 @@ def chain_of(module: Any, example: Tensor) -> ReducedNetwork:
             activation; or a matrix would have more than 2^27 entries.
     """
     symbols, layers = SymbolSource(), list[Layer]()
-    inputs = {name for name, index in zip(module.input_name, module.input_index, strict=True) if index is not None}
+    first = _input_name(module)
     shape = tuple(example.shape[1:])
     constants: dict[str, Tensor] = {}
     current: dict[str, Zonotope] = {}  # values since the last activation, as functions of its outputs
     for node in plan_for(module, module.final_name).order:
-        if node.name in inputs:
+        if node.name == first:
             current[node.name] = _unit_vectors(example.new_zeros(1, *shape), symbols)
             continue
         operands = [_operand(node, parent, constants, current) for parent in node.inputs]
@@ -61,6 +77,14 @@ def chain_of(module: Any, example: Tensor) -> ReducedNetwork:
             current[node.name] = _exact_image(node, operands, symbols)
     layers.append(_layer(current[module.final_name], None))
     return ReducedNetwork(layers, shape)
+
+
+def _input_name(module: Any) -> str:
+    """The node of the module's only input. Raises SettingError if it has several."""
+    names = [name for name, index in zip(module.input_name, module.input_index, strict=True) if index is not None]
+    if len(names) != 1:
+        raise SettingError(f"Network reduction takes networks with one input, not with {len(names)}.")
+    return str(names[0])
 
 
 def _operand(node: Any, parent: Any, constants: dict[str, Tensor], current: dict[str, Zonotope]) -> Operand:
