@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from zonoplug.lirpa.network_reduction import chain_of, walk_merged
 from zonoplug.reduction.network_reduction import InputCompression, reduce_network
 from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.reduction.reduced_network import ReducedNetwork
-from zonoplug.transformers.affine import specification
 from zonoplug.verify.verifier import Settings, load_problem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,8 @@ layer's neurons, written out as smaller matrices, which is timed with it. *toler
 merged neurons leave behind stays in the box, without symbols. *walk*: the same merging inside the walk over the graph.
 *CROWN* is the host's; *CROWN, reduced* runs it on the reduced network with its interval biases as further inputs (the
 graph is built for each instance, which the ms leave out and "build" gives). *from small to whole* tries the rates 0.1,
-0.2, ... 1 until one proves. "neurons kept" are means, layer by layer. Margins of instances without a bound are left out.
+0.2, ... 1 until one proves. "neurons kept" are means, layer by layer. Margins that are not
+finite are left out.
 """
 
 
@@ -79,7 +80,7 @@ def digits_case(activation: nn.Module, name: str, radius: float, noise: float) -
     parts = train_test_split(images, torch.tensor(data.target), test_size=0.2, random_state=0)
     x, test_x, y, test_y = parts
     sizes = (64, 100, 100, 100)
-    hidden = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), activation)]
+    hidden = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), activation)]
     network = nn.Sequential(*hidden, nn.Linear(100, 10))
     train(network, x, y, noise=noise, epochs=40)
     score = accuracy(network, test_x, test_y)
@@ -127,8 +128,8 @@ Run = Callable[[Case, Instance], tuple[float, tuple[int, ...] | None, int | None
 def written_out(merging: NeuronMerging, compression: InputCompression | None = None) -> Run:
     def run(case: Case, instance: Instance) -> tuple[float, tuple[int, ...], int, float]:
         started = time.perf_counter()
-        network, output = reduce_network(case.chain, instance.box, merging, compression)
-        lower = specification(output, instance.rows).interval_hull().lower
+        network, output = reduce_network(case.chain.followed_by(instance.rows[0]), instance.box, merging, compression)
+        lower = output.interval_hull().lower
         seconds = time.perf_counter() - started
         kept = tuple(kept for kept, _ in network.neurons)
         kept = kept if compression is None else (network.inputs_read, *kept)
@@ -166,7 +167,7 @@ def crown_reduced(merging: NeuronMerging) -> Run:
 
     def run(case: Case, instance: Instance) -> tuple[float, tuple[int, ...], None, float]:
         started = time.perf_counter()
-        network, _ = reduce_network(case.chain, instance.box, merging)
+        network, _ = reduce_network(case.chain.followed_by(instance.rows[0]), instance.box, merging)
         noise = torch.ones(1, network.num_noise)
         lower = torch.cat([instance.box.lower.flatten(1), -noise], dim=1)
         box = Box(lower, torch.cat([instance.box.upper.flatten(1), noise], dim=1))
@@ -174,7 +175,7 @@ def crown_reduced(merging: NeuronMerging) -> Run:
         graph = build(network.with_noise_as_inputs(), lower)
         BUILD_SECONDS.append(time.perf_counter() - started)
         started = time.perf_counter()
-        bounds, _ = bound_box(graph, box, BoundMethod.parse("crown"), instance.rows)
+        bounds, _ = bound_box(graph, box, BoundMethod.parse("crown"))
         seconds += time.perf_counter() - started
         return instance.margin(bounds.lower), tuple(kept for kept, _ in network.neurons), None, seconds
 

@@ -8,7 +8,7 @@ from math import ceil
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from zonoplug.domain.input_sets import Box
@@ -45,6 +45,7 @@ def box(seed, shape=(6,), batch=2, radius=0.2, dtype=torch.float64):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@settings(max_examples=40)
 @given(
     st.floats(0.05, 1), st.sampled_from(["static", "dynamic"]), st.booleans(), st.floats(0, 1), st.integers(0, 10**6)
 )
@@ -69,11 +70,13 @@ def _sum_hull(output):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@settings(max_examples=40)
 @given(st.floats(0.05, 0.9), st.integers(0, 10**6))
 def test_for_each_point_some_noise_gives_the_original_output(activation, rate, seed):
     """The defining law, checked through every layer: merged neurons of the original lie in their intervals."""
     original, inputs = network(seed, activation), box(seed, batch=1)
     reduced, _ = reduce_network(original, inputs, NeuronMerging(rate=rate))
+    assume(all(kept for kept, _ in reduced.neurons))
     point = inputs.sample(8)[:, 0]
     value, small = point, point
     for layer, less in zip(original.layers, reduced.layers, strict=True):
@@ -123,6 +126,7 @@ def test_a_network_reduced_already_is_reduced_further():
     check_contains_samples(output.interval_hull(), original(inputs.sample(200)[:, 0]))
 
 
+@settings(max_examples=40)
 @given(st.floats(0.1, 0.9), st.integers(0, 10**6))
 def test_interval_biases_of_the_original_are_kept(rate, seed):
     original, inputs = network(seed, "relu", radius=True), box(seed, batch=1)
@@ -142,6 +146,7 @@ def test_noise_as_inputs_is_the_same_network(activation):
 
 
 @pytest.mark.parametrize("patch", [None, 1, 2, 3])
+@settings(max_examples=40)
 @given(st.floats(0.05, 0.9), st.integers(0, 10**6))
 def test_compressed_inputs_of_either_sign_lose_no_point(patch, rate, seed):
     original = network(seed, "relu", sizes=(32, 9, 3), shape=(2, 4, 4))
@@ -186,6 +191,24 @@ def test_a_reduced_network_without_its_interval_biases_is_noticed():
     check_contains_samples(reduced.bound(inputs).interval_hull(), outputs)
     with pytest.raises(AssertionError, match="outside its bounds"):
         check_contains_samples(broken.bound(inputs).interval_hull(), outputs)
+
+
+@pytest.mark.parametrize("last", [None, "relu"])
+@settings(max_examples=40)
+@given(st.floats(0.1, 0.9), st.integers(0, 10**6))
+def test_a_specification_in_the_last_layer_is_tighter_than_behind_it(last, rate, seed):
+    *layers, output = network(seed, "relu", radius=True).layers
+    original, inputs = ReducedNetwork([*layers, replace(output, activation=last)], (6,)), box(seed, batch=1)
+    rows = torch.randn(3, 4, dtype=torch.float64)
+    asked = original.followed_by(rows)
+    points = inputs.sample(20)[:, 0]
+    torch.testing.assert_close(asked(points), original(points) @ rows.T)
+    _, inner = reduce_network(asked, inputs, NeuronMerging(rate=rate))
+    noise = (2 * torch.rand(20, original.num_noise, dtype=torch.float64) - 1).sign()
+    check_contains_samples(inner.interval_hull(), original(points, noise) @ rows.T)
+    if last is None:
+        _, outer = reduce_network(original, inputs, NeuronMerging(rate=rate))
+        assert bool((inner.interval_hull().upper[0] <= outer.support(rows)[0] + 1e-9).all())
 
 
 def test_mistakes_are_explained():

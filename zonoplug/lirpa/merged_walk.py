@@ -40,7 +40,12 @@ NEURON_LAYERS = {
 
 
 def merge_neurons(
-    node: Any, image: Zonotope, before: Interval | None, merging: NeuronMerging, source: SymbolSource
+    node: Any,
+    image: Zonotope,
+    before: Interval | None,
+    merging: NeuronMerging,
+    source: SymbolSource,
+    last: bool = False,
 ) -> tuple[Zonotope, Tensor]:
     """Merge neurons of one activation.
 
@@ -50,6 +55,8 @@ def merge_neurons(
         before: bounds of its inputs.
         merging: which neurons are merged; each element of the batch on its own.
         source: gives ids to symbols.
+        last: whether no activation follows. Then merged neurons get symbols too, if boxes are tracked: they live
+            through one linear map only, and let differences of outputs cancel.
     Returns:
         the outputs with merged neurons as intervals; how many stay, (batch,).
     """
@@ -61,5 +68,5 @@ def merge_neurons(
         bounds = Interval(torch.fmax(bounds.lower, known.lower), torch.fmin(bounds.upper, known.upper))
     merged, marks = merging.apply(image, bounds, ASYMPTOTES.get(name, ()))
     if merging.tracked:
-        merged = track_box(merged, marks, source, node.name)
+        merged = track_box(merged, marks & (not last), source, node.name)
     return merged, (~marks).flatten(1).sum(dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,11 +76,13 @@ class GraphPlan:
         order: its nodes, in topological order.
         readers: how often each value is read, by node name.
         with_intervals: whether interval bounds are worth keeping beside the zonotopes.
+        last_neurons: the last activation's name, None without any.
     """
 
     order: tuple[Any, ...]
     readers: Mapping[str, int]
     with_intervals: bool
+    last_neurons: str | None
 
 
 _plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
@@ -104,7 +106,9 @@ def plan_for(module: Any, final: str) -> GraphPlan:
                 stack.extend((parent, False) for parent in reversed(node.inputs))
                 for parent in node.inputs:
                     readers[parent.name] = readers.get(parent.name, 0) + 1
-        plans[final] = GraphPlan(tuple(order), readers, any(needs_intervals(node) for node in order))
+        neurons = [node.name for node in order if type(node).__name__ in NEURON_LAYERS]
+        with_intervals = any(needs_intervals(node) for node in order)
+        plans[final] = GraphPlan(tuple(order), readers, with_intervals, neurons[-1] if neurons else None)
     return plans[final]
 
 
@@ -168,6 +172,12 @@ def _walk(
             hulls[name] = hull
         return hulls[name]
 
+    def merge(node: Any, image: Zonotope, before: Interval | None) -> Zonotope:
+        if options.merging is not None:
+            last = node.name == plan.last_neurons
+            image, kept[node.name] = merge_neurons(node, image, before, options.merging, symbols, last)
+        return image
+
     for node in plan.order:
         if node.name in inputs:
             values[node.name] = inputs[node.name]
@@ -178,7 +188,7 @@ def _walk(
         elif type(node).__name__ == "BoundShape":
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
-            image, bounds = _step(node, operands, symbols, options, hull_of, kept, slopes.get(node.name))
+            image, bounds = _step(node, operands, symbols, options, hull_of, merge, slopes.get(node.name))
             if bounds is None and plan.with_intervals:
                 nearest = [intervals.get(parent.name) or hull_of(parent.name) for parent in node.inputs]
                 bounds = interval_image(node, operands, nearest)
@@ -211,7 +221,7 @@ def _step(
     symbols: SymbolSource,
     options: WalkOptions,
     hull_of: Any,
-    kept: dict[str, Tensor],
+    merge: Callable[[Any, Zonotope, Interval | None], Zonotope],
     slope: Tensor | None = None,
 ) -> tuple[Zonotope, Interval | None]:
     """The image of one node, and bounds of it that may be tighter than the image's hull."""
@@ -225,8 +235,8 @@ def _step(
             entry = entry.otherwise
             continue
         image, bounds = result if isinstance(result, Enclosure) else (result, None)
-        if options.merging is not None and type(node).__name__ in NEURON_LAYERS:
-            image, kept[node.name] = merge_neurons(node, image, hulls[0], options.merging, symbols)
+        if type(node).__name__ in NEURON_LAYERS:
+            image = merge(node, image, hulls[0])
         return (image if exact else _reduced(image, options)), bounds
     if options.fallback == "error":
         raise refuse(node, operands)

@@ -139,6 +139,19 @@ class ReducedNetwork(nn.Module):
             value = value if layer.activation is None else FUNCTIONS[layer.activation][0](value)
         return value
 
+    def followed_by(self, rows: Tensor) -> ReducedNetwork:
+        """The network with C y for outputs: C (rows, outputs) becomes part of the last layer, which is linear.
+
+        Intervals in the bias lose less so: |C W| d instead of |C| |W| d for what is merged before the last layer.
+        """
+        *layers, last = self.layers
+        if last.activation is not None:
+            layers, last = [*layers, last], Layer(rows, rows.new_zeros(rows.shape[0]))
+        else:
+            radius = None if last.radius is None else rows.abs() @ last.radius
+            last = Layer(rows @ last.weight, rows @ last.bias, None, radius)
+        return ReducedNetwork([*layers, last], self.input_shape, (*self.original[: len(layers)], last.size))
+
     def bound(self, inputs: InputSet, tracked: bool = True) -> Zonotope:
         """Enclose the outputs for all inputs of a set, of the set the network was reduced for or a part of it.
 

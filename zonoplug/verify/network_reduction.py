@@ -42,7 +42,7 @@ class Attempt:
         neurons: how many stayed in each layer that merges.
         num_symbols: of the output zonotope.
         seconds: for reducing and bounding.
-        network: what was bounded, where it was written out.
+        network: what was bounded, where it was written out; its outputs are the specification's rows.
     """
 
     rate: float
@@ -151,7 +151,6 @@ def _written_out(
     chain: ReducedNetwork, box: Box, rows: Tensor, merging: NeuronMerging
 ) -> tuple[Interval, ReducedNetwork, int]:
     from zonoplug.reduction.network_reduction import reduce_network
-    from zonoplug.transformers.affine import specification
 
-    network, output = reduce_network(chain, box, merging)
-    return specification(output, rows).interval_hull(), network, output.num_symbols
+    network, output = reduce_network(chain.followed_by(rows[0]), box, merging)
+    return output.interval_hull(), network, output.num_symbols
