@@ -281,12 +281,14 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    texts = []
+    # Tables in the file that this run does not make stay.
+    before = arguments.markdown.read_text() if arguments.markdown and arguments.markdown.is_file() else ""
+    texts = {text.splitlines()[0]: "## " + text.strip() + "\n" for text in before.split("\n## ")[1:]}
     for case in cases(arguments.pack, arguments.only):
         print(f"\n## {case.name}", flush=True)
-        texts.append(table(case))
+        texts[case.name] = table(case)
         if arguments.markdown:
-            arguments.markdown.write_text(HEADER + "\n" + "\n".join(texts))
+            arguments.markdown.write_text(HEADER + "\n" + "\n".join(texts.values()))
 
 
 if __name__ == "__main__":
