@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from zonoplug.domain.rounding import Rounding
 from zonoplug.errors import SettingError, UnknownNameError
-from zonoplug.lirpa.propagate import Fallback, WalkOptions
+from zonoplug.lirpa.propagate import WalkOptions
 from zonoplug.reduction import REDUCTIONS, AboveSymbols
 
 HOST_SPELLING = {
@@ -77,11 +76,11 @@ class BoundMethod:
         """Whether a method's name asks for a zonotope."""
         return text is not None and text.strip().lower().removeprefix("alpha-").startswith("zonotope")
 
-    def walk_options(self, fallback: Fallback = "interval", rounding: Rounding = "nearest") -> WalkOptions:
+    def walk_options(self) -> WalkOptions:
         """The options of our walk for this method."""
         if self.reduction is None or self.max_symbols is None:
-            return WalkOptions(fallback=fallback, rounding=rounding)
-        return WalkOptions(REDUCTIONS.get(self.reduction)(), AboveSymbols(self.max_symbols), fallback, rounding)
+            return WalkOptions()
+        return WalkOptions(REDUCTIONS.get(self.reduction)(), AboveSymbols(self.max_symbols))
 
     def __str__(self) -> str:
         if not self.zonotope:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-=======
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
->>>>>>> tight
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -39,12 +34,13 @@ class _Options:
     final_node_name: str | None = None
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
-<<<<<<< HEAD
     limit_bytes: int | None = None
-=======
     reference_bounds: KnownBounds | None = None
     intermediate_bounds: KnownBounds | None = None
->>>>>>> tight
+
+    def choices(self) -> dict[str, Any]:
+        """What goes into the options of the walk."""
+        return {name: getattr(self, name) for name in ("fallback", "rounding", "limit_bytes")}
 
 
 class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
@@ -68,15 +64,12 @@ class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
             x: tuple of inputs (batch, *shape), BoundedTensors where perturbed.
             C: specification matrix (batch, rows, outputs).
             method: such as "zonotope", "zonotope[girard,512]", "zonotope+crown", "CROWN".
-<<<<<<< HEAD
             limit_bytes: with a zonotope method, memory for generators; layers that need more are streamed.
-=======
             kwargs: for a method of the host what that takes. For ours bound_lower, bound_upper, final_node_name,
                 fallback, rounding; and reference_bounds or the host's intermediate bounds (`interm_bounds` in 0.7,
                 `intermediate_layer_bounds` in 0.3): node name -> (lower, upper), each (batch, *shape), that hold for
                 all points of the input set. Under either name they are used where they are tighter than our own, so
                 looser ones do no harm; the host's methods let the second kind replace what they would compute.
->>>>>>> tight
         Returns:
             (lower, upper), each (batch, *out_shape) or (batch, rows); NaN where nothing is known.
         """
@@ -154,24 +147,9 @@ def _compute_bounds(
     inputs = [value if known is None else known for known, value in zip(sets, values, strict=True)]
     parsed = BoundMethod.parse(method)
     _check_rounding(parsed, options.rounding)
-<<<<<<< HEAD
-    propagation = walk(
-        module,
-        inputs,
-        parsed,
-        C,
-        options.final_node_name,
-        options.fallback,
-        options.rounding,
-        limit_bytes=options.limit_bytes,
-    )
-=======
     known = _known_bounds(module, options)
-    propagation = walk(
-        module, inputs, parsed, C, options.final_node_name, options.fallback, options.rounding, known=known
-    )
+    propagation = walk(module, inputs, parsed, C, options.final_node_name, known=known, **options.choices())
     propagation.hulls = {**known, **propagation.hulls}
->>>>>>> tight
     bounds = propagation.bounds
     if parsed.backward is not None:
         bounds = _backward(original, values, parsed.backward, bounds, propagation, C, options)
@@ -241,28 +219,23 @@ def walk(
     method: BoundMethod,
     rows: Tensor | None = None,
     final: str | None = None,
-    fallback: Fallback = "interval",
-    rounding: Rounding = "nearest",
     goal: Tensor | None = None,
-<<<<<<< HEAD
-    limit_bytes: int | None = None,
-=======
     known: Mapping[str, Interval] | None = None,
->>>>>>> tight
+    **choices: Any,
 ) -> Propagation:
     """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed).
 
     Args:
+        final: name of the node to bound; the output by default.
+        goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised, it stops there.
         known: node name -> bounds (batch, *shape) from elsewhere that hold for all points of the input sets; used
             wherever they are tighter than the zonotope's own.
-        goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised, it stops there.
-        limit_bytes: memory for generators; larger layers are streamed. None for no limit.
+        choices: fields of `WalkOptions` that the method leaves open.
     """
-    options = replace(method.walk_options(fallback, rounding), limit_bytes=limit_bytes)
+    options = replace(method.walk_options(), **choices)
     places = zip(module.input_name, module.input_index, strict=True)
     sets = {name: inputs[index] for name, index in places if index is not None}
     limits = {name: value.interval_hull() for name, value in sets.items() if isinstance(value, InputSet)}
-
     outer = {**limits, **{name: _within(limits.get(name), bounds) for name, bounds in (known or {}).items()}}
 
     def once(

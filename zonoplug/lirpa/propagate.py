@@ -17,9 +17,11 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.interval_images import interval_image, rows_image
+from zonoplug.lirpa.merged_walk import NEURON_LAYERS, merge_neurons
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.lirpa.table import Transformer
 from zonoplug.reduction import Never, Reduction, Schedule
+from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
 from zonoplug.transformers.interval import from_interval
@@ -42,6 +44,7 @@ class WalkOptions:
             bounds, in more time. None for no limit. See `zonoplug.domain.streaming`.
         intervals: whether interval bounds are kept beside the zonotopes and intersected with their hulls
             (`interval_images` says why that is sound), so that no bound is looser than interval arithmetic's.
+        merging: which neurons give up their correlation behind each activation, before any reduction; None for none.
     """
 
     reduction: Reduction | None = None
@@ -50,6 +53,7 @@ class WalkOptions:
     rounding: Rounding = "nearest"
     limit_bytes: int | None = None
     intervals: bool = True
+    merging: NeuronMerging | None = None
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class Propagation:
         hulls: node name -> bounds of the inputs of every non-exact operator.
         symbols: the ids given out, with their origins.
         largest: the most generator entries that one value held, over all batch elements.
+        kept: activation's name -> how many of its neurons were not merged, (batch,); empty without merging.
     """
 
     output: Zonotope
@@ -69,6 +74,7 @@ class Propagation:
     hulls: dict[str, Interval]
     symbols: SymbolSource
     largest: int
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +84,12 @@ class GraphPlan:
     Attributes:
         order: its nodes, in topological order.
         readers: how often each value is read, by node name.
+        last_neurons: the last activation's name, None without any.
     """
 
     order: tuple[Any, ...]
     readers: Mapping[str, int]
+    last_neurons: str | None
 
 
 _plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
@@ -105,7 +113,8 @@ def plan_for(module: Any, final: str) -> GraphPlan:
                 stack.extend((parent, False) for parent in reversed(node.inputs))
                 for parent in node.inputs:
                     readers[parent.name] = readers.get(parent.name, 0) + 1
-        plans[final] = GraphPlan(tuple(order), readers)
+        neurons = [node.name for node in order if type(node).__name__ in NEURON_LAYERS]
+        plans[final] = GraphPlan(tuple(order), readers, neurons[-1] if neurons else None)
     return plans[final]
 
 
@@ -158,6 +167,7 @@ def _walk(
     values: dict[str, Operand] = {}
     hulls: dict[str, Interval] = {}
     intervals: dict[str, Interval] = {}
+    kept: dict[str, Tensor] = {}
     largest = 0
     rows_bounds: Interval | None = None
 
@@ -180,6 +190,12 @@ def _walk(
         """Whether a value may have tighter bounds than its zonotope's hull."""
         return name in intervals or (name in known and name not in inputs)
 
+    def merge(node: Any, image: Zonotope, before: Interval | None) -> Zonotope:
+        if options.merging is not None:
+            last = node.name == plan.last_neurons
+            image, kept[node.name] = merge_neurons(node, image, before, options.merging, symbols, last)
+        return image
+
     for node in plan.order:
         if node.name in inputs:
             values[node.name] = inputs[node.name]
@@ -190,7 +206,9 @@ def _walk(
         elif type(node).__name__ == "BoundShape":
             values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
         else:
-            image, bounds, exact = _step(node, operands, symbols, options, hull_of, slopes.get(node.name), observe)
+            image, bounds, exact = _step(
+                node, operands, symbols, options, hull_of, merge, slopes.get(node.name), observe
+            )
             if options.intervals and (not exact or any(narrowed(parent.name) for parent in node.inputs)):
                 sources = [nearest(parent.name) for parent in node.inputs]
                 bounds = interval_image(node, operands, sources, image.shape) if bounds is None else bounds
@@ -214,7 +232,7 @@ def _walk(
     others = (intervals.get(name), known.get(name)) if rows is None else (rows_bounds,)
     for other in others:
         hull = hull if other is None else intersect(hull, other)
-    return Propagation(final, hull, hulls, symbols, largest)
+    return Propagation(final, hull, hulls, symbols, largest, kept)
 
 
 def intersect(hull: Interval, outer: Interval) -> Interval:
@@ -228,6 +246,7 @@ def _step(
     symbols: SymbolSource,
     options: WalkOptions,
     hull_of: Any,
+    merge: Callable[[Any, Zonotope, Interval | None], Zonotope],
     slope: Tensor | None = None,
     observe: Observer | None = None,
 ) -> tuple[Zonotope, Interval | None, bool]:
@@ -245,6 +264,8 @@ def _step(
             entry = entry.otherwise
             continue
         image, bounds = result if isinstance(result, Enclosure) else (result, None)
+        if type(node).__name__ in NEURON_LAYERS:
+            image = merge(node, image, hulls[0])
         return (image if exact else _reduced(image, options)), bounds, exact
     if options.fallback == "error":
         raise refuse(node, operands)
