@@ -19,6 +19,7 @@ from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import build, walk
 from zonoplug.lirpa.perturbations import bounded_input
 from zonoplug.lirpa.propagate import WalkOptions, propagate
+from zonoplug.transformers.affine import concatenate
 
 
 class Residual(nn.Module):
@@ -37,17 +38,16 @@ class Residual(nn.Module):
 
 
 class Concatenated(nn.Module):
-    """Branches of different depth, one of them constant, joined along an axis."""
+    """Branches of different depth, joined along an axis."""
 
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.c = nn.Linear(12, 9), nn.Linear(9, 7), nn.Linear(19, 4)
-        self.register_buffer("constant", torch.randn(1, 3))
+        self.a, self.b, self.c = nn.Linear(12, 9), nn.Linear(9, 7), nn.Linear(16, 4)
 
     def forward(self, x):
         left = torch.relu(self.a(x))
         right = torch.relu(self.b(left))
-        return self.c(torch.cat([left, self.constant.expand(x.shape[0], -1), right], dim=1))
+        return self.c(torch.cat([left, right], dim=1))
 
 
 def chain():
@@ -173,6 +173,23 @@ def test_gradients_of_slopes_flow_through_streamed_layers(streamed):
     assert streamed
     assert all(bool(gradient.any()) for gradient in plain.values())
     torch.testing.assert_close(limited, plain)
+
+
+@pytest.mark.parametrize("axis", [1, -1, -3])
+def test_streamed_values_are_concatenated_with_others_and_with_constants(axis):
+    box, constant = network("residual")[1], torch.randn(1, 2, 6, 6, dtype=torch.float64)
+
+    def joined(limit_bytes):
+        with memory_limit(limit_bytes):
+            x = box.to_zonotope(SymbolSource(), "x")
+            scaled = x.map(Scaling(torch.full((1, 2, 6, 6), 3.0, dtype=torch.float64)))
+            return concatenate([scaled, constant, x], axis)
+
+    limited, plain = joined(2_000), joined(None)
+    assert any(isinstance(block, StreamedBlock) for block in limited.blocks)
+    torch.testing.assert_close(limited.center, plain.center)
+    torch.testing.assert_close(limited.radius(), plain.radius())
+    torch.testing.assert_close(limited.generators(), plain.generators())
 
 
 def test_a_block_keeps_the_limit_it_was_made_under():
