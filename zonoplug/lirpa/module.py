@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.alpha import optimise_slopes
+from zonoplug.lirpa.backoff import back_off
 from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
 from zonoplug.lirpa.perturbations import InputSetPerturbation, bounded_input, input_set
-from zonoplug.lirpa.propagate import Fallback, Propagation, intersect, propagate
+from zonoplug.lirpa.propagate import Fallback, Propagation, WalkOptions, intersect, propagate
+from zonoplug.reduction import Backoff
 from zonoplug.transformers.affine import Operand
 
 ComputeBounds = Callable[..., Any]
@@ -185,18 +187,20 @@ def walk(
     fallback: Fallback = "interval",
     rounding: Rounding = "nearest",
     goal: Tensor | None = None,
+    measure: bool = False,
 ) -> Propagation:
     """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed).
 
     Args:
-        goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised, it stops there.
+        goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised or budgets raised, it stops there.
+        measure: whether each reduction's loss in the rows is reported.
     """
-    options = method.walk_options(fallback, rounding)
+    options = replace(method.walk_options(fallback, rounding), measure=measure)
     places = zip(module.input_name, module.input_index, strict=True)
     sets = {name: inputs[index] for name, index in places if index is not None}
     limits = {name: value.interval_hull() for name, value in sets.items() if isinstance(value, InputSet)}
 
-    def once(slopes: Mapping[str, Tensor], known: Mapping[str, Interval]) -> Propagation:
+    def once(slopes: Mapping[str, Tensor], known: Mapping[str, Interval], options: WalkOptions) -> Propagation:
         symbols = SymbolSource()
         operands: dict[str, Operand] = {
             name: value.to_zonotope(symbols, name) if isinstance(value, InputSet) else value
@@ -204,7 +208,14 @@ def walk(
         }
         return propagate(module, operands, symbols, options, rows, final, {**limits, **known}, slopes)
 
-    return optimise_slopes(module, once, goal) if method.alpha else once({}, {})
+    def walk_with(options: WalkOptions) -> Propagation:
+        if method.alpha:
+            return optimise_slopes(module, lambda slopes, known: once(slopes, known, options), goal)
+        return once({}, {}, options)
+
+    if isinstance(options.schedule, Backoff):
+        return back_off(walk_with, options, options.schedule, goal)
+    return walk_with(options)
 
 
 def bound_set(
@@ -214,6 +225,7 @@ def bound_set(
     rows: Tensor | None = None,
     rounding: Rounding = "nearest",
     goal: Tensor | None = None,
+    measure: bool = False,
 ) -> tuple[Interval, Propagation | None]:
     """Bounds over an input set by any method, ours or the host's, and the walk behind them if there was one.
 
@@ -221,7 +233,8 @@ def bound_set(
         inputs: a box or another set, (batch, *input_shape).
         rows: specification matrix C (batch or 1, rows, outputs); with one, only lower bounds are asked of the host.
         rounding: what the bounds cover beyond exact arithmetic; zonotopes alone can cover any.
-        goal: (batch or 1, rows) lower bounds that are enough, where a zonotope's slopes are optimised.
+        goal: (batch or 1, rows) lower bounds that are enough, where a zonotope's slopes are optimised or its budgets raised.
+        measure: whether each reduction's loss in the rows is reported, in the propagation's `reductions`.
     Returns:
         bounds (batch, rows), or (batch, *out_shape) without `rows`; upper is +inf where it was not computed.
     Raises:
@@ -237,7 +250,7 @@ def bound_set(
         with compat.working_in(like.dtype):
             lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None)
         return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach()), None
-    propagation = walk(module, [inputs], method, rows, rounding=rounding, goal=goal)
+    propagation = walk(module, [inputs], method, rows, rounding=rounding, goal=goal, measure=measure)
     bounds = propagation.bounds
     if method.backward is not None:
         bounds = _backward(host, values, method.backward, bounds, propagation, full, options)

@@ -15,9 +15,11 @@ from zonoplug.domain.rounding import Rounding, rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.influence import Influences
 from zonoplug.lirpa.interval_images import interval_image, needs_intervals
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
-from zonoplug.reduction import Never, Reduction, Schedule
+from zonoplug.lirpa.reducing import Reducer, is_exact
+from zonoplug.reduction import Never, Reduction, ReductionReport, Schedule
 from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
 from zonoplug.transformers.interval import from_interval
@@ -35,12 +37,16 @@ class WalkOptions:
         fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
         rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
             ("outward"), or that of the network's own evaluation in the same precision too ("inference").
+        protect_inputs: whether the inputs' symbols are never reduced, whatever the schedule says.
+        measure: whether each reduction's loss in the specification's rows is reported, at the price of a second walk.
     """
 
     reduction: Reduction | None = None
     schedule: Schedule = field(default_factory=Never)
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+    protect_inputs: bool = False
+    measure: bool = False
 
 
 @dataclass(slots=True)
@@ -53,6 +59,7 @@ class Propagation:
         hulls: node name -> bounds of the inputs of every non-exact operator.
         symbols: the ids given out, with their origins.
         largest: the most generator entries that one value held, over all batch elements.
+        reductions: what each reduction did, in the order of the walk.
     """
 
     output: Zonotope
@@ -60,6 +67,13 @@ class Propagation:
     hulls: dict[str, Interval]
     symbols: SymbolSource
     largest: int
+    reductions: list[ReductionReport] = field(default_factory=list)
+
+    @property
+    def reduced_by(self) -> str:
+        """The symbols that were left at each reduction, such as "128/64 symbols"; "" if nothing was reduced."""
+        left = "/".join(str(report.symbols_after) for report in self.reductions)
+        return f"{left} symbols" if left else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +145,27 @@ def propagate(
     """
     with rounding(options.rounding):
         plan = plan_for(module, final or module.final_name)
-        return _walk(plan, module, inputs, symbols, options, rows, known or {}, slopes or {})
+        chosen = slopes or {}
+
+        def walk(
+            limits: Mapping[str, Interval], scoring: Influences | None, measuring: Influences | None
+        ) -> Propagation:
+            source = symbols.copy()
+            reducer = Reducer(plan, module, inputs, source, options, scoring, measuring)
+            return _walk(plan, module, inputs, source, options, rows, limits, chosen, reducer)
+
+        def influences(found: Propagation) -> Influences:
+            return Influences(plan, module, inputs, rows, _detached(found.hulls), chosen)
+
+        limits, scoring = known or {}, None
+        found = walk(limits, None, None)
+        if not found.reductions:
+            return found
+        if options.reduction is not None and options.reduction.needs_influence:
+            limits = {**limits, **_detached(found.hulls)}
+            scoring = influences(found)
+            found = walk(limits, scoring, None)
+        return walk(limits, scoring, influences(found)) if options.measure else found
 
 
 def _walk(
@@ -143,6 +177,7 @@ def _walk(
     rows: Tensor | None,
     known: Mapping[str, Interval],
     slopes: Mapping[str, Tensor],
+    reducer: Reducer,
 ) -> Propagation:
     left = dict(plan.readers)
     values: dict[str, Operand] = {}
@@ -161,9 +196,10 @@ def _walk(
             hulls[name] = hull
         return hulls[name]
 
-    for node in plan.order:
+    for place, node in enumerate(plan.order):
         if node.name in inputs:
             values[node.name] = inputs[node.name]
+            values[node.name] = reducer.reduce(place, values)
             continue
         operands = [values[parent.name] for parent in node.inputs]
         if not any(isinstance(operand, Zonotope) for operand in operands):
@@ -178,19 +214,32 @@ def _walk(
             if bounds is not None:
                 intervals[node.name] = bounds
             values[node.name] = image
-            largest = max(largest, image.num_symbols * image.center.numel())
         for parent in node.inputs:
             left[parent.name] -= 1
             if not left[parent.name]:
                 del values[parent.name]
                 intervals.pop(parent.name, None)
+        if adds_symbols(node, operands):
+            values[node.name] = reducer.reduce(place, values)
+        value = values[node.name]
+        if isinstance(value, Zonotope):
+            largest = max(largest, value.num_symbols * value.center.numel())
     output = values[plan.order[-1].name]
     if isinstance(output, Tensor):
         output = Zonotope(output)
     final = output if rows is None else specification(output, rows)
     hull, name = final.interval_hull(), plan.order[-1].name
     hull = intersect(hull, intervals[name]) if rows is None and name in intervals else hull
-    return Propagation(final, hull, hulls, symbols, largest)
+    return Propagation(final, hull, hulls, symbols, largest, reducer.reports)
+
+
+def _detached(hulls: Mapping[str, Interval]) -> dict[str, Interval]:
+    return {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in hulls.items()}
+
+
+def adds_symbols(node: Any, operands: list[Operand]) -> bool:
+    """Whether the image may have more symbols than each operand: new ones, or those of several together."""
+    return sum(isinstance(operand, Zonotope) for operand in operands) > is_exact(node)
 
 
 def intersect(hull: Interval, outer: Interval) -> Interval:
@@ -217,17 +266,10 @@ def _step(
             entry = entry.otherwise
             continue
         image, bounds = result if isinstance(result, Enclosure) else (result, None)
-        return (image if exact else _reduced(image, options)), bounds
+        return image, bounds
     if options.fallback == "error":
         raise refuse(node, operands)
-    return _reduced(_interval_image(node, operands, symbols, hull_of), options), None
-
-
-def _reduced(zonotope: Zonotope, options: WalkOptions) -> Zonotope:
-    budget = options.schedule.budget(zonotope)
-    if options.reduction is None or budget is None:
-        return zonotope
-    return options.reduction.reduce(zonotope, budget)
+    return _interval_image(node, operands, symbols, hull_of), None
 
 
 def _interval_image(node: Any, operands: list[Operand], symbols: SymbolSource, hull_of: Any) -> Zonotope:
