@@ -87,8 +87,8 @@ class _Forgetful(BoxReduction):
     def score(self, generators):
         return generators.abs().sum(dim=2)
 
-    def _reduce(self, zonotope, max_symbols, protected):
-        reduced = super()._reduce(zonotope, max_symbols, protected)
+    def _reduce(self, zonotope, max_symbols, protected, context):
+        reduced = super()._reduce(zonotope, max_symbols, protected, context)
         return Zonotope(reduced.center, reduced.blocks, reduced.box / 2)
 
 

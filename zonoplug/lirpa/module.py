@@ -192,7 +192,8 @@ def walk(
     """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed).
 
     Args:
-        goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised or budgets raised, it stops there.
+        goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised or budgets raised, it stops
+            there.
         measure: whether each reduction's loss in the rows is reported.
     """
     options = replace(method.walk_options(fallback, rounding), measure=measure)
@@ -233,7 +234,8 @@ def bound_set(
         inputs: a box or another set, (batch, *input_shape).
         rows: specification matrix C (batch or 1, rows, outputs); with one, only lower bounds are asked of the host.
         rounding: what the bounds cover beyond exact arithmetic; zonotopes alone can cover any.
-        goal: (batch or 1, rows) lower bounds that are enough, where a zonotope's slopes are optimised or its budgets raised.
+        goal: (batch or 1, rows) lower bounds that are enough, where a zonotope's slopes are optimised or its budgets
+            raised.
         measure: whether each reduction's loss in the rows is reported, in the propagation's `reductions`.
     Returns:
         bounds (batch, rows), or (batch, *out_shape) without `rows`; upper is +inf where it was not computed.

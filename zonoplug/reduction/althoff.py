@@ -68,7 +68,8 @@ class AlthoffB(_SmallestFrame):
 
     def candidates(self, generators: Tensor, size: int) -> Tensor:
         lengths = torch.linalg.vector_norm(generators, dim=1)
-        return lengths.topk(min(size + self.spare, lengths.shape[0])).indices.sort().values.cpu()
+        longest: Tensor = lengths.topk(min(size + self.spare, lengths.shape[0])).indices
+        return longest.sort().values.cpu()
 
 
 @REDUCTIONS.register("althoff-c")
@@ -80,6 +81,7 @@ class AlthoffC(AlthoffB):
 
     def preselect(self, generators: Tensor, subsets: Tensor) -> Tensor:
         frames = choose_one(generators, subsets)
-        volume: Tensor = torch.linalg.det(frames @ frames.transpose(1, 2)).nan_to_num(nan=-1.0)
-        largest: Tensor = volume.topk(min(generators.shape[1] + 3, subsets.shape[0])).indices
-        return subsets[largest]
+        volume: Tensor = torch.linalg.det(frames @ frames.transpose(1, 2))
+        largest = volume.nan_to_num(nan=-1.0).topk(min(generators.shape[1] + 3, subsets.shape[0])).indices
+        chosen: Tensor = subsets[largest]
+        return chosen

@@ -159,7 +159,10 @@ class AboveBytes(Schedule):
         return symbols if zonotope.num_symbols > symbols else None
 
     def __str__(self) -> str:
-        return "auto" if self.limit_bytes is None else f"{self.limit_bytes / 1e6:g}MB"
+        if self.limit_bytes is None:
+            return "auto"
+        unit, size = ("GB", 1e9) if self.limit_bytes >= 1e9 else ("MB", 1e6)
+        return f"{self.limit_bytes / size:g}{unit}"
 
 
 @dataclass(frozen=True, slots=True)
