@@ -93,7 +93,7 @@ class Reduction(ABC):
                 f"{type(self).__name__}: max_symbols is {max_symbols}, and must be at least {least}"
                 f" ({least} symbols are protected)."
             )
-        if ids.shape[0] <= max_symbols:
+        if ids.shape[0] <= max_symbols or not self.keeps_budget:
             return zonotope
         balls = [block for block in zonotope.blocks if block.norm != inf]
         if not balls:

@@ -31,6 +31,8 @@ class Promote(Reduction):
     Attributes:
         base: name of a boxing rule.
         share: of the budget that named entries get, in [0, 1].
+    Raises:
+        UnknownNameError, SettingError: `base` is no reduction, or none that boxes.
     """
 
     source: ClassVar[str] = "Mirman, Gehr, Vechev, ICML 2018 (correlate); CORA's interval centers with capped errors"
@@ -38,12 +40,15 @@ class Promote(Reduction):
     base: str = "l1"
     share: float = 0.5
 
+    def __post_init__(self) -> None:
+        self.rule()
+
     @property
     def needs_influence(self) -> bool:
         return True
 
     def rule(self) -> BoxReduction:
-        """The boxing rule called `base`. Raises SettingError if it is none."""
+        """The boxing rule called `base`."""
         kind = REDUCTIONS.get(self.base)
         if not issubclass(kind, BoxReduction):
             raise SettingError(f"{type(self).__name__}: {self.base!r} is no boxing rule. Use l1, girard or margin.")
@@ -105,14 +110,18 @@ def entry_weight(zonotope: Zonotope, context: ReductionContext) -> Tensor:
 
 
 def name_entries(zonotope: Zonotope, weight: Tensor, count: int, source: SymbolSource, node: str) -> Zonotope:
-    """Turn the `count` entries of the box with the largest radius times weight into symbols, for each batch element."""
+    """Turn `count` entries of the box into symbols, for each batch element: the best by radius times weight.
+
+    Of equal worth, such as none at all, the widest comes first.
+    """
     if zonotope.box is None or count <= 0:
         return zonotope
     radius = zonotope.box.flatten(1)
-    worth = (radius * weight).nan_to_num(nan=0.0, posinf=0.0).masked_fill(~radius.isfinite(), 0)
+    known = radius.masked_fill(~radius.isfinite(), 0)
+    worth = _relative((known * weight).nan_to_num(nan=0.0, posinf=0.0)) + 1e-6 * _relative(known)
     chosen = torch.zeros_like(radius, dtype=torch.bool)
     chosen.scatter_(1, worth.topk(min(count, radius.shape[1]), dim=1).indices, True)
-    chosen &= worth > 0
+    chosen &= known > 0
     most = int(chosen.sum(dim=1).max()) if chosen.numel() else 0
     if most == 0:
         return zonotope
@@ -120,3 +129,8 @@ def name_entries(zonotope: Zonotope, weight: Tensor, count: int, source: SymbolS
     block = DiagonalBlock(source.fresh(node, index), values, index, zonotope.shape, inf)
     box = radius.masked_fill(chosen, 0).reshape(zonotope.center.shape)
     return Zonotope(zonotope.center, (*zonotope.blocks, block), box)
+
+
+def _relative(values: Tensor) -> Tensor:
+    """Values (batch, n) >= 0 as shares of the largest in their row."""
+    return values / values.amax(dim=1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
