@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from zonoplug.reduction.base import REDUCTIONS, BoxReduction
@@ -20,8 +21,8 @@ class _ByAge(BoxReduction):
         return generators.new_zeros(generators.shape[:2])
 
     def rank(self, columns: Columns, context: ReductionContext) -> Tensor:
-        dates = (-columns.ids if self.newest_first else columns.ids).to(columns.here.device)
-        return dates.double().expand(columns.here.shape[0], -1)
+        dates = -columns.ids if self.newest_first else columns.ids
+        return dates.to(columns.lengths.device, torch.float64).expand_as(columns.lengths)
 
 
 @REDUCTIONS.register("oldest")

@@ -32,7 +32,7 @@ class Random(BoxReduction):
     def rank(self, columns: Columns, context: ReductionContext) -> Tensor:
         first = int(columns.ids[0]) if columns.ids.numel() else 0
         drawn = self._draw(columns.ids.shape[0], 1_000_003 * context.layer + first)
-        return drawn.to(columns.here).expand(columns.here.shape[0], -1)
+        return drawn.to(columns.lengths.device).expand_as(columns.lengths)
 
     def _draw(self, count: int, place: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed * 7_919 + place)

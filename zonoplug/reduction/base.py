@@ -153,7 +153,13 @@ class BoxReduction(Reduction):
 
     Of equal scores the longer generator stays: symbols fresh from an activation are all axis-aligned, and rules that
     compare directions cannot tell one from another.
+
+    Attributes:
+        ignores_zeros: whether the score of a generator is that of its non-zero entries, as for norms; then symbols with
+            one entry are scored without writing the others out.
     """
+
+    ignores_zeros: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, generators: Tensor) -> Tensor:
@@ -161,7 +167,7 @@ class BoxReduction(Reduction):
 
     def rank(self, columns: Columns, context: ReductionContext) -> Tensor:
         """The score of some symbols, (batch, k): on all live values that share them. For rules that look around."""
-        return self.score(columns.stacked)
+        return self.score(columns.compact if self.ignores_zeros else columns.stacked)
 
     def order(self, zonotope: Zonotope, protected: SymbolIds, context: ReductionContext) -> tuple[Tensor, Tensor]:
         """All symbols from the best to the worst, protected ones first.
@@ -173,7 +179,7 @@ class BoxReduction(Reduction):
         scores, lengths = [NO_SYMBOLS.double()], [NO_SYMBOLS.double()]
         for columns in in_chunks(zonotope, context):
             scores.append(_total(self.rank(columns, context)))
-            lengths.append(_total(columns.here.abs().sum(dim=2)))
+            lengths.append(_total(columns.lengths))
         score = torch.cat(scores).masked_fill(torch.isin(block_ids(zonotope), protected), torch.inf)
         by_length = torch.argsort(torch.cat(lengths), descending=True, stable=True)
         best = by_length[torch.argsort(score[by_length], descending=True, stable=True)]

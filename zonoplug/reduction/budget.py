@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zonoplug.domain.blocks import DiagonalBlock
 from zonoplug.domain.symbols import SymbolIds
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.errors import SettingError
@@ -76,6 +77,8 @@ def _hausdorff_bound(zonotope: Zonotope, gone: SymbolIds) -> Tensor:
     total = zonotope.center.flatten(1).new_zeros(zonotope.batch, zonotope.center[0].numel())
     part = Zonotope(zonotope.center, tuple(b for b in zonotope.blocks if bool(torch.isin(b.symbols, gone).any())))
     for columns in in_chunks(part, ReductionContext()):
+        if isinstance(columns.block, DiagonalBlock):
+            continue  # |g| = mu for one entry
         sizes = columns.here[:, torch.isin(columns.ids, gone).to(columns.here.device)].abs()
         if sizes.shape[1] == 0 or sizes.shape[2] == 0:
             continue

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from zonoplug.domain import rounding
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock
-from zonoplug.domain.linear_maps import Shape
 from zonoplug.domain.symbols import SymbolIds
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.reduction.context import ReductionContext
@@ -21,26 +20,54 @@ CHUNK_ENTRIES = 1 << 24
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """Some symbols' generators, written out.
+    """Some symbols' generators.
 
     Attributes:
-        ids: (k,).
-        here: (batch, k, n) in the value that is reduced.
-        shape: of that value, without the batch; n = prod(shape).
+        block: k symbols in the value that is reduced.
         elsewhere: (batch, k, n_i) in the other live values that know some of these symbols; 0 where one does not.
         places: which entries of the context's `elsewhere` these are.
     """
 
-    ids: SymbolIds
-    here: Tensor
-    shape: Shape
+    block: GeneratorBlock
     elsewhere: tuple[Tensor, ...] = ()
     places: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> SymbolIds:
+        """(k,)."""
+        return self.block.symbols
+
+    @property
+    def here(self) -> Tensor:
+        """(batch, k, n): the generators written out; n = prod(shape) of the value."""
+        return self.block.dense().flatten(2)
 
     @property
     def stacked(self) -> Tensor:
         """(batch, k, n + sum n_i): the generators over all live values at once."""
         return torch.cat((self.here, *self.elsewhere), dim=2) if self.elsewhere else self.here
+
+    @property
+    def compact(self) -> Tensor:
+        """As `stacked`, without coordinates that are 0 for all symbols but one, where the structure tells."""
+        if isinstance(self.block, DiagonalBlock):
+            return torch.cat((self.block.values.unsqueeze(2), *self.elsewhere), dim=2)
+        return self.stacked
+
+    @property
+    def lengths(self) -> Tensor:
+        """(batch, k): the sums of absolute entries in the value itself."""
+        return self.block.values.abs() if isinstance(self.block, DiagonalBlock) else self.here.abs().sum(dim=2)
+
+    def project(self, rows: Tensor) -> Tensor:
+        """d . g for rows d (batch, m, n): (batch, k, m)."""
+        return self.block.contract(rows).dense()
+
+    def project_absolute(self, weight: Tensor) -> Tensor:
+        """w . |g| for weights w (batch, n): (batch, k)."""
+        if isinstance(self.block, DiagonalBlock):
+            return self.block.values.abs() * weight.gather(1, self.block.index)
+        return torch.matmul(self.here.abs(), weight.unsqueeze(2)).squeeze(2)
 
 
 def pick(block: GeneratorBlock, marks: Tensor) -> GeneratorBlock:
@@ -59,7 +86,7 @@ def pick(block: GeneratorBlock, marks: Tensor) -> GeneratorBlock:
 
 
 def in_chunks(zonotope: Zonotope, context: ReductionContext) -> Iterator[Columns]:
-    """All generators of ordinary symbols in the order of the blocks, so many at once as fit into a modest tensor."""
+    """All generators in the order of the blocks, so many at once as fit into a modest tensor when written out."""
     others = [live.zonotope for live in context.elsewhere]
     width = zonotope.center.numel() + sum(other.center.numel() for other in others)
     step = max(1, CHUNK_ENTRIES // max(width, 1))
@@ -70,7 +97,7 @@ def in_chunks(zonotope: Zonotope, context: ReductionContext) -> Iterator[Columns
             part = pick(block, marks)
             shared = [i for i, other in enumerate(others) if any_shared(other, part.symbols)]
             elsewhere = tuple(columns_of(others[i], part.symbols) for i in shared)
-            yield Columns(part.symbols, part.dense().flatten(2), zonotope.shape, elsewhere, tuple(shared))
+            yield Columns(part, elsewhere, tuple(shared))
 
 
 def any_shared(zonotope: Zonotope, ids: SymbolIds) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zonoplug.domain.blocks import DenseBlock
+from zonoplug.domain.blocks import DenseBlock, DiagonalBlock
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.reduction.base import REDUCTIONS, BoxReduction
 from zonoplug.reduction.columns import Columns
@@ -31,7 +31,7 @@ class Gap(BoxReduction):
 
     def rank(self, columns: Columns, context: ReductionContext) -> Tensor:
         if not context.ahead:
-            return self.score(columns.stacked)
+            return self.score(columns.compact)
         return next_layer_loss(columns, context)
 
 
@@ -43,6 +43,8 @@ def next_layer_loss(columns: Columns, context: ReductionContext) -> Tensor:
     Returns:
         (batch, k), never below 0.
     """
+    if isinstance(columns.block, DiagonalBlock):
+        return torch.zeros_like(columns.lengths)  # |W| |g| = |W g| for one entry
     generators = columns.here
     total = generators.new_zeros(generators.shape[:2])
     for ahead in context.ahead:
@@ -54,7 +56,7 @@ def next_layer_loss(columns: Columns, context: ReductionContext) -> Tensor:
 
 def _images(ahead: Ahead, columns: Columns) -> Tensor:
     """W g for each generator: (batch, k, n')."""
-    shaped = columns.here.reshape(*columns.here.shape[:2], *columns.shape)
+    shaped = columns.here.reshape(*columns.here.shape[:2], *columns.block.shape)
     block = DenseBlock(torch.arange(shaped.shape[1]), shaped)
     image = ahead(Zonotope(torch.zeros_like(shaped[:, 0]), (block,)))
     return image.generators(block.symbols).flatten(2)
@@ -63,7 +65,7 @@ def _images(ahead: Ahead, columns: Columns) -> Tensor:
 def _absolute_transpose(ahead: Ahead, columns: Columns) -> Tensor:
     """The column sums of |W|: (batch, n)."""
     with torch.enable_grad():
-        box = columns.here.new_zeros(columns.here.shape[0], *columns.shape).requires_grad_(True)
+        box = columns.here.new_zeros(columns.here.shape[0], *columns.block.shape).requires_grad_(True)
         image = ahead(Zonotope(torch.zeros_like(box), (), box)).box
         assert image is not None
         (cost,) = torch.autograd.grad(image.sum(), box)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.reduction.base import REDUCTIONS, marks_of
-from zonoplug.reduction.columns import boxed
+from zonoplug.reduction.columns import divide, total_radius
 from zonoplug.reduction.promote import Promote
 
 DIVISIONS = 16
@@ -36,18 +36,18 @@ class Lazy(Promote):
     def division(self, mixed: Zonotope, best: Tensor, scores: Tensor, free: int, weight: Tensor) -> int:
         if not bool((weight != 1).any()):
             return super().division(mixed, best, scores, free, weight)
-        order = best[scores != torch.inf]
-        lost = scores[scores != torch.inf].flip(0).cumsum(0).flip(0)  # lost[m]: what boxing all but the best m costs
-        protected = best.shape[0] - order.shape[0]
-        cheapest, choice = float("inf"), 0
-        for step in range(DIVISIONS + 1):
-            kept = min(round(free * step / DIVISIONS), order.shape[0])
-            radius = boxed(mixed, marks_of(best[: protected + kept], best.shape[0])).box
-            gain = 0.0
-            if radius is not None and kept < free:
-                worth = (radius.flatten(1) * weight).nan_to_num(nan=0.0, posinf=0.0)
-                gain = float(worth.topk(min(free - kept, worth.shape[1]), dim=1).values.sum())
-            cost = (float(lost[kept]) if kept < order.shape[0] else 0.0) - gain
+        protected = int((scores == torch.inf).sum())
+        count = best.shape[0] - protected
+        lost = scores[protected:].flip(0).cumsum(0).flip(0)  # lost[m]: what boxing all but the best m costs
+        choices = sorted({min(round(free * step / DIVISIONS), count) for step in range(DIVISIONS + 1)}, reverse=True)
+        radius = torch.zeros_like(mixed.center) if mixed.box is None else mixed.box
+        cheapest, choice, last = float("inf"), 0, count
+        for kept in choices:
+            _, gone = divide(mixed, ~marks_of(best[protected + kept : protected + last], best.shape[0]))
+            radius, last = radius + total_radius(mixed, gone), kept
+            worth = (radius.flatten(1) * weight).nan_to_num(nan=0.0, posinf=0.0)
+            gain = float(worth.topk(min(free - kept, worth.shape[1]), dim=1).values.sum())
+            cost = (float(lost[kept]) if kept < count else 0.0) - gain
             if cost < cheapest:
                 cheapest, choice = cost, kept
         return choice

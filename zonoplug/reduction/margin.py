@@ -33,11 +33,11 @@ class Margin(BoxReduction):
         influence = context.influence
         others = [context.elsewhere[place].influence for place in columns.places]
         if influence is None or any(other is None for other in others):
-            return self.score(columns.stacked)
-        away = columns.here.new_zeros(columns.here.shape[0], columns.here.shape[1], influence.linear.shape[1])
+            return columns.compact.abs().sum(dim=2)
+        named = columns.project(influence.linear)
+        away = torch.zeros_like(named)
         for other, part in zip(others, columns.elsewhere, strict=True):
             assert other is not None
             away = away + part @ other.linear.transpose(1, 2)
-        kept = torch.matmul(columns.here, influence.linear.transpose(1, 2)) + away
-        box = torch.matmul(columns.here.abs(), influence.absolute.sum(dim=1).unsqueeze(2)).squeeze(2)
-        return (box + away.abs().sum(dim=2) - kept.abs().sum(dim=2)).clamp(min=0)
+        box = columns.project_absolute(influence.absolute.sum(dim=1))
+        return (box + away.abs().sum(dim=2) - (named + away).abs().sum(dim=2)).clamp(min=0)

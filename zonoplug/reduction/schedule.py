@@ -134,8 +134,8 @@ class AboveBytes(Schedule):
     """Reduce to as many symbols as fit into `limit_bytes`, inputs included.
 
     Counted are the generators written out, three copies of them where an operator maps them, at the widest value up to
-    the next activation, for the whole batch; the generators of other live values come off the limit. So a run on a
-    large network loses precision instead of running out of memory.
+    the next activation, for the whole batch; the generators of other live values come off the limit. What an
+    operator needs to work in comes on top. So a run on a large network loses precision instead of memory running out.
 
     Attributes:
         limit_bytes: None for a quarter of the device's free memory when the first value is reduced.

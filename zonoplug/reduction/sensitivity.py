@@ -26,12 +26,11 @@ class Sensitivity(BoxReduction):
         return generators.abs().sum(dim=2)
 
     def rank(self, columns: Columns, context: ReductionContext) -> Tensor:
-        influences = [context.influence, *(context.elsewhere[place].influence for place in columns.places)]
-        parts = (columns.here, *columns.elsewhere)
-        total = columns.here.new_zeros(columns.here.shape[:2])
-        for influence, part in zip(influences, parts, strict=True):
-            if influence is None:
-                return self.score(columns.stacked)
-            weight = influence.linear.abs().sum(dim=1)
-            total = total + (part.abs() @ weight.unsqueeze(2)).squeeze(2)
+        others = [context.elsewhere[place].influence for place in columns.places]
+        if context.influence is None or any(other is None for other in others):
+            return columns.compact.abs().sum(dim=2)
+        total = columns.project_absolute(context.influence.linear.abs().sum(dim=1))
+        for other, part in zip(others, columns.elsewhere, strict=True):
+            assert other is not None
+            total = total + (part.abs() @ other.linear.abs().sum(dim=1).unsqueeze(2)).squeeze(2)
         return total
