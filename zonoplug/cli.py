@@ -1,4 +1,4 @@
-"""The command line: verify, compare, list."""
+"""The command line: verify, compare, trace, list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zonoplug.io.results import ResultsFile
 from zonoplug.watchdog import Interrupted, reporting_seconds, run_job, seconds_since_start
 
 DEFAULT_METHODS = "ibp,crown-ibp,crown,forward,zonotope,zonotope+crown"
-COMMANDS = ("verify", "compare", "list", "check-certificate")
+COMMANDS = ("verify", "compare", "trace", "list", "check-certificate")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _list()
         if options.command == "check-certificate":
             return _check_certificate(options)
+        if options.command == "trace":
+            return _trace(options)
         return _compare(options) if options.command == "compare" else _verify(options, results)
     except ZonoplugError as error:
         return report_error(str(error), results)
@@ -135,6 +137,32 @@ def _check_certificate(options: argparse.Namespace) -> int:
     report = check_certificate(options.model, options.specification, options.certificate, options.further_splits)
     print(report.text())
     return 0 if report.valid else 1
+
+
+def _trace(options: argparse.Namespace) -> int:
+    limit = _seconds(options.timeout)
+    settings = {"timeout_seconds": limit, "method": "auto", "device": options.device, "seed": options.seed}
+    request = {
+        "job": "trace",
+        "model": options.model,
+        "specification": options.specification,
+        "method": options.method,
+        "settings": settings,
+    }
+    result = run_job(request, limit)
+    if "reductions" not in result:
+        raise ZonoplugError("; ".join(result["notes"]))
+    if options.plot is not None:
+        from zonoplug.report.trace_plot import draw_trace
+
+        draw_trace(result, options.plot)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        from zonoplug.report.trace import trace_table
+
+        print(trace_table(result))
+    return 0
 
 
 def _list() -> int:
@@ -248,6 +276,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_inputs(compare)
     compare.add_argument("--methods", default=DEFAULT_METHODS, help=f"comma-separated (default {DEFAULT_METHODS})")
     compare.add_argument("--timeout", default="300", metavar="SECONDS", help="limit for each method (default 300)")
+
+    trace = commands.add_parser(
+        "trace",
+        allow_abbrev=False,
+        help="what each reduction of noise symbols costs",
+        description="Bounds the specification by a reducing method, and says of each reduction how many symbols it"
+        " left and how much of the margin it cost.",
+    )
+    _add_inputs(trace)
+    trace.add_argument("--method", default="zonotope[girard,50%]", help="such as zonotope[girard,200]")
+    trace.add_argument("--plot", metavar="FILE", help="also draw it, for example trace.png")
+    trace.add_argument("--timeout", default="300", metavar="SECONDS", help="limit on wall time (default 300)")
 
     commands.add_parser("list", help="bound methods, reductions and operators")
     return parser

@@ -48,5 +48,9 @@ class SymbolBudgetError(ZonoplugError):
     """A symbol budget that cannot be met: negative, or below the number of protected symbols."""
 
 
+class ReductionRefusedError(ZonoplugError):
+    """A reduction that would need too much memory or too many combinations here, or something it was not given."""
+
+
 class HostError(ZonoplugError):
     """auto_LiRPA is missing, of an unknown version, or failed on this model."""

@@ -21,6 +21,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         from zonoplug.report.compare import measure_method
 
         return measure_method(request)
+    if request["job"] == "trace":
+        from zonoplug.report.trace import measure_trace
+
+        return measure_trace(request)
     import torch
 
     from zonoplug.clock import Deadline

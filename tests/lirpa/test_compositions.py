@@ -15,7 +15,8 @@ from zonoplug.lirpa.interval_images import FROM_ZERO, INCREASING, OF_ONE, OF_SEV
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_box
 from zonoplug.lirpa.operators import TRANSFORMERS, Call, NotApplicableError, transforms
-from zonoplug.lirpa.propagate import WalkOptions, plan_for, propagate
+from zonoplug.lirpa.plan import plan_for
+from zonoplug.lirpa.propagate import WalkOptions, propagate
 from zonoplug.testing import check_contains_samples
 
 

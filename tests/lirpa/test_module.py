@@ -224,7 +224,7 @@ def test_methods_are_spelled_as_they_are_parsed():
         BoundMethod.parse("zonotop")
     with pytest.raises(UnknownNameError, match="girard"):
         BoundMethod.parse("zonotope[girrard,3]")
-    with pytest.raises(SettingError, match="max_symbols"):
+    with pytest.raises(SettingError, match=r"write \[rule,when\], such as \[girard,512\]"):
         BoundMethod.parse("zonotope[girard]")
 
 

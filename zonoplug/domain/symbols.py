@@ -43,12 +43,25 @@ class SymbolSource:
         self.origins: list[Origin] = []
         self._next = 0
 
+    @classmethod
+    def beyond(cls, symbols: SymbolIds) -> SymbolSource:
+        """A source for a zonotope that stands alone: its ids begin behind the largest of `symbols`."""
+        source = cls()
+        source._next = int(symbols.max()) + 1 if symbols.numel() else 0
+        return source
+
     def fresh(self, node: str, index: Tensor) -> SymbolIds:
         """New ids for the coordinates `index` (batch, count) of `node`. Returns (count,) increasing ids."""
         origin = Origin(node, self._next, index)
         self.origins.append(origin)
         self._next += origin.count
         return torch.arange(origin.first, self._next)
+
+    def copy(self) -> SymbolSource:
+        """A source that continues from here on its own: for a second propagation from the same inputs."""
+        other = SymbolSource()
+        other.origins, other._next = list(self.origins), self._next
+        return other
 
 
 def merge_ids(*groups: SymbolIds) -> SymbolIds:

@@ -26,7 +26,7 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
-from zonoplug.lirpa.propagate import constant_value, plan_for
+from zonoplug.lirpa.plan import constant_value, plan_for
 from zonoplug.relaxations import relu
 
 

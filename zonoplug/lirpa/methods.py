@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from zonoplug.errors import SettingError, UnknownNameError
+from zonoplug.errors import UnknownNameError
 from zonoplug.lirpa.propagate import WalkOptions
-from zonoplug.reduction import REDUCTIONS, AboveSymbols
+from zonoplug.reduction.spelling import ReductionChoice
 
 HOST_SPELLING = {
     "ibp": "IBP",
@@ -31,13 +31,12 @@ class BoundMethod:
     Attributes:
         zonotope: whether our walk runs; if not, `backward` names a method of the host.
         alpha: whether the walk's slopes are optimised.
-        reduction, max_symbols: the symbol reduction inside the walk, or None.
+        reduction: how and when the walk reduces symbols, or None.
         backward: the host's method that uses the walk's hulls as intermediate bounds, or None.
     """
 
     zonotope: bool
-    reduction: str | None = None
-    max_symbols: int | None = None
+    reduction: ReductionChoice | None = None
     backward: str | None = None
     alpha: bool = False
 
@@ -55,16 +54,8 @@ class BoundMethod:
         match = re.fullmatch(r"(alpha-)?zonotope(?:\[([^\]]*)\])?(?:\+([\w-]+))?", name)
         if not match or (match[3] and match[3] not in BACKWARD):
             raise UnknownNameError("bound method", text, method_names())
-        alpha = match[1] is not None
-        if match[2] is None:
-            return cls(zonotope=True, backward=match[3], alpha=alpha)
-        parts = [part.strip() for part in match[2].split(",")]
-        if len(parts) != 2 or not parts[1].isdigit():
-            raise SettingError(
-                f"Method {text!r}: write a reduction as [name,max_symbols], such as zonotope[girard,512]."
-            )
-        REDUCTIONS.get(parts[0])
-        return cls(True, parts[0], int(parts[1]), match[3], alpha)
+        reduction = None if match[2] is None else ReductionChoice.parse(match[2])
+        return cls(True, reduction, match[3], match[1] is not None)
 
     @property
     def needs_gradients(self) -> bool:
@@ -78,14 +69,15 @@ class BoundMethod:
 
     def walk_options(self) -> WalkOptions:
         """The options of our walk for this method."""
-        if self.reduction is None or self.max_symbols is None:
-            return WalkOptions()
-        return WalkOptions(REDUCTIONS.get(self.reduction)(), AboveSymbols(self.max_symbols))
+        choice = self.reduction
+        if choice is None or choice.merging is not None:
+            return WalkOptions(merging=None if choice is None else choice.merging)
+        return WalkOptions(choice.reduction(), choice.schedule, choice.protect_inputs)
 
     def __str__(self) -> str:
         if not self.zonotope:
             return str(self.backward)
-        reduction = "" if self.reduction is None else f"[{self.reduction},{self.max_symbols}]"
+        reduction = "" if self.reduction is None else f"[{self.reduction}]"
         prefix = "alpha-" if self.alpha else ""
         return f"{prefix}zonotope{reduction}" + (f"+{self.backward}" if self.backward else "")
 
@@ -96,6 +88,10 @@ def method_names() -> list[str]:
         *HOST_METHODS,
         "zonotope",
         "zonotope[girard,512]",
+        "zonotope[girard,50%]",
+        "zonotope[girard,2GB]",
+        "zonotope[girard,backoff 64]",
+        "zonotope[neurons,30%]",
         *(f"zonotope+{b}" for b in BACKWARD),
         "alpha-zonotope",
         *(f"alpha-zonotope+{b}" for b in BACKWARD),

@@ -16,9 +16,11 @@ from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.alpha import optimise_slopes
+from zonoplug.lirpa.backoff import back_off
 from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
 from zonoplug.lirpa.perturbations import InputSetPerturbation, bounded_input, input_set
-from zonoplug.lirpa.propagate import Fallback, Observer, Propagation, intersect, propagate
+from zonoplug.lirpa.propagate import Fallback, Observer, Propagation, WalkOptions, intersect, propagate
+from zonoplug.reduction import Backoff
 from zonoplug.transformers.affine import Operand
 
 ComputeBounds = Callable[..., Any]
@@ -227,7 +229,8 @@ def walk(
 
     Args:
         final: name of the node to bound; the output by default.
-        goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised, it stops there.
+        goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised or budgets raised, it stops
+            there.
         known: node name -> bounds (batch, *shape) from elsewhere that hold for all points of the input sets; used
             wherever they are tighter than the zonotope's own.
         choices: fields of `WalkOptions` that the method leaves open.
@@ -238,17 +241,22 @@ def walk(
     limits = {name: value.interval_hull() for name, value in sets.items() if isinstance(value, InputSet)}
     outer = {**limits, **{name: _within(limits.get(name), bounds) for name, bounds in (known or {}).items()}}
 
-    def once(
-        slopes: Mapping[str, Tensor], known: Mapping[str, Interval], observe: Observer | None = None
-    ) -> Propagation:
-        symbols = SymbolSource()
-        operands: dict[str, Operand] = {
-            name: value.to_zonotope(symbols, name) if isinstance(value, InputSet) else value
-            for name, value in sets.items()
-        }
-        return propagate(module, operands, symbols, options, rows, final, {**outer, **known}, slopes, observe)
+    def walk_with(options: WalkOptions) -> Propagation:
+        def once(
+            slopes: Mapping[str, Tensor], known: Mapping[str, Interval], observe: Observer | None = None
+        ) -> Propagation:
+            symbols = SymbolSource()
+            operands: dict[str, Operand] = {
+                name: value.to_zonotope(symbols, name) if isinstance(value, InputSet) else value
+                for name, value in sets.items()
+            }
+            return propagate(module, operands, symbols, options, rows, final, {**outer, **known}, slopes, observe)
 
-    return optimise_slopes(once, goal) if method.alpha else once({}, {})
+        return optimise_slopes(once, goal) if method.alpha else once({}, {})
+
+    if isinstance(options.schedule, Backoff):
+        return back_off(walk_with, options, options.schedule, goal)
+    return walk_with(options)
 
 
 def _within(limit: Interval | None, bounds: Interval) -> Interval:
@@ -262,6 +270,7 @@ def bound_set(
     rows: Tensor | None = None,
     rounding: Rounding = "nearest",
     goal: Tensor | None = None,
+    measure: bool = False,
 ) -> tuple[Interval, Propagation | None]:
     """Bounds over an input set by any method, ours or the host's, and the walk behind them if there was one.
 
@@ -269,7 +278,9 @@ def bound_set(
         inputs: a box or another set, (batch, *input_shape).
         rows: specification matrix C (batch or 1, rows, outputs); with one, only lower bounds are asked of the host.
         rounding: what the bounds cover beyond exact arithmetic; zonotopes alone can cover any.
-        goal: (batch or 1, rows) lower bounds that are enough, where a zonotope's slopes are optimised.
+        goal: (batch or 1, rows) lower bounds that are enough, where a zonotope's slopes are optimised or its budgets
+            raised.
+        measure: whether each reduction's loss in the rows is reported, in the propagation's `reductions`.
     Returns:
         bounds (batch, rows), or (batch, *out_shape) without `rows`; upper is +inf where it was not computed.
     Raises:
@@ -285,7 +296,7 @@ def bound_set(
         with compat.working_in(like.dtype):
             lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None)
         return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach()), None
-    propagation = walk(module, [inputs], method, rows, rounding=rounding, goal=goal)
+    propagation = walk(module, [inputs], method, rows, rounding=rounding, goal=goal, measure=measure)
     bounds = propagation.bounds
     if method.backward is not None:
         bounds = _backward(host, values, method.backward, bounds, propagation, full, options)

@@ -18,7 +18,8 @@ from zonoplug.lirpa.merged_walk import NEURON_LAYERS
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import walk
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
-from zonoplug.lirpa.propagate import Propagation, constant_value, plan_for
+from zonoplug.lirpa.plan import constant_value, plan_for
+from zonoplug.lirpa.propagate import Propagation
 from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.reduction.reduced_network import FUNCTIONS, Layer, ReducedNetwork
 from zonoplug.transformers.affine import Operand

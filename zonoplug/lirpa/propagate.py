@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,11 +15,14 @@ from zonoplug.domain.streaming import memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.influence import Influences
 from zonoplug.lirpa.interval_images import interval_image, rows_image
 from zonoplug.lirpa.merged_walk import NEURON_LAYERS, merge_neurons
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
+from zonoplug.lirpa.plan import GraphPlan, constant_value, plan_for
+from zonoplug.lirpa.reducing import Reducer, is_exact
 from zonoplug.lirpa.table import Transformer
-from zonoplug.reduction import Never, Reduction, Schedule
+from zonoplug.reduction import Never, Reduction, ReductionReport, Schedule
 from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
@@ -37,6 +39,9 @@ class WalkOptions:
     Attributes:
         reduction: encloses zonotopes in smaller ones; None for never.
         schedule: when it is applied, and to how many symbols.
+        protect_inputs: whether the inputs' symbols are never reduced, whatever the schedule says.
+        measure: whether each reduction's loss in the specification's rows is reported, at the price of a second walk.
+        merging: which neurons give up their correlation behind each activation, before any reduction; None for none.
         fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
         rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
             ("outward"), or that of the network's own evaluation in the same precision too ("inference").
@@ -44,16 +49,17 @@ class WalkOptions:
             bounds, in more time. None for no limit. See `zonoplug.domain.streaming`.
         intervals: whether interval bounds are kept beside the zonotopes and intersected with their hulls
             (`interval_images` says why that is sound), so that no bound is looser than interval arithmetic's.
-        merging: which neurons give up their correlation behind each activation, before any reduction; None for none.
     """
 
     reduction: Reduction | None = None
     schedule: Schedule = field(default_factory=Never)
+    protect_inputs: bool = False
+    measure: bool = False
+    merging: NeuronMerging | None = None
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
     limit_bytes: int | None = None
     intervals: bool = True
-    merging: NeuronMerging | None = None
 
 
 @dataclass(slots=True)
@@ -66,7 +72,8 @@ class Propagation:
         hulls: node name -> bounds of the inputs of every non-exact operator.
         symbols: the ids given out, with their origins.
         largest: the most generator entries that one value held, over all batch elements.
-        kept: activation's name -> how many of its neurons were not merged, (batch,); empty without merging.
+        kept: activation -> how many neurons of each batch element stayed unmerged, where neurons are merged.
+        reductions: what each reduction did, in the order of the walk.
     """
 
     output: Zonotope
@@ -75,47 +82,13 @@ class Propagation:
     symbols: SymbolSource
     largest: int
     kept: dict[str, Tensor] = field(default_factory=dict)
+    reductions: list[ReductionReport] = field(default_factory=list)
 
-
-@dataclass(frozen=True, slots=True)
-class GraphPlan:
-    """The part of a graph that leads to one node.
-
-    Attributes:
-        order: its nodes, in topological order.
-        readers: how often each value is read, by node name.
-        last_neurons: the last activation's name, None without any.
-    """
-
-    order: tuple[Any, ...]
-    readers: Mapping[str, int]
-    last_neurons: str | None
-
-
-_plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
-
-
-def plan_for(module: Any, final: str) -> GraphPlan:
-    """The plan for `module` up to the node named `final`; made once per module and node."""
-    plans = _plans.setdefault(module, {})
-    if final not in plans:
-        order: list[Any] = []
-        readers: dict[str, int] = {}
-        seen: set[str] = set()
-        stack = [(module[final], False)]
-        while stack:
-            node, inputs_done = stack.pop()
-            if inputs_done:
-                order.append(node)
-            elif node.name not in seen:
-                seen.add(node.name)
-                stack.append((node, True))
-                stack.extend((parent, False) for parent in reversed(node.inputs))
-                for parent in node.inputs:
-                    readers[parent.name] = readers.get(parent.name, 0) + 1
-        neurons = [node.name for node in order if type(node).__name__ in NEURON_LAYERS]
-        plans[final] = GraphPlan(tuple(order), readers, neurons[-1] if neurons else None)
-    return plans[final]
+    @property
+    def reduced_by(self) -> str:
+        """The symbols that were left at each reduction, such as "128/64 symbols"; "" if nothing was reduced."""
+        left = "/".join(str(report.symbols_after) for report in self.reductions)
+        return f"{left} symbols" if left else ""
 
 
 def propagate(
@@ -135,7 +108,7 @@ def propagate(
         module: a BoundedModule.
         inputs: name of each input node -> zonotope, or tensor where nothing is perturbed, (batch, *shape).
         symbols: the source that the input zonotopes' ids came from.
-        options: reduction, schedule, fallback.
+        options: reduction, schedule, fallback and the rest.
         rows: specification matrix C (batch or 1, rows, outputs), applied to the flattened output.
         final: name of the node to bound; the module's output by default.
         known: bounds of nodes that hold for all points of the input set, to be intersected with the hulls. A relaxation
@@ -147,92 +120,164 @@ def propagate(
         UnsupportedOperatorError: an operator has no transformer and `options.fallback` is "error", or the host
             cannot bound it either.
     """
+    plan = plan_for(module, final or module.final_name)
+    chosen, limits = slopes or {}, known or {}
+
+    def walk(scoring: Influences | None = None, measuring: Influences | None = None) -> Propagation:
+        return _Walk(plan, module, inputs, symbols.copy(), options, limits, chosen, observe, scoring, measuring).run(
+            rows
+        )
+
+    def influences(found: Propagation) -> Influences:
+        return Influences(plan, module, inputs, rows, _detached(found.hulls), chosen)
+
     with rounding(options.rounding), memory_limit(options.limit_bytes):
-        plan = plan_for(module, final or module.final_name)
-        return _walk(plan, module, inputs, symbols, options, rows, known or {}, slopes or {}, observe)
+        found, scoring = walk(), None
+        if not found.reductions:
+            return found
+        if options.reduction is not None and options.reduction.needs_influence:
+            limits = {**limits, **_detached(found.hulls)}
+            scoring = influences(found)
+            found = walk(scoring)
+        return walk(scoring, influences(found)) if options.measure else found
 
 
-def _walk(
-    plan: GraphPlan,
-    module: Any,
-    inputs: Mapping[str, Operand],
-    symbols: SymbolSource,
-    options: WalkOptions,
-    rows: Tensor | None,
-    known: Mapping[str, Interval],
-    slopes: Mapping[str, Tensor],
-    observe: Observer | None,
-) -> Propagation:
-    left = dict(plan.readers)
-    values: dict[str, Operand] = {}
-    hulls: dict[str, Interval] = {}
-    intervals: dict[str, Interval] = {}
-    kept: dict[str, Tensor] = {}
-    largest = 0
-    rows_bounds: Interval | None = None
+class _Walk:
+    """One walk, and what it knows so far: values still to be read, hulls that were asked for, intervals beside them."""
 
-    def hull_of(name: str) -> Interval | None:
-        value = values[name]
+    def __init__(
+        self,
+        plan: GraphPlan,
+        module: Any,
+        inputs: Mapping[str, Operand],
+        symbols: SymbolSource,
+        options: WalkOptions,
+        known: Mapping[str, Interval],
+        slopes: Mapping[str, Tensor],
+        observe: Observer | None,
+        reducer: Reducer,
+    ) -> None:
+        self._plan, self._module, self._inputs = plan, module, inputs
+        self._symbols, self._options, self._known, self._slopes = symbols, options, known, slopes
+        self._observe, self._reducer = observe, reducer
+        self._values: dict[str, Operand] = {}
+        self._hulls: dict[str, Interval] = {}
+        self._intervals: dict[str, Interval] = {}
+        self._kept: dict[str, Tensor] = {}
+
+    def run(self, rows: Tensor | None) -> Propagation:
+        """Visit every node. `rows` as in `propagate`."""
+        left, largest = dict(self._plan.readers), 0
+        values, last = self._values, self._plan.order[-1]
+        of_rows: Interval | None = None
+        for place, node in enumerate(self._plan.order):
+            operands = [values[parent.name] for parent in node.inputs]
+            if node.name in self._inputs:
+                values[node.name] = self._inputs[node.name]
+            elif not any(isinstance(operand, Zonotope) for operand in operands):
+                values[node.name] = constant_value(self._module, node, operands)
+            elif type(node).__name__ == "BoundShape":
+                values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
+            else:
+                of_rows = self._visit(node, operands, rows if node is last else None)
+            for parent in node.inputs:
+                left[parent.name] -= 1
+                if not left[parent.name]:
+                    del values[parent.name]
+                    self._intervals.pop(parent.name, None)
+            if node.name in self._inputs or _adds_symbols(node, operands):
+                values[node.name] = self._reducer.reduce(place, values)
+            value = values[node.name]
+            if isinstance(value, Zonotope):
+                largest = max(largest, value.num_symbols * value.center.numel())
+        output = values[last.name]
+        output = Zonotope(output) if isinstance(output, Tensor) else output
+        final = output if rows is None else specification(output, rows)
+        hull = final.interval_hull()
+        outer = (self._intervals.get(last.name), self._known.get(last.name)) if rows is None else (of_rows,)
+        for bounds in outer:
+            hull = hull if bounds is None else intersect(hull, bounds)
+        return Propagation(final, hull, self._hulls, self._symbols, largest, self._kept, self._reducer.reports)
+
+    def _visit(self, node: Any, operands: list[Operand], rows: Tensor | None) -> Interval | None:
+        """Find a node's value and what intervals tell of it. Returns their bounds of `rows` times the value."""
+        image, bounds, exact = self._image(node, operands)
+        self._values[node.name] = image
+        of_rows = None
+        if self._options.intervals and (not exact or any(self._narrowed(parent.name) for parent in node.inputs)):
+            sources = [self._nearest(parent.name) for parent in node.inputs]
+            bounds = interval_image(node, operands, sources, image.shape) if bounds is None else bounds
+            if rows is not None and bounds is not None:
+                outer = intersect(bounds, self._known[node.name]) if node.name in self._known else bounds
+                of_rows = rows_image(node, operands, sources, outer, rows)
+        if bounds is not None:
+            self._intervals[node.name] = bounds
+        return of_rows
+
+    def _hull_of(self, name: str) -> Interval | None:
+        value = self._values[name]
         if isinstance(value, Tensor):
             return None
-        if name not in hulls:
+        if name not in self._hulls:
             hull = value.interval_hull()
-            for outer in (known.get(name), intervals.get(name)):
+            for outer in (self._known.get(name), self._intervals.get(name)):
                 hull = hull if outer is None else intersect(hull, outer)
-            hulls[name] = hull
-        return hulls[name]
+            self._hulls[name] = hull
+        return self._hulls[name]
 
-    def nearest(name: str) -> Interval | None:
+    def _nearest(self, name: str) -> Interval | None:
         """Good bounds of a value without much work: its hull where that was asked for, else its interval."""
-        return intervals[name] if name in intervals and name not in hulls and name not in known else hull_of(name)
+        quick = name in self._intervals and name not in self._hulls and name not in self._known
+        return self._intervals[name] if quick else self._hull_of(name)
 
-    def narrowed(name: str) -> bool:
+    def _narrowed(self, name: str) -> bool:
         """Whether a value may have tighter bounds than its zonotope's hull."""
-        return name in intervals or (name in known and name not in inputs)
+        return name in self._intervals or (name in self._known and name not in self._inputs)
 
-    def merge(node: Any, image: Zonotope, before: Interval | None) -> Zonotope:
-        if options.merging is not None:
-            last = node.name == plan.last_neurons
-            image, kept[node.name] = merge_neurons(node, image, before, options.merging, symbols, last)
+    def _image(self, node: Any, operands: list[Operand]) -> tuple[Zonotope, Interval | None, bool]:
+        """The image of a node, bounds of it that may be tighter than the image's hull, whether the image is exact."""
+        entry = entry_for(node)
+        while entry is not None:
+            exact = entry.kind == "exact"
+            hulls = () if exact else tuple(self._hull_of(parent.name) for parent in node.inputs)
+            call = Call(node, operands, self._symbols, hulls, self._slopes.get(node.name))
+            try:
+                if self._observe is not None and entry.kind == "relaxation":
+                    self._observe(entry.transformer, call)
+                result = entry.transformer(call)
+            except NotApplicableError:
+                entry = entry.otherwise
+                continue
+            image, bounds = result if isinstance(result, Enclosure) else (result, None)
+            return (image if exact else self._merged(node, image, hulls[0])), bounds, exact
+        if self._options.fallback == "error":
+            raise refuse(node, operands)
+        return self._interval_image(node, operands), None, False
+
+    def _merged(self, node: Any, image: Zonotope, before: Interval | None) -> Zonotope:
+        merging = self._options.merging
+        if merging is None or type(node).__name__ not in NEURON_LAYERS:
+            return image
+        last = node.name == self._plan.last_neurons
+        image, self._kept[node.name] = merge_neurons(node, image, before, merging, self._symbols, last)
         return image
 
-    for node in plan.order:
-        if node.name in inputs:
-            values[node.name] = inputs[node.name]
-            continue
-        operands = [values[parent.name] for parent in node.inputs]
-        if not any(isinstance(operand, Zonotope) for operand in operands):
-            values[node.name] = constant_value(module, node, operands)
-        elif type(node).__name__ == "BoundShape":
-            values[node.name] = torch.tensor(operands[0].center.shape)  # type: ignore[union-attr]
-        else:
-            image, bounds, exact = _step(
-                node, operands, symbols, options, hull_of, merge, slopes.get(node.name), observe
-            )
-            if options.intervals and (not exact or any(narrowed(parent.name) for parent in node.inputs)):
-                sources = [nearest(parent.name) for parent in node.inputs]
-                bounds = interval_image(node, operands, sources, image.shape) if bounds is None else bounds
-                if rows is not None and bounds is not None and node is plan.order[-1]:
-                    outer = intersect(bounds, known[node.name]) if node.name in known else bounds
-                    rows_bounds = rows_image(node, operands, sources, outer, rows)
-            if bounds is not None:
-                intervals[node.name] = bounds
-            values[node.name] = image
-            largest = max(largest, image.num_symbols * image.center.numel())
-        for parent in node.inputs:
-            left[parent.name] -= 1
-            if not left[parent.name]:
-                del values[parent.name]
-                intervals.pop(parent.name, None)
-    output = values[plan.order[-1].name]
-    if isinstance(output, Tensor):
-        output = Zonotope(output)
-    final = output if rows is None else specification(output, rows)
-    hull, name = final.interval_hull(), plan.order[-1].name
-    others = (intervals.get(name), known.get(name)) if rows is None else (rows_bounds,)
-    for other in others:
-        hull = hull if other is None else intersect(hull, other)
-    return Propagation(final, hull, hulls, symbols, largest, kept)
+    def _interval_image(self, node: Any, operands: list[Operand]) -> Zonotope:
+        """The host's interval bounds of one operator, as a zonotope."""
+        kind = type(node).__name__
+        warnings.warn(f"{kind} is bounded by intervals: it has no transformer for this use.", stacklevel=2)
+        intervals = [
+            tuple(self._hull_of(parent.name) or ()) if isinstance(operand, Zonotope) else (operand, operand)
+            for parent, operand in zip(node.inputs, operands, strict=True)
+        ]
+        try:
+            lower, upper = node.interval_propagate(*intervals)[:2]
+        except Exception as error:
+            reason = (str(error).strip() or "no reason given").splitlines()[0]
+            raise UnsupportedOperatorError(
+                f"{refuse(node, operands)} The host's interval bounds failed too: {type(error).__name__}: {reason}"
+            ) from error
+        return from_interval(Interval(lower, upper), self._symbols, node.name)
 
 
 def intersect(hull: Interval, outer: Interval) -> Interval:
@@ -240,64 +285,10 @@ def intersect(hull: Interval, outer: Interval) -> Interval:
     return Interval(torch.fmax(hull.lower, outer.lower), torch.fmin(hull.upper, outer.upper))
 
 
-def _step(
-    node: Any,
-    operands: list[Operand],
-    symbols: SymbolSource,
-    options: WalkOptions,
-    hull_of: Any,
-    merge: Callable[[Any, Zonotope, Interval | None], Zonotope],
-    slope: Tensor | None = None,
-    observe: Observer | None = None,
-) -> tuple[Zonotope, Interval | None, bool]:
-    """The image of one node, bounds of it that may be tighter than the image's hull, and whether the image is exact."""
-    entry = entry_for(node)
-    while entry is not None:
-        exact = entry.kind == "exact"
-        hulls = () if exact else tuple(hull_of(parent.name) for parent in node.inputs)
-        call = Call(node, operands, symbols, hulls, slope)
-        try:
-            if observe is not None and entry.kind == "relaxation":
-                observe(entry.transformer, call)
-            result = entry.transformer(call)
-        except NotApplicableError:
-            entry = entry.otherwise
-            continue
-        image, bounds = result if isinstance(result, Enclosure) else (result, None)
-        if type(node).__name__ in NEURON_LAYERS:
-            image = merge(node, image, hulls[0])
-        return (image if exact else _reduced(image, options)), bounds, exact
-    if options.fallback == "error":
-        raise refuse(node, operands)
-    return _reduced(_interval_image(node, operands, symbols, hull_of), options), None, False
+def _detached(hulls: Mapping[str, Interval]) -> dict[str, Interval]:
+    return {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in hulls.items()}
 
 
-def _reduced(zonotope: Zonotope, options: WalkOptions) -> Zonotope:
-    budget = options.schedule.budget(zonotope)
-    if options.reduction is None or budget is None:
-        return zonotope
-    return options.reduction.reduce(zonotope, budget)
-
-
-def _interval_image(node: Any, operands: list[Operand], symbols: SymbolSource, hull_of: Any) -> Zonotope:
-    """The host's interval bounds of one operator, as a zonotope."""
-    kind = type(node).__name__
-    warnings.warn(f"{kind} is bounded by intervals: it has no transformer for this use.", stacklevel=2)
-    intervals = [
-        tuple(hull_of(parent.name)) if isinstance(operand, Zonotope) else (operand, operand)
-        for parent, operand in zip(node.inputs, operands, strict=True)
-    ]
-    try:
-        lower, upper = node.interval_propagate(*intervals)[:2]
-    except Exception as error:
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise UnsupportedOperatorError(
-            f"{refuse(node, operands)} The host's interval bounds failed too: {type(error).__name__}: {reason}"
-        ) from error
-    return from_interval(Interval(lower, upper), symbols, node.name)
-
-
-def constant_value(module: Any, node: Any, operands: list[Operand]) -> Tensor:
-    """The value of a node that no perturbed input reaches."""
-    value = node.forward(*operands)
-    return value if isinstance(value, Tensor) else torch.as_tensor(value, device=module.device)
+def _adds_symbols(node: Any, operands: list[Operand]) -> bool:
+    """Whether the image may have more symbols than each operand: new ones, or those of several together."""
+    return sum(isinstance(operand, Zonotope) for operand in operands) > is_exact(node)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
+import torch
 
-from zonoplug.domain import rounding
-from zonoplug.domain.blocks import DenseBlock
+from zonoplug.domain.symbols import SymbolIds
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.reduction.base import REDUCTIONS, Reduction
+from zonoplug.reduction.columns import block_ids, boxed
+from zonoplug.reduction.context import ReductionContext
 
 
 @REDUCTIONS.register("box")
@@ -18,9 +19,7 @@ class Box(Reduction):
 
     source: ClassVar[str] = "Moore, Interval Analysis, 1966"
 
-    def _reduce(self, zonotope: Zonotope, max_symbols: int, protected: Tensor) -> Zonotope:
-        ids = zonotope.symbols[protected]
-        kept = zonotope.generators(ids)
-        left = zonotope.generators(zonotope.symbols[~protected])
-        boxed = rounding.sum_up(left.abs().sum(dim=1), left.shape[1])
-        return Zonotope(zonotope.center, (DenseBlock(ids, kept),) if ids.numel() else (), zonotope.box).widen(boxed)
+    def _reduce(
+        self, zonotope: Zonotope, max_symbols: int, protected: SymbolIds, context: ReductionContext
+    ) -> Zonotope:
+        return boxed(zonotope, torch.isin(block_ids(zonotope), protected))

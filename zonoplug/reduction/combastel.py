@@ -15,6 +15,7 @@ class Combastel(BoxReduction):
     """Box the shortest generators: score  ||g||_2."""
 
     source: ClassVar[str] = "Combastel, ECC 2003"
+    ignores_zeros: ClassVar[bool] = True
 
     def score(self, generators: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(generators, dim=2)

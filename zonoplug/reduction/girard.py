@@ -14,6 +14,7 @@ class Girard(BoxReduction):
     """Box the generators that are nearly axis-aligned: score  ||g||_1 - ||g||_inf,  0 for an axis-aligned one."""
 
     source: ClassVar[str] = "Girard, HSCC 2005, section 4"
+    ignores_zeros: ClassVar[bool] = True
 
     def score(self, generators: Tensor) -> Tensor:
         lengths = generators.abs()

@@ -14,6 +14,7 @@ class L1(BoxReduction):
     """Box the generators that add least to the interval hull: score  ||g||_1."""
 
     source: ClassVar[str] = "Bonaert, Dimitrov, Baader, Vechev, PLDI 2021; Mirman, Gehr, Vechev, ICML 2018"
+    ignores_zeros: ClassVar[bool] = True
 
     def score(self, generators: Tensor) -> Tensor:
         return generators.abs().sum(dim=2)

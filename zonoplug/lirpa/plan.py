@@ -1,0 +1,64 @@
+"""The order in which the walk visits the host's graph."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zonoplug.lirpa.merged_walk import NEURON_LAYERS
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPlan:
+    """The part of a graph that leads to one node.
+
+    Attributes:
+        order: its nodes, in topological order.
+        readers: how often each value is read, by node name.
+        last_neurons: the last activation's name, None without any.
+    """
+
+    order: tuple[Any, ...]
+    readers: Mapping[str, int]
+    last_neurons: str | None
+
+
+_plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
+
+
+def plan_for(module: Any, final: str) -> GraphPlan:
+    """The plan for `module` up to the node named `final`; made once per module and node."""
+    plans = _plans.setdefault(module, {})
+    if final not in plans:
+        order = _in_order(module[final])
+        readers = Counter(parent.name for node in order for parent in node.inputs)
+        neurons = [node.name for node in order if type(node).__name__ in NEURON_LAYERS]
+        plans[final] = GraphPlan(tuple(order), readers, neurons[-1] if neurons else None)
+    return plans[final]
+
+
+def _in_order(final: Any) -> list[Any]:
+    order: list[Any] = []
+    seen: set[str] = set()
+    stack = [(final, False)]
+    while stack:
+        node, inputs_done = stack.pop()
+        if inputs_done:
+            order.append(node)
+        elif node.name not in seen:
+            seen.add(node.name)
+            stack.append((node, True))
+            stack.extend((parent, False) for parent in reversed(node.inputs))
+    return order
+
+
+def constant_value(module: Any, node: Any, operands: list[Any]) -> Tensor:
+    """The value of a node that no perturbed input reaches."""
+    value = node.forward(*operands)
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, device=module.device)
