@@ -246,8 +246,10 @@ def test_other_slopes_and_multipliers_of_the_right_range_cost_splits_only(sign_c
     assert check_certificate(network, spec, rewrite(path, change), further_splits=2000).valid
 
 
-def test_a_claim_that_is_false_is_never_valid(absolute_difference, tmp_path):
-    """Any tree whatever over a property that one point violates."""
+@pytest.mark.parametrize("splittable", [64, 0])
+def test_a_claim_that_is_false_is_never_valid(absolute_difference, tmp_path, monkeypatch, splittable):
+    """Any tree whatever over a property that one point violates, and further splits of either kind."""
+    monkeypatch.setattr("zonoplug.certificates.prover.SPLITTABLE_INPUTS", splittable)
     network, spec = absolute_difference("(>= Y_0 0.999)")
     random = np.random.default_rng(0)
     for attempt in range(20):
