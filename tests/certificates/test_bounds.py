@@ -208,6 +208,20 @@ def test_affine_bounds_hold_in_exact_arithmetic(seed, scale, width):
         assert Fraction(float(bounds.lower[0, place])) <= least
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_intervals_of_sums_that_cancel_hold_in_exact_arithmetic(seed):
+    """64 products whose sum is far smaller than they are, at a single point."""
+    random = np.random.default_rng(seed)
+    point, weight = random.normal(size=64), random.normal(size=(5, 64)) * 10.0 ** random.integers(-8, 8, (1, 64))
+    network = Network(64)
+    network.outputs = network.dense(np.arange(64), weight, -(weight @ point))
+    bounds = Bounds(network, point[None], point[None])
+    bounds.run({})
+    exact = _exact_minimum(network, point, point, np.eye(5))
+    for place, value in zip(network.outputs, exact, strict=True):
+        assert Fraction(float(bounds.lower[0, place])) <= value <= Fraction(float(bounds.upper[0, place]))
+
+
 def _exact_minimum(network, lower, upper, rows):
     """The least value of each row over the box, for a network of affine blocks, in rational numbers."""
     forms = [({i: Fraction(1)}, Fraction(0)) for i in range(network.num_inputs)]
