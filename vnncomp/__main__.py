@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from vnncomp.categories import category_settings
 from zonoplug.cli import report_error, verdict_text, verification_request
 from zonoplug.errors import SettingError, ZonoplugError
 from zonoplug.io.results import ResultsFile
@@ -21,13 +22,15 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 6 or arguments[0] != "v1":
             raise SettingError(USAGE)
-        _, _category, model, specification, results_path, timeout = arguments
+        _, category, model, specification, results_path, timeout = arguments
         results = ResultsFile(results_path)
         try:
             seconds = float(timeout)
         except ValueError:
             raise SettingError(f"TIMEOUT_SECONDS is {timeout!r}, and must be a number. {USAGE}") from None
-        result = run_job(*verification_request(model, specification, seconds))
+        request, limit = verification_request(model, specification, seconds)
+        request["settings"] |= category_settings(category)
+        result = run_job(request, limit)
         if result["verdict"] == "error":
             raise ZonoplugError("; ".join(result["notes"]))
         results.write(verdict_text(result))

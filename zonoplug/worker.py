@@ -34,7 +34,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     from zonoplug.verify.verifier import Settings, Verification, check_method, load_problem
 
     torch.set_num_threads(1)  # small batches on few cores: several threads wait for one another more than they help
-    settings = Settings(**request["settings"])
+    settings = Settings(**request["settings"] | {"without": tuple(request["settings"].get("without", ()))})
     deadline = Deadline(settings.timeout_seconds)
     check_method(settings.method)
     check_ingredients(settings.without)

@@ -182,8 +182,8 @@ def test_gradient_steps_pay():
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), scale=st.sampled_from([1.0, 1e-8, 1e8]))
-def test_affine_bounds_hold_in_exact_arithmetic(seed, scale):
+@given(seed=st.integers(0, 10_000), scale=st.sampled_from([1.0, 1e-8, 1e8]), width=st.sampled_from([0.0, 1e-3]))
+def test_affine_bounds_hold_in_exact_arithmetic(seed, scale, width):
     """Sums that cancel, where rounding is all that is left: the exact minimum is never above the bound."""
     random = np.random.default_rng(seed)
     network = Network(4)
@@ -194,7 +194,7 @@ def test_affine_bounds_hold_in_exact_arithmetic(seed, scale):
     # x - (pinv(W) (W x + b)) is 0 but for rounding and the offset
     network.outputs = network.dense(both, np.concatenate([np.eye(4), back], axis=1), np.zeros(4))
     lower = random.normal(size=4)
-    upper = lower + random.uniform(0, 1e-3, 4)
+    upper = lower + random.uniform(0, 1, 4) * width
     bounds = Bounds(network, lower[None], upper[None])
     bounds.run({})
     bounds.make_lines("adaptive")
@@ -206,6 +206,20 @@ def test_affine_bounds_hold_in_exact_arithmetic(seed, scale):
         assert float(least) - bound < 1e-9 * max(1.0, scale)
     for place, least in zip(network.outputs, _exact_minimum(network, lower, upper, np.eye(4)), strict=True):
         assert Fraction(float(bounds.lower[0, place])) <= least
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_intervals_of_sums_that_cancel_hold_in_exact_arithmetic(seed):
+    """64 products whose sum is far smaller than they are, at a single point."""
+    random = np.random.default_rng(seed)
+    point, weight = random.normal(size=64), random.normal(size=(5, 64)) * 10.0 ** random.integers(-8, 8, (1, 64))
+    network = Network(64)
+    network.outputs = network.dense(np.arange(64), weight, -(weight @ point))
+    bounds = Bounds(network, point[None], point[None])
+    bounds.run({})
+    exact = _exact_minimum(network, point, point, np.eye(5))
+    for place, value in zip(network.outputs, exact, strict=True):
+        assert Fraction(float(bounds.lower[0, place])) <= value <= Fraction(float(bounds.upper[0, place]))
 
 
 def _exact_minimum(network, lower, upper, rows):
@@ -249,6 +263,20 @@ def test_lines_of_any_slope_enclose_the_function(name, lower, width, slopes):
     assert (lines.above_slope[0] * x + lines.above[0] >= y - slack).all()
     bottom, top = image(function, low, high)
     assert (bottom[0] <= y).all() and (y <= top[0]).all()
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_lines_allow_for_the_bend_between_the_points_they_look_at(name, side):
+    """Slopes whose lines touch the curve inside the interval, mostly between two of those points."""
+    function = FUNCTIONS[name]
+    low, high = np.full((1, 1), min(0.0, 4 * side)), np.full((1, 1), max(0.0, 4 * side))
+    x = np.linspace(low.item(), high.item(), 100_001)
+    for slope in np.linspace(0.03, 0.9, 60):
+        lines = enclose(function, low, high, np.full((1, 1), slope), np.full((1, 1), slope))
+        y = function.value(x) - slope * x
+        assert lines.below.item() <= y.min()
+        assert lines.above.item() >= y.max()
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -246,8 +247,10 @@ def test_other_slopes_and_multipliers_of_the_right_range_cost_splits_only(sign_c
     assert check_certificate(network, spec, rewrite(path, change), further_splits=2000).valid
 
 
-def test_a_claim_that_is_false_is_never_valid(absolute_difference, tmp_path):
-    """Any tree whatever over a property that one point violates."""
+@pytest.mark.parametrize("splittable", [64, 0])
+def test_a_claim_that_is_false_is_never_valid(absolute_difference, tmp_path, monkeypatch, splittable):
+    """Any tree whatever over a property that one point violates, and further splits of either kind."""
+    monkeypatch.setattr("zonoplug.certificates.prover.SPLITTABLE_INPUTS", splittable)
     network, spec = absolute_difference("(>= Y_0 0.999)")
     random = np.random.default_rng(0)
     for attempt in range(20):
@@ -376,3 +379,28 @@ def test_certificates_do_not_change_the_search(split_instance):
         observer = Observer(record=LeafRecord(problem) if record else None)
         counts.append(Verification(problem, chosen, Deadline(30), observer).run().subdomains)
     assert counts[0] == counts[1]
+
+
+def test_a_proof_that_rests_on_rounding_is_not_valid(tmp_path):
+    """A spike so steep that float32 loses it: whatever the search says, a certificate of it does not pass."""
+    location = importlib.util.spec_from_file_location(
+        "planted_violations", Path(__file__).parents[2] / "benchmarks" / "planted_violations.py"
+    )
+    planted = importlib.util.module_from_spec(location)
+    sys.modules[location.name] = planted
+    location.loader.exec_module(planted)
+    case = planted.LARGE["steep"](0)
+    assert case.output_at_point() >= case.threshold
+    network, spec = case.write(tmp_path)
+    chosen = Settings(timeout_seconds=5, device="cpu", without=("attack", "inner-attack"))
+    problem = load_problem(network, spec, chosen)
+    record = LeafRecord(problem)
+    outcome = Verification(problem, chosen, Deadline(5), Observer(record=record)).run()
+    path = tmp_path / "c.jsonl"
+    if outcome.verdict is Verdict.HOLDS:
+        path.write_bytes(record.certificate(network, spec, "the tests").data(False))
+        assert not check_certificate(network, spec, path).valid
+    claim = Certificate(sha256_of(network), sha256_of(spec), [Proof(0, (0,), [Leaf("a guess")])])
+    path.write_bytes(claim.data(False))
+    report = check_certificate(network, spec, path, further_splits=500)
+    assert not report.valid

@@ -123,12 +123,7 @@ class Stage(NamedTuple):
 
 
 class Verification:
-    """One run over one problem.
-
-    Args:
-        problem, settings, deadline: what, how, and until when.
-        observer: told of every step.
-    """
+    """One run over one problem; an observer is told of every step."""
 
     def __init__(
         self, problem: Problem, settings: Settings, deadline: Deadline, observer: Observer | None = None
