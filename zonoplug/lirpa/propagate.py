@@ -124,9 +124,9 @@ def propagate(
     chosen, limits = slopes or {}, known or {}
 
     def walk(scoring: Influences | None = None, measuring: Influences | None = None) -> Propagation:
-        return _Walk(plan, module, inputs, symbols.copy(), options, limits, chosen, observe, scoring, measuring).run(
-            rows
-        )
+        source = symbols.copy()
+        reducer = Reducer(plan, module, inputs, source, options, scoring, measuring)
+        return _Walk(plan, module, inputs, source, options, limits, chosen, observe, reducer).run(rows)
 
     def influences(found: Propagation) -> Influences:
         return Influences(plan, module, inputs, rows, _detached(found.hulls), chosen)
