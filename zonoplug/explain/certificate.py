@@ -63,7 +63,9 @@ class Certificate:
         held = torch.where(moves, (region.point[0].double() - middle) / torch.where(moves, radius, 1.0), 0.0)
         signed = influence.signed()[0].double()
         magnitude = influence.magnitude()[0].double()
-        slack = influence.center[0].double() + (signed * held).flatten(1).sum(dim=1) - influence.unattributed[0].double()
+        slack = (
+            influence.center[0].double() + (signed * held).flatten(1).sum(dim=1) - influence.unattributed[0].double()
+        )
         cost = region.per_feature(magnitude + signed * held).T.clamp(min=0)
         size = influence.center[0].double().abs() + magnitude.flatten(1).sum(dim=1) + influence.unattributed[0].double()
         slack = slack - RELATIVE_ERROR * size
@@ -104,7 +106,7 @@ class Certificate:
 
     @staticmethod
     def _greedy(order: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        """The longest prefix that fits, then of what still fits alone, until nothing does; and each rival's used share."""
+        """The longest prefix that fits, then of what still fits alone, until nothing does; and what each rival pays."""
         chosen = torch.zeros(order.shape[0], dtype=torch.bool)
         used = torch.zeros(share.shape[1], dtype=share.dtype)
         while order.numel():

@@ -248,7 +248,7 @@ class SymbolInfluence:
         outputs = network_outputs(self.network, inputs)
         chosen = as_target(target, outputs)
         if outputs.shape[1] == 1 or against == "none":
-            found = self.influence(inputs, Decision.outputs(*outputs.shape, outputs), input_set)
+            found = self.influence(inputs, Decision.outputs(outputs.shape[0], outputs.shape[1], outputs), input_set)
             row = chosen
         else:
             found = self.influence(inputs, Decision.between_classes(chosen, outputs.shape[1], outputs), input_set)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.explain.counterfactual import attack_boxes
 from zonoplug.explain.decision import Decision, network_outputs
@@ -21,7 +22,6 @@ from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.problem import Problem
 from zonoplug.verify.specification import Specification, Variable
 from zonoplug.verify.verifier import Settings, Verification
-from zonoplug.clock import Deadline
 
 ROUNDING_UNITS = 256
 

@@ -125,9 +125,7 @@ def sufficient_set(
                     examples[feature] = point[None]
     seconds = time.monotonic() - start
     by_certificate = int(found.free.sum())
-    return SufficientSet(
-        kept, free, needed, found.importance, by_certificate, found.passes, calls, examples, seconds
-    )
+    return SufficientSet(kept, free, needed, found.importance, by_certificate, found.passes, calls, examples, seconds)
 
 
 @dataclass(slots=True, eq=False)

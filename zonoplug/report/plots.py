@@ -63,7 +63,7 @@ def draw_extremes(
     side, label, gap, top = 0.95, 2.2, 0.07, 0.35  # inches
     block = label + 4 * (side + gap) + 3 * gap
     width, height = columns * block, top + rows * (side + 2 * gap)
-    figure = _new_figure(figsize=(width, height))
+    figure = new_figure(figsize=(width, height))
     for number, (title, perturbation) in enumerate(perturbations.items()):
         column, row = divmod(number, rows)
         pictures = (image[None], *perturbation.extremes(image[None]))
@@ -93,7 +93,7 @@ def draw_accuracy(panels: Sequence[Panel], path: Path | str, what: str, columns:
         SettingError: matplotlib is not installed.
     """
     rows = ceil(len(panels) / columns)
-    figure = _new_figure(figsize=(3.5 * columns, 2.75 * rows + 0.6), layout="constrained")
+    figure = new_figure(figsize=(3.5 * columns, 2.75 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     labels = list(dict.fromkeys(label for panel in panels for label in panel.shares if label != panel.reference))
     styles = {label: STYLES[number % len(STYLES)] for number, label in enumerate(labels)}
@@ -118,7 +118,7 @@ def draw_accuracy(panels: Sequence[Panel], path: Path | str, what: str, columns:
     figure.savefig(path, dpi=150)
 
 
-def _new_figure(**options: Any) -> Any:
+def new_figure(**options: Any) -> Any:
     """A figure that no window belongs to."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
