@@ -1,4 +1,4 @@
-"""The command line: verify, compare, list."""
+"""The command line: verify, compare, explain, list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zonoplug.io.results import ResultsFile
 from zonoplug.watchdog import Interrupted, reporting_seconds, run_job, seconds_since_start
 
 DEFAULT_METHODS = "ibp,crown-ibp,crown,forward,zonotope,zonotope+crown"
-COMMANDS = ("verify", "compare", "list")
+COMMANDS = ("verify", "compare", "explain", "list")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(words if named else ["verify", *words])
         if options.command == "list":
             return _list()
+        if options.command == "explain":
+            return _explain(options)
         return _compare(options) if options.command == "compare" else _verify(options, results)
     except ZonoplugError as error:
         return report_error(str(error), results)
@@ -118,6 +120,17 @@ def _compare(options: argparse.Namespace) -> int:
         from zonoplug.report.compare import comparison_table
 
         print(comparison_table(results))
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from zonoplug.report.explain_options import explain_request, explained_text
+
+    request, limit = explain_request(options)
+    result = run_job(request, limit)
+    if result["verdict"] != "explained":
+        raise ZonoplugError("; ".join(result["notes"]))
+    print(json.dumps(result) if options.json else explained_text(result))
     return 0
 
 
@@ -214,6 +227,17 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--methods", default=DEFAULT_METHODS, help=f"comma-separated (default {DEFAULT_METHODS})")
     compare.add_argument("--timeout", default="300", metavar="SECONDS", help="limit for each method (default 300)")
 
+    from zonoplug.report.explain_options import add_explain_arguments
+
+    add_explain_arguments(
+        commands.add_parser(
+            "explain",
+            allow_abbrev=False,
+            help="which inputs a decision hangs on, as a page with pictures",
+            description="Writes one self-contained page: influence of every input by noise symbols, a proved"
+            " sufficient set, groups, and other attribution methods beside them.",
+        )
+    )
     commands.add_parser("list", help="bound methods, reductions and operators")
     return parser
 

@@ -21,6 +21,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         from zonoplug.report.compare import measure_method
 
         return measure_method(request)
+    if request["job"] == "explain":
+        from zonoplug.report.explain_page import explain_file
+
+        return explain_file(request)
     import torch
 
     from zonoplug.clock import Deadline

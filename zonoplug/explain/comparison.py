@@ -137,18 +137,20 @@ def _file(name: str, kind: Literal["slope", "contribution"], source: str) -> Cal
     return file
 
 
-def _nearest_slope(question: Question, box: Box) -> Tensor:
-    """Signed influence on the margin over the nearest rival, per unit of each input."""
+def _slope(question: Question, box: Box) -> Tensor:
+    """Signed influence on the margin that is least at the point, per unit of each input."""
     explainer = question.explainer or SymbolInfluence(question.network)
     found = explainer.influence(question.point, question.decision, box)
-    signed = found.signed()[0, int(found.nearest()[0])][None]
+    with torch.no_grad():
+        margins = question.decision.margins(question.network(question.point).flatten(1))
+    signed = found.signed()[0, int(margins[0].argmin())][None]
     radius = (box.upper - box.lower) / 2
     return torch.where(radius > 0, signed / torch.where(radius > 0, radius, torch.ones_like(radius)), 0.0)
 
 
 @_file("symbols", "slope", "symbol influence over the region's box")
 def _symbols(question: Question) -> Tensor:
-    return _nearest_slope(question, question.region.box)
+    return _slope(question, question.region.box)
 
 
 @_file("symbols-to-baseline", "contribution", "symbol influence on the way to the baseline")
@@ -156,20 +158,20 @@ def _symbols_to_baseline(question: Question) -> Tensor:
     """Each input moves a tenth of the way to the baseline; its slope there times the whole way."""
     point, end = question.point, question.point + 0.1 * (question.baseline - question.point)
     box = Box(torch.minimum(point, end), torch.maximum(point, end))
-    return _nearest_slope(question, box) * (point - question.baseline)
+    return _slope(question, box) * (point - question.baseline)
 
 
 @_file("gradient", "slope", "Simonyan, Vedaldi, Zisserman, ICLR workshop 2014")
 def _gradient(question: Question) -> Tensor:
     result: Tensor = (
-        _captum().Saliency(question.score).attribute(question.point.clone().requires_grad_(True), abs=False)
+        import_captum().Saliency(question.score).attribute(question.point.clone().requires_grad_(True), abs=False)
     )
     return result
 
 
 @_file("integrated gradients", "contribution", "Sundararajan, Taly, Yan, ICML 2017")
 def _integrated_gradients(question: Question) -> Tensor:
-    method = _captum().IntegratedGradients(question.score)
+    method = import_captum().IntegratedGradients(question.score)
     result: Tensor = method.attribute(question.point.clone(), baselines=question.baseline, n_steps=50)
     return result
 
@@ -182,7 +184,7 @@ def _occlusion(question: Question) -> Tensor:
         side = max(question.layout.height // question.cells, 1)
         window = (question.layout.channels, side, side)
     strides = tuple(max(size // 2, 1) for size in window[1:]) if question.layout is not None else window[1:]
-    method = _captum().Occlusion(question.image_score)
+    method = import_captum().Occlusion(question.image_score)
     result: Tensor = method.attribute(
         image,
         sliding_window_shapes=window,
@@ -207,13 +209,13 @@ def _by_patches(question: Question, method: Any) -> Tensor:
 @_file("LIME", "contribution", "Ribeiro, Singh, Guestrin, KDD 2016")
 def _lime(question: Question) -> Tensor:
     with _quiet(question.seed):
-        return _by_patches(question, _captum().Lime(question.image_score))
+        return _by_patches(question, import_captum().Lime(question.image_score))
 
 
 @_file("KernelSHAP", "contribution", "Lundberg, Lee, NeurIPS 2017")
 def _kernel_shap(question: Question) -> Tensor:
     with _quiet(question.seed):
-        return _by_patches(question, _captum().KernelShap(question.image_score))
+        return _by_patches(question, import_captum().KernelShap(question.image_score))
 
 
 @_file("RISE", "contribution", "Petsiuk, Das, Saenko, BMVC 2018")
@@ -249,11 +251,15 @@ def _rise_masks(question: Question, image: Tensor) -> Tensor:
     return torch.stack([mask[:, t : t + height, s : s + width] for mask, t, s in zip(smooth, top, left, strict=True)])
 
 
-def _captum() -> Any:
+def import_captum() -> Any:
+    """captum.attr, and what it needs to fit linear models. Raises SettingError if they are not installed."""
     try:
         import captum.attr
+        import sklearn.linear_model  # noqa: F401
     except ImportError as error:
-        raise SettingError(f"Comparison with other attribution methods needs captum. Type: {INSTALL}") from error
+        raise SettingError(
+            f"Comparison with other attribution methods needs captum and scikit-learn. Type: {INSTALL}"
+        ) from error
     return captum.attr
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.explain.comparison import ATTRIBUTIONS, Attribution, Question
+from zonoplug.explain.comparison import ATTRIBUTIONS, Attribution, Question, import_captum
 from zonoplug.explain.metrics import (
     deletion_auc,
     infidelity,
@@ -66,6 +66,7 @@ def evaluate(question: Question, names: Sequence[str] | None = None, noise_sampl
         noise_samples: noisy inputs for sensitivity and steadiness; 0 leaves these NaN.
     """
     chosen = ATTRIBUTIONS.names() if names is None else list(names)
+    import_captum()  # which takes seconds the first time, and is no part of any method's
     maps: dict[str, Tensor] = {}
     seconds: dict[str, float] = {}
     for name in dict.fromkeys([REFERENCE, *chosen]):

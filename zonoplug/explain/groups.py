@@ -30,12 +30,13 @@ def grid(height: int, width: int, rows: int, columns: int) -> Tensor:
     return down[:, None] * columns + across[None, :]
 
 
-def superpixels(image: Tensor, count: int, compactness: float = 0.1) -> Tensor:
+def superpixels(image: Tensor, count: int, compactness: float | None = None) -> Tensor:
     """About `count` connected regions of like colour: SLIC.
 
     Args:
         image: (channels, height, width) in [0, 1].
-        compactness: how much nearness counts against colour; larger gives squarer regions.
+        compactness: how much nearness counts against colour; larger gives squarer regions. By default 10 for colours,
+            which are compared in Lab units of 0 to 100, and 0.1 for greys of 0 to 1.
     Raises:
         SettingError: scikit-image is not installed.
 
@@ -46,6 +47,8 @@ def superpixels(image: Tensor, count: int, compactness: float = 0.1) -> Tensor:
     except ImportError as error:
         raise SettingError(f"Superpixels need scikit-image. Type: {INSTALL}") from error
     pixels = image.permute(1, 2, 0).double().cpu().numpy()
+    if compactness is None:
+        compactness = 10.0 if image.shape[0] == 3 else 0.1
     labels = slic(pixels, n_segments=count, compactness=compactness, start_label=0, channel_axis=2)
     return without_gaps(torch.as_tensor(labels))
 
