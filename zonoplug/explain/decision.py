@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zonoplug.errors import SettingError
+from zonoplug.lirpa import compat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +95,23 @@ class Decision:
         """The decisions of some elements of the batch."""
         places = torch.as_tensor(elements, device=self.rows.device)
         return Decision(self.rows[places], self.offset[places], self.rivals[places])
+
+
+class OneByOne(nn.Module):
+    """A network that is given the points of a batch one at a time."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, points: Tensor) -> Tensor:
+        return torch.cat([self.network(point) for point in points.split(1)])
+
+
+def takes_batches(module: Any, network: nn.Module, point: Tensor) -> bool:
+    """Whether the host's module gives for a batch what the network gives for its points one at a time."""
+    points = torch.cat([point, point * 0.9 + 0.05, point * 0.8])
+    return compat.takes_batches(module, OneByOne(network), points)
 
 
 def network_outputs(network: Any, points: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def joint_influence(explainer: SymbolInfluence, region: Region, decision: Decisi
     at_point = decision.margins(network_outputs(explainer.network, region.point))
     alone = torch.eye(region.num_features, dtype=torch.bool)
     lowest = []
-    for part in alone.split(JOINT_BATCH):
+    for part in alone.split(JOINT_BATCH if explainer.takes_batches(region.point) else 1):
         points = region.point.expand(part.shape[0], *region.point.shape[1:])
         lowest.append(explainer.influence(points, decision, region.freed(part)).lower)
     return at_point - torch.cat(lowest)

@@ -22,7 +22,8 @@ from zonoplug.domain.rounding import Rounding
 from zonoplug.domain.symbols import Origin, SymbolSource
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.errors import SettingError
-from zonoplug.explain.decision import Decision, as_target, network_outputs
+from zonoplug.explain.decision import Decision, as_target, network_outputs, takes_batches
+from zonoplug.lirpa.compat import check_graph
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, build, walk
 from zonoplug.lirpa.propagate import Propagation
@@ -200,12 +201,25 @@ class SymbolInfluence:
             )
         self.rounding = rounding
         self._module: ZonotopeModule | None = network if isinstance(network, ZonotopeModule) else None
+        self._batches: bool | None = None
 
     def module(self, like: Tensor) -> ZonotopeModule:
-        """The host's module for the network; built at the first call, from an input (1 or more, *shape)."""
+        """The host's module for the network; built at the first call, from an input (1 or more, *shape).
+
+        Raises:
+            HostError: the host cannot build the network, or its graph computes something else.
+        """
         if self._module is None:
-            self._module = build(self.network, like[:1])
+            module = build(self.network, like[:1])
+            check_graph(module, self.network, like[:1])
+            self._module = module
         return self._module
+
+    def takes_batches(self, like: Tensor) -> bool:
+        """Whether several inputs can be propagated at once; a network with a fixed batch takes one at a time."""
+        if self._batches is None:
+            self._batches = takes_batches(self.module(like), self.network, like[:1])
+        return self._batches
 
     def influence(self, inputs: Tensor, decision: Decision, input_set: InputSet) -> Influence:
         """Margins over an input set, taken apart.
@@ -214,8 +228,12 @@ class SymbolInfluence:
             inputs: (batch, *shape), of the network's type.
             decision: whose margins; one element, or one for each input.
             input_set: around them, (batch, *shape).
+        Raises:
+            SettingError: several inputs for a network that takes one at a time.
         """
         module = self.module(inputs)
+        if inputs.shape[0] > 1 and not self.takes_batches(inputs):
+            raise SettingError(f"The network takes one input at a time, and got {inputs.shape[0]}.")
         decision = decision if decision.batch == inputs.shape[0] else decision.repeat(inputs.shape[0])
         with torch.no_grad():
             propagation = walk(module, [input_set], self.method, decision.rows, rounding=self.rounding)

@@ -50,7 +50,7 @@ class BoundJudge:
         self._slack = ROUNDING_UNITS * torch.finfo(outputs.dtype).eps * size
 
     def lower(self, free: Tensor) -> Tensor:
-        """Lower bounds of the margins (1, rivals) while features (features,) are free."""
+        """Lower bounds of the margins while features (features,) or (m, features) are free: (1 or m, rivals)."""
         parsed = BoundMethod.parse(self.method)
         with warnings.catch_warnings(), torch.enable_grad() if parsed.backward == "alpha-crown" else torch.no_grad():
             warnings.simplefilter("ignore")

@@ -74,6 +74,7 @@ def sufficient_set(
     importance: Tensor | None = None,
     network: torch.nn.Module | None = None,
     deadline: Deadline | None = None,
+    patience: int | None = None,
 ) -> SufficientSet:
     """A sufficient set of features for the decision at the region's point.
 
@@ -85,6 +86,8 @@ def sufficient_set(
         importance: (features,) the order in which features are kept; by symbol influence if None.
         network: attacked at the end, to show which features are needed; None: not attacked.
         deadline: no question is asked after it, and what is proved by then is returned.
+        patience: the judge is not asked any more once it refused this many single features in a row; None: it is asked
+            about all. Least influential features are asked about first, so later ones are the less likely to be freed.
     Raises:
         SettingError: the decision does not stand at the point itself, or there is neither explainer nor importance.
     """
@@ -103,14 +106,14 @@ def sufficient_set(
     needed, examples = nothing.clone(), dict[int, Tensor]()
     order = [int(f) for f in found.importance.argsort(stable=True) if not bool(free[f])]
     if judge is not None and order:
-        asked = _Recorded(judge, region.num_features, deadline, free)
+        asked = _Recorded(judge, region.num_features, deadline, free, patience)
         TRAVERSALS.get(traversal)(order, frozenset(free.nonzero().flatten().tolist()), asked)
         free, calls = asked.largest, asked.calls
         for question in asked.refuted:
             extra = question & ~free
             if int(extra.sum()) == 1 and not bool((free & ~question).any()):
                 needed |= extra
-    kept = [feature for feature in reversed(order) if not bool(free[feature])]
+    kept = [int(f) for f in found.importance.argsort(stable=True, descending=True) if not bool(free[f])]
     if network is not None:
         left = [feature for feature in kept if not bool(needed[feature])]
         for some in (left[i : i + ATTACK_BATCH] for i in range(0, len(left), ATTACK_BATCH)):
@@ -136,11 +139,13 @@ class _Recorded:
     features: int
     deadline: Deadline
     largest: Tensor
+    patience: int | None = None
     calls: int = 0
+    refusals: int = 0
     refuted: list[Tensor] = field(default_factory=list)
 
     def __call__(self, free: frozenset[int]) -> Answer:
-        if self.deadline.passed:
+        if self.deadline.passed or (self.patience is not None and self.refusals >= self.patience):
             return Answer.UNKNOWN
         question = torch.zeros(self.features, dtype=torch.bool)
         question[list(free)] = True
@@ -148,8 +153,11 @@ class _Recorded:
         answer = self.judge(question)
         if answer is Answer.PROVED and int(question.sum()) > int(self.largest.sum()):
             self.largest = question
+            self.refusals = 0
         elif answer is Answer.REFUTED:
             self.refuted.append(question)
+        if answer is not Answer.PROVED and int(question.sum()) == int(self.largest.sum()) + 1:
+            self.refusals += 1
         return answer
 
 

@@ -24,7 +24,6 @@ from zonoplug.explain.merging import merge_tree
 from zonoplug.explain.region import Region
 from zonoplug.explain.sufficient import SufficientSet, sufficient_set
 from zonoplug.explain.traversals import Answer
-from zonoplug.lirpa.compat import check_graph
 from zonoplug.report.explain_case import Case, ExplainSettings, load_case
 from zonoplug.report.explain_pictures import MapPanel, draw_bars, draw_kept, draw_maps, draw_tree
 from zonoplug.report.html import Page
@@ -68,7 +67,6 @@ class _Report:
         network = case.model.module
         self.explainer = SymbolInfluence(network, settings.method)
         self.module = self.explainer.module(case.region.point)
-        check_graph(self.module, network, case.region.box.sample(3)[:, 0])
         self.influence = self.explainer.influence(case.region.point, case.decision, case.region.box)
         self.row = int(self.influence.nearest()[0])
         self.notes: list[str] = []
