@@ -21,12 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-
-def write_page(f):
-    pass
-
-
+from explanations_page import write_page
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -54,6 +49,7 @@ SHARED = HERE.parent.parent / "shared"
 GROUPS = 25
 JUDGE = "zonotope+crown"
 CHECK_SECONDS = 60.0
+PATIENCE = 24
 MEASURES = [field.name for field in fields(Evaluation) if field.name not in ("name", "values")]
 OVAL_MEAN, OVAL_STD = (0.485, 0.456, 0.406), 0.225  # the boxes of its instances are the images under this scaling
 
@@ -204,6 +200,9 @@ def set_rows(case: Case, folder: Path, draw: bool) -> list[dict[str, object]]:
     ways: dict[str, Callable[[], SufficientSet]] = {
         "certificates only": lambda: sufficient_set(certain, region, case.decision),
         "certificates, then bounds": lambda: sufficient_set(certain, region, case.decision, judge),
+        f"certificates, then bounds until {PATIENCE} refusals": lambda: sufficient_set(
+            certain, region, case.decision, judge, patience=PATIENCE
+        ),
         "certificates, then QuickXplain": lambda: sufficient_set(certain, region, case.decision, judge, "quickxplain"),
         "deletion by gradient": lambda: sufficient_set(None, region, case.decision, judge, "deletion", gradient),
         "deletion by symbols": lambda: sufficient_set(None, region, case.decision, judge, "deletion", symbols),
@@ -218,7 +217,7 @@ def set_rows(case: Case, folder: Path, draw: bool) -> list[dict[str, object]]:
         mask = ~region.mask(found.free)
         masks[f"{way}:\n{found.size}"] = case.layout.to_image(mask)[0]
     if draw:
-        shown = {title: mask for title, mask in masks.items() if not title.startswith("certificates, then Q")}
+        shown = {title: mask for title, mask in masks.items() if "Quick" not in title and "bounds:" not in title}
         draw_kept(case.image, shown, folder / f"sets {case.net.name}.png".replace(" ", "_"))
     if case.region.num_features <= 64:  # small enough to ask the whole verifier every time
         wide = Region.ball(case.region.point, 0.1, 0, 1, case.region.features)

@@ -1,0 +1,7 @@
+"""The page of explanations.py."""
+
+from pathlib import Path
+
+
+def write_page(folder: Path) -> None:
+    return None

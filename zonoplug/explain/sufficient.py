@@ -113,7 +113,7 @@ def sufficient_set(
             extra = question & ~free
             if int(extra.sum()) == 1 and not bool((free & ~question).any()):
                 needed |= extra
-    kept = [int(f) for f in found.importance.argsort(stable=True, descending=True) if not bool(free[f])]
+    kept = [feature for feature in reversed(order) if not bool(free[feature])]
     if network is not None:
         left = [feature for feature in kept if not bool(needed[feature])]
         for some in (left[i : i + ATTACK_BATCH] for i in range(0, len(left), ATTACK_BATCH)):
