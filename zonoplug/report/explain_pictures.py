@@ -87,7 +87,7 @@ def draw_kept(
         masks: title -> (height, width) bool, True where the pixel is kept.
         colors: title -> colour of the outline.
     """
-    figure = new_figure(figsize=(INCH * (len(masks) + 1) + 0.2, INCH + 0.5), layout="constrained")
+    figure = new_figure(figsize=(INCH * (len(masks) + 1) + 0.2, INCH + 0.75), layout="constrained")
     axes = figure.subplots(1, len(masks) + 1, squeeze=False).flatten()
     for place in axes:
         place.set_xticks([])
@@ -203,7 +203,7 @@ class Line:
 
 
 def draw_lines(charts: Mapping[str, tuple[str, Sequence[Line], bool]], path: Target, x_label: str) -> None:
-    """Write charts side by side with a common legend.
+    """Write charts side by side with a common legend. Labels that agree up to a comma share their colour.
 
     Args:
         charts: title -> (name of the vertical axis, lines, whether that axis is logarithmic).
@@ -211,10 +211,13 @@ def draw_lines(charts: Mapping[str, tuple[str, Sequence[Line], bool]], path: Tar
     figure = new_figure(figsize=(4.3 * len(charts), 4.0), layout="constrained")
     axes = figure.subplots(1, len(charts), squeeze=False).flatten()
     labels = list(dict.fromkeys(line.label for _, lines, _ in charts.values() for line in lines))
+    families = list(dict.fromkeys(label.partition(",")[0] for label in labels))
     handles: dict[str, Any] = {}
     for chart, (title, (y_label, lines, logarithmic)) in zip(axes, charts.items(), strict=True):
         for line in lines:
-            style = dict(STYLES[labels.index(line.label) % len(STYLES)])
+            place = families.index(line.label.partition(",")[0])
+            style = dict(STYLES[place % len(STYLES)])
+            style["marker"] = STYLES[(place + place // len(STYLES)) % len(STYLES)]["marker"]
             style["linestyle"] = "--" if line.dashed else "-"
             (handles[line.label],) = chart.plot(line.x, line.y, linewidth=1.6, **style)
         if logarithmic:
