@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zonoplug.explain.metrics import standard_error
-from zonoplug.report.explain_pictures import Line, draw_lines
-from zonoplug.report.tables import markdown_table
+from explanations_drift import draw_drift, drift_summary
+from explanations_tables import Rows, column, mean, number, read, values_of, where
 
-Rows = list[dict[str, str]]
+from zonoplug.explain.metrics import standard_error
+from zonoplug.report.tables import markdown_table
 
 OURS = ("symbols", "symbols-to-baseline")
 MEASURES = {  # name of the column -> (for people, 1 if higher is better)
@@ -28,32 +27,6 @@ MEASURES = {  # name of the column -> (for people, 1 if higher is better)
     "seconds": ("seconds", -1),
 }
 CLEAR = 2.0  # standard errors of the paired difference
-
-
-def read(folder: Path, name: str) -> Rows:
-    with (folder / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def mean(values: Iterable[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else float("nan")
-
-
-def column(rows: Rows, name: str) -> list[float]:
-    return [float(row[name]) for row in rows]
-
-
-def where(rows: Rows, **wanted: str) -> Rows:
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-
-
-def values_of(rows: Rows, name: str) -> list[str]:
-    return list(dict.fromkeys(row[name] for row in rows))
-
-
-def number(value: float) -> str:
-    return "-" if not math.isfinite(value) else f"{value:.3f}" if 0.01 <= abs(value) < 100 else f"{value:.2g}"
 
 
 def maps_table(rows: Rows) -> str:
@@ -184,67 +157,6 @@ def groups_summary(rows: Rows) -> list[str]:
     return lines
 
 
-def drift_summary(rows: Rows, nets: dict[str, int]) -> list[str]:
-    """At three quarters of the inputs' number: which reductions keep the map; and what protection costs."""
-    lines = []
-    for net, inputs in nets.items():
-        small = str(int(0.75 * inputs))
-        cells = []
-        for name in values_of(rows, "reduction"):
-            own = where(rows, net=net, reduction=name, max_symbols=small, protected="False")
-            if own:
-                cells.append((mean([0.0 if math.isnan(v) else v for v in column(own, "spearman")]), name))
-        cells.sort(reverse=True)
-        lines.append(
-            f"- {net}, {small} symbols for {inputs} inputs: rank agreement with the unreduced map "
-            + ", ".join(f"{name} {value:.2f}" for value, name in cells)
-            + "."
-        )
-        budget = str(int(1.1 * inputs))
-        pays = []
-        for name in values_of(rows, "reduction"):
-            free = where(rows, net=net, reduction=name, max_symbols=budget, protected="False")
-            kept = where(rows, net=net, reduction=name, max_symbols=budget, protected="True")
-            if free and kept:
-                ratio = mean(column(kept, "unattributed")) / mean(column(free, "unattributed"))
-                pays.append(f"{name} {ratio:.2f}")
-        if pays:
-            lines.append(
-                f"  With {budget} symbols, protecting the inputs multiplies the unattributed mass by {', '.join(pays)}."
-            )
-    return lines
-
-
-def draw_drift(rows: Rows, nets: dict[str, int], folder: Path) -> dict[str, str]:
-    """A plot for each network. Returns file name by network."""
-    files = {}
-    for net, inputs in nets.items():
-        own = where(rows, net=net)
-
-        def lines(measure: str, empty: float, own: Rows = own, inputs: int = inputs) -> list[Line]:
-            found = []
-            for name in values_of(own, "reduction"):
-                for protected, suffix in (("False", ""), ("True", ", inputs protected")):
-                    some = where(own, reduction=name, protected=protected)
-                    budgets = sorted({int(row["max_symbols"]) for row in some})
-                    if not budgets:
-                        continue
-                    y = [
-                        mean([empty if math.isnan(v) else v for v in column(where(some, max_symbols=str(b)), measure)])
-                        for b in budgets
-                    ]
-                    found.append(Line(name + suffix, [b / inputs for b in budgets], y, bool(suffix)))
-            return found
-
-        charts: dict[str, tuple[str, Sequence[Line], bool]] = {
-            "the map": ("rank agreement with the unreduced map", lines("spearman", 0.0), False),
-            "the unattributed mass": ("multiple of the unreduced one", lines("unattributed", float("nan")), True),
-        }
-        files[net] = f"drift_{net}.png".replace(" ", "_")
-        draw_lines(charts, folder / files[net], "symbols kept, as a multiple of the number of inputs")
-    return files
-
-
 def write_page(folder: Path) -> None:
     """Write README.md and the drift plots from the tables in `folder`."""
     maps, sets, groups, drifts, times = (read(folder, name) for name in ("maps", "sets", "groups", "drift", "times"))
@@ -294,9 +206,9 @@ def write_page(folder: Path) -> None:
         "In the tables of maps, the seconds of *symbols* on a network's first image include building the host's graph.",
         "## Groups",
         "Groupings of about 25 groups. *Share kept*: of the image, by certificates over groups. *Named by shared"
-        " symbols*: influence when each group moves as one, in multiples of what its pixels have one by one; it can exceed"
-        " 1, since the narrower set has relaxations of its own. *Interaction*: what groups do beyond their members alone,"
-        " as a share. The number of images on which a grouping is the only best one:",
+        " symbols*: influence when each group moves as one, in multiples of what its pixels have one by one; it can"
+        " exceed 1, since the narrower set has relaxations of its own. *Interaction*: what groups do beyond their"
+        " members alone, as a share. The number of images on which a grouping is the only best one:",
         "\n".join(groups_summary(groups)),
         groups_table(groups),
         *(f"![groups]({_file('tree', net)})" for net in nets),

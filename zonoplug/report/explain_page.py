@@ -13,22 +13,17 @@ from torch import Tensor
 
 from zonoplug.clock import Deadline
 from zonoplug.errors import SettingError, ZonoplugError
-from zonoplug.explain.comparison import ATTRIBUTIONS, Question
 from zonoplug.explain.counterfactual import attack_boxes, counterfactual_set
 from zonoplug.explain.decision import network_outputs
-from zonoplug.explain.evaluation import evaluate
-from zonoplug.explain.groups import interactions, neighbours, superpixels, together
-from zonoplug.explain.influence import Influence, SymbolInfluence
+from zonoplug.explain.influence import SymbolInfluence
 from zonoplug.explain.judges import BoundJudge
-from zonoplug.explain.merging import merge_tree
-from zonoplug.explain.region import Region
 from zonoplug.explain.sufficient import SufficientSet, sufficient_set
 from zonoplug.explain.traversals import Answer
 from zonoplug.report.explain_case import Case, ExplainSettings, load_case
-from zonoplug.report.explain_pictures import MapPanel, draw_bars, draw_kept, draw_maps, draw_tree
+from zonoplug.report.explain_pictures import MapPanel, draw_bars, draw_kept, draw_maps
+from zonoplug.report.explain_sections import comparison_section, groups_section
 from zonoplug.report.html import Page
 
-SUPERPIXELS = 30
 SET_SHARE = 0.5  # of the time limit, for the sufficient set
 
 
@@ -76,12 +71,11 @@ class _Report:
         self._map()
         self._origins()
         summary |= self._sufficient()
-        for title, section in (
-            ("Groups", self._groups),
-            ("Beside other methods", self._comparison if self.settings.compare else None),
-        ):
-            if section is not None:
-                self._if_possible(title, section)
+        groups = partial(groups_section, self.page, self.case, self.explainer, self.influence, self.row)
+        self._if_possible("Groups", groups)
+        if self.settings.compare:
+            others = partial(comparison_section, self.page, self.case, self.explainer)
+            self._if_possible("Beside other methods", others)
         return summary | {"notes": self.notes}
 
     def _if_possible(self, title: str, section: Callable[[], None]) -> None:
@@ -225,88 +219,6 @@ class _Report:
             return None
         features, _ = counterfactual_set(network, case.region, case.decision, found.points, importance)
         return features
-
-    def _groups(self) -> None:
-        case = self.case
-        if case.layout is None or case.image is None:
-            if case.region.num_features > 2:
-                self._tree(self.influence, None, None)
-            return
-        labels = superpixels(case.image, SUPERPIXELS)
-        region = Region(case.region.point, case.region.box, case.layout.features(labels))
-        joint, extra = interactions(self.explainer, region, case.decision)
-        names = [f"group {group}" for group in range(joint.shape[0])]
-        own = joint[:, self.row]
-        self.page.picture(
-            partial(
-                draw_bars,
-                names,
-                own.tolist(),
-                unit="margin",
-                members=(own - extra[:, self.row]).tolist(),
-                title=f"joint influence, against {case.rivals[self.row]}",
-            ),
-            "How far each group can push the margin down when only it moves (certified). The mark is the sum of its"
-            " pixels one by one; what sticks out beyond it the pixels do only together.",
-        )
-        self._tree(together(self.explainer, region, case.decision), labels, neighbours(labels))
-
-    def _tree(self, merged: Influence, labels: Tensor | None, touching: Tensor | None) -> None:
-        merges = merge_tree(merged.symbols[0].T, touching)
-        names = None if labels is not None else [self.case.names[int(i)] for i in merged.index[0]]
-        if len(merges) > 80:
-            return
-        total = float(merged.symbols[0].abs().mean(dim=0).sum())
-        self.page.picture(
-            partial(draw_tree, merges, image=self.case.image, labels=labels, names=names),
-            f"Groups that share one noise symbol, merged where least mass loses its name, of {total:.3g} in all."
-            + (
-                " Here all move the rivals in the same proportions, so that merging costs nothing."
-                if merges and merges[-1].height < 1e-6 * total
-                else ""
-            ),
-        )
-
-    def _comparison(self) -> None:
-        case = self.case
-        question = Question(
-            case.model.module, case.region, case.decision, case.baseline, case.layout, explainer=self.explainer
-        )
-        found = evaluate(question)
-        if case.layout is not None and case.image is not None:
-            panels = [MapPanel(item.name, case.layout.to_image(item.values[0]).sum(dim=0)) for item in found]
-            self.page.picture(
-                partial(draw_maps, case.image, panels),
-                "The same decision explained by all methods, each on its own scale.",
-            )
-        rows = [
-            (
-                item.name,
-                f"{item.deletion:.3f}",
-                f"{item.insertion:.3f}",
-                f"{item.infidelity:.3f}",
-                f"{item.sensitivity:.3f}",
-                f"{item.steadiness:.2f}",
-                f"{item.sparsity:.2f}",
-                f"{item.agreement:.2f}",
-                f"{item.seconds:.3f}",
-            )
-            for item in found
-        ]
-        header = (
-            "method",
-            "deletion ↓",
-            "insertion ↑",
-            "infidelity ↓",
-            "max-sensitivity ↓",
-            "steadiness ↑",
-            "sparsity",
-            "rank agreement with symbols",
-            "seconds",
-        )
-        self.page.table(header, rows)
-        sources = "; ".join(f"{name}: {ATTRIBUTIONS.get(name).source}" for name in ATTRIBUTIONS.names())
-        self.page.text(f"Sources. {sources}.")
 
 
 def _effort(found: SufficientSet) -> str:
