@@ -222,3 +222,15 @@ def test_patience_ends_after_so_many_refusals_in_a_row(make_region):
     found = sufficient_set(None, region, decision, judge, "deletion", torch.arange(10.0), patience=3)
     assert set(found.free.nonzero().flatten().tolist()) == {0, 2}
     assert len(asked) == found.calls == 6
+
+
+def test_the_verifier_is_asked_about_ranges_too(digit):
+    """The outputs stay within their own change at a corner, and not within less than it."""
+    model, region, _ = digit
+    nothing, everything = torch.zeros(64, dtype=torch.bool), torch.ones(64, dtype=torch.bool)
+    outputs = model.module(region.point)
+    change = float((model.module(region.box.upper) - outputs).abs().max())
+    assert VerifierJudge(model, region, Decision.within(outputs, change / 2), 20.0)(everything) is Answer.REFUTED
+    assert VerifierJudge(model, region, Decision.within(outputs, change), 20.0)(nothing) is Answer.PROVED
+    tiny = Region.ball(region.point, 1e-4, 0, 1)
+    assert VerifierJudge(model, tiny, Decision.within(outputs, change), 20.0)(everything) is Answer.PROVED
