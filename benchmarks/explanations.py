@@ -58,7 +58,7 @@ def map_rows(case: Case, folder: Path, draw: bool) -> list[dict[str, object]]:
             MapPanel(
                 item.name,
                 case.layout.to_image(item.values[0]).sum(dim=0),
-                f"unattributed {mass:.2g} ({share:.0%})" if item.name == "symbols" else "",
+                f"unattributed {mass:.3g} ({share:.0%})" if item.name == "symbols" else "",
             )
             for item in found
         ]
@@ -96,7 +96,7 @@ def set_rows(case: Case, folder: Path, draw: bool) -> list[dict[str, object]]:
             raise AssertionError(f"{case.net.name}, image {case.number}: a set proved by {way!r} does not suffice")
         rows.append(_set_row(case, way, found, region.num_features, answer))
         mask = ~region.mask(found.free)
-        masks[f"{way}:\n{found.size}"] = case.layout.to_image(mask)[0]
+        masks[f"{way}: {found.size}"] = case.layout.to_image(mask)[0]
     if draw:
         shown = {title: mask for title, mask in masks.items() if "Quick" not in title and "bounds:" not in title}
         draw_kept(case.image, shown, folder / f"sets {case.net.name}.png".replace(" ", "_"))

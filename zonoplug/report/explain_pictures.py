@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from math import ceil
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ FOR, AGAINST = "#2166AC", "#B2182B"
 GREY = "#8A8A8A"
 SHOWN_BARS = 24
 INCH = 2.3
+TITLE_LETTERS = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def draw_kept(
         masks: title -> (height, width) bool, True where the pixel is kept.
         colors: title -> colour of the outline.
     """
-    figure = new_figure(figsize=(INCH * (len(masks) + 1) + 0.2, INCH + 0.75), layout="constrained")
+    figure = new_figure(figsize=(INCH * (len(masks) + 1) + 0.2, INCH + 0.8), layout="constrained")
     axes = figure.subplots(1, len(masks) + 1, squeeze=False).flatten()
     for place in axes:
         place.set_xticks([])
@@ -102,7 +104,7 @@ def draw_kept(
         veil[..., 3] = np.where(kept, 0.0, 0.88)
         place.imshow(veil, interpolation="nearest")
         _outline(place, kept, (colors or {}).get(title, FOR))
-        place.set_title(title, fontsize=10)
+        place.set_title(fill(title, TITLE_LETTERS), fontsize=10)
     _save(figure, path)
 
 
