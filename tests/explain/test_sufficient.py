@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zonoplug.clock import Deadline
+from zonoplug.domain.input_sets import Box
 from zonoplug.errors import SettingError, UnknownNameError
 from zonoplug.examples import digits_model
 from zonoplug.explain.counterfactual import attack_boxes, counterfactual_set
@@ -234,3 +235,14 @@ def test_the_verifier_is_asked_about_ranges_too(digit):
     assert VerifierJudge(model, region, Decision.within(outputs, change), 20.0)(nothing) is Answer.PROVED
     tiny = Region.ball(region.point, 1e-4, 0, 1)
     assert VerifierJudge(model, tiny, Decision.within(outputs, change), 20.0)(everything) is Answer.PROVED
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_finds_the_cpus_set(make_region):
+    network, region, decision = make_region(inputs=6, seed=3)
+    here = sufficient_set(SymbolInfluence(network), region, decision)
+    there = Region(region.point.cuda(), Box(region.box.lower.cuda(), region.box.upper.cuda()), region.features)
+    on_gpu = Decision(decision.rows.cuda(), decision.offset.cuda(), decision.rivals.cuda())
+    found = sufficient_set(SymbolInfluence(network.cuda()), there, on_gpu)
+    assert found.kept == here.kept

@@ -134,7 +134,7 @@ def interactions(explainer: SymbolInfluence, region: Region, decision: Decision)
     joint = joint_influence(explainer, region, decision)
     single = Region(region.point, region.box, single_features(region.point.shape[1:]))
     members = joint_influence(explainer, single, decision)
-    total = torch.zeros_like(joint).index_add(0, region.features.flatten(), members)
+    total = torch.zeros_like(joint).index_add(0, region.features.flatten().to(members.device), members)
     return joint, joint - total
 
 

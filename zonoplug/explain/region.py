@@ -69,8 +69,8 @@ class Region:
         return int(self.features.max()) + 1 if self.features.numel() else 0
 
     def mask(self, free: Tensor) -> Tensor:
-        """The coordinates of free features: (features,) or (m, features) bool -> the same with *shape."""
-        return free[..., self.features]
+        """The coordinates of free features, on the point's device: (features,) or (m, features) bool to (m, *shape)."""
+        return free[..., self.features].to(self.point.device)
 
     def freed(self, free: Tensor) -> Box:
         """The box in which only free features move: (features,) -> (1, *shape), (m, features) -> (m, *shape)."""

@@ -172,7 +172,6 @@ class _Report:
         case = self.case
         judge = BoundJudge(self.module, case.region, case.decision)
         certain = SymbolInfluence(self.module, self.settings.method, rounding="inference")
-        certain.network = case.model.module
         limit = self.deadline.part(SET_SHARE)
         found = sufficient_set(certain, case.region, case.decision, judge, network=case.model.module, deadline=limit)
         noun = "pixels" if case.layout is not None else "inputs"
