@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zonoplug.domain.lp_ball import LpBall
     from zonoplug.domain.zonotope import Zonotope
     from zonoplug.errors import ZonoplugError
+    from zonoplug.explain.influence import SymbolInfluence
     from zonoplug.io.onnx_model import load_model
     from zonoplug.io.vnnlib import read_specification
     from zonoplug.lirpa.module import ZonotopeModule, build, register, unregister
@@ -30,6 +31,7 @@ _HOME = {
     "InputSet": "zonoplug.domain.input_sets",
     "LpBall": "zonoplug.domain.lp_ball",
     "Zonotope": "zonoplug.domain.zonotope",
+    "SymbolInfluence": "zonoplug.explain.influence",
     "ZonoplugError": "zonoplug.errors",
     "load_model": "zonoplug.io.onnx_model",
     "read_specification": "zonoplug.io.vnnlib",
@@ -68,6 +70,7 @@ __all__ = [
     "Reduction",
     "Relaxation",
     "Settings",
+    "SymbolInfluence",
     "Verdict",
     "ZonoplugError",
     "Zonotope",

@@ -25,6 +25,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         from zonoplug.report.trace import measure_trace
 
         return measure_trace(request)
+    if request["job"] == "explain":
+        from zonoplug.report.explain_page import explain_file
+
+        return explain_file(request)
     import torch
 
     from zonoplug.clock import Deadline

@@ -1,0 +1,248 @@
+"""Sufficient and counterfactual sets: proved, minimal where they say so, and bound to meet."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zonoplug.clock import Deadline
+from zonoplug.domain.input_sets import Box
+from zonoplug.errors import SettingError, UnknownNameError
+from zonoplug.examples import digits_model
+from zonoplug.explain.counterfactual import attack_boxes, counterfactual_set
+from zonoplug.explain.decision import Decision
+from zonoplug.explain.influence import SymbolInfluence
+from zonoplug.explain.judges import AttackJudge, BoundJudge, CascadeJudge, VerifierJudge
+from zonoplug.explain.layout import ImageLayout
+from zonoplug.explain.region import Region
+from zonoplug.explain.sufficient import sufficient_set
+from zonoplug.explain.traversals import TRAVERSALS, Answer
+from zonoplug.io.onnx_model import load_model
+
+SEEDS = st.integers(0, 10**6)
+
+
+@given(
+    conflicts=st.lists(st.sets(st.integers(0, 6), min_size=1, max_size=4), max_size=5),
+    order=st.permutations(range(7)),
+)
+@pytest.mark.parametrize("name", TRAVERSALS.names())
+def test_traversals_end_where_nothing_can_be_added(name, conflicts, order):
+    """The judge proves a set unless it holds a conflict: the free set is a largest one without."""
+
+    def judge(free):
+        return Answer.UNKNOWN if any(conflict <= free for conflict in conflicts) else Answer.PROVED
+
+    free = TRAVERSALS.get(name)(order, frozenset(), judge)
+    assert judge(free) is Answer.PROVED
+    for feature in set(range(7)) - free:
+        assert judge(free | {feature}) is Answer.UNKNOWN
+
+
+@pytest.mark.parametrize("name", ["binary", "quickxplain"])
+def test_few_questions_where_few_features_are_kept(name):
+    asked = []
+
+    def judge(free):
+        asked.append(free)
+        return Answer.UNKNOWN if 77 in free else Answer.PROVED
+
+    assert TRAVERSALS.get(name)(range(100), frozenset(), judge) == frozenset(range(100)) - {77}
+    assert len(asked) < 30
+
+
+@settings(max_examples=20)
+@given(seed=SEEDS)
+@pytest.mark.parametrize("traversal", ["deletion", "binary", "quickxplain"])
+def test_sets_suffice_at_every_vertex_and_sample(make_region, extremes, traversal, seed):
+    network, region, decision = make_region(seed=seed, hidden=(6,))
+    explainer = SymbolInfluence(network)
+    judge = BoundJudge(explainer.module(region.point), region, decision, "zonotope")
+    found = sufficient_set(explainer, region, decision, judge, traversal, network=network)
+    assert set(found.kept) == set((~found.free).nonzero().flatten().tolist())
+    assert bool((decision.margins(network(extremes(region.freed(found.free)))) > 0).all())
+    for feature in found.needed.nonzero().flatten().tolist():
+        assert feature in found.kept
+    for feature, point in found.counterexamples.items():
+        free = found.free.clone()
+        free[feature] = True
+        box = region.freed(free)
+        assert bool(((point >= box.lower) & (point <= box.upper)).all())
+        assert bool((decision.margins(network(point)) <= 0).any())
+        assert bool(found.needed[feature])
+    influence = [float(found.importance[feature]) for feature in found.kept]
+    assert influence == sorted(influence, reverse=True)
+
+
+@settings(max_examples=20)
+@given(seed=SEEDS)
+def test_every_sufficient_set_meets_every_counterfactual_set(make_region, seed):
+    network, region, decision = make_region(seed=seed, inputs=6, radius=0.8)
+    attack = attack_boxes(network, region.box, decision)
+    if not bool(attack.violated[0]):
+        return
+    explainer = SymbolInfluence(network)
+    found = sufficient_set(explainer, region, decision)
+    flipped, point = counterfactual_set(network, region, decision, attack.points, found.importance)
+    assert bool((decision.margins(network(point)) <= 0).any())
+    assert torch.equal((point != region.point).flatten(), flipped)
+    assert bool((flipped & ~found.free).any())
+    for feature in flipped.nonzero().flatten().tolist():
+        less = flipped.clone()
+        less[feature] = False
+        back = torch.where(region.mask(less), attack.points, region.point)
+        assert bool((decision.margins(network(back)) > 0).all())
+
+
+@pytest.fixture(scope="module")
+def digit():
+    """The bundled network, an image of it, and a wide box around it in which the decision can fall."""
+    from sklearn.datasets import load_digits
+
+    model = load_model(digits_model())
+    image = torch.tensor(load_digits(return_X_y=True)[0][3] / 16).float().reshape(1, 64)
+    region = Region.ball(image, 0.15, 0, 1)
+    outputs = model.module(image)
+    return model, region, Decision.between_classes(outputs.argmax(dim=1), 10, outputs)
+
+
+def test_the_whole_verifier_agrees_and_proves_what_is_needed(digit):
+    model, region, decision = digit
+    explainer = SymbolInfluence(model.module, rounding="inference")
+    coarse = ImageLayout.guess((64,)).features(torch.arange(64).reshape(8, 8) // 32 * 2 + torch.arange(8)[None] // 4)
+    groups = Region(region.point, region.box, coarse)
+    judge = VerifierJudge(model, groups, decision, 30.0)
+    found = sufficient_set(explainer, groups, decision, judge, "deletion", network=model.module)
+    assert 0 < found.size <= 4
+    assert judge(found.free) is Answer.PROVED
+    everything = torch.ones(4, dtype=torch.bool)
+    assert judge(everything) is Answer.REFUTED
+    assert judge.counterexamples
+    assert found.share_needed == 1.0, "with a complete judge, every feature is settled one way or the other"
+    for feature in found.kept:
+        free = found.free.clone()
+        free[feature] = True
+        assert judge(free) is Answer.REFUTED
+
+
+def test_certificates_leave_the_judge_little_to_do(digit):
+    model, region, decision = digit
+    narrow = Region.ball(region.point, 0.04, 0, 1)
+    explainer = SymbolInfluence(model.module, rounding="inference")
+    judge = BoundJudge(explainer.module(region.point), narrow, decision)
+    found = sufficient_set(explainer, narrow, decision, judge)
+    slow = sufficient_set(None, narrow, decision, judge, "deletion", torch.arange(64.0))
+    assert slow.calls == 64
+    assert found.calls + found.passes < 32
+    assert VerifierJudge(model, narrow, decision, 30.0)(found.free) is Answer.PROVED
+
+
+def test_judges_in_a_row_stop_at_the_first_that_knows(digit):
+    model, region, decision = digit
+    everything, nothing = torch.ones(64, dtype=torch.bool), torch.zeros(64, dtype=torch.bool)
+    bound = BoundJudge(SymbolInfluence(model.module).module(region.point), region, decision, "zonotope")
+    row = CascadeJudge((bound, AttackJudge(model.module, region, decision)))
+    assert bound(everything) is Answer.UNKNOWN
+    assert row(everything) is Answer.REFUTED
+    assert row(nothing) is Answer.PROVED
+
+
+def test_a_judge_that_knows_nothing_frees_nothing(make_region):
+    _, region, decision = make_region()
+    asked = []
+    found = sufficient_set(
+        None, region, decision, lambda free: asked.append(free) or Answer.UNKNOWN, "deletion", torch.arange(4.0)
+    )
+    assert found.kept == [3, 2, 1, 0]
+    assert found.calls == len(asked) == 4
+    assert found.share_needed == 0
+
+
+def test_a_judge_that_contradicts_itself_cannot_make_a_set_that_was_never_proved(make_region):
+    """Bounds need not be monotone: what is returned must have been answered with yes as it is."""
+    _, region, decision = make_region(inputs=5)
+    for seed in range(20):
+        random = torch.Generator().manual_seed(seed)
+        proved = []
+
+        def judge(free, random=random, proved=proved):
+            yes = bool(torch.rand((), generator=random) < 0.5)
+            proved.extend([free] if yes else [])
+            return Answer.PROVED if yes else Answer.UNKNOWN
+
+        for name in TRAVERSALS.names():
+            found = sufficient_set(None, region, decision, judge, name, torch.rand(5, generator=random))
+            assert not bool(found.free.any()) or any(torch.equal(found.free, free) for free in proved)
+
+
+def test_nothing_is_asked_after_the_deadline(make_region):
+    network, region, decision = make_region()
+
+    def judge(free):
+        raise AssertionError("the time is up")
+
+    found = sufficient_set(SymbolInfluence(network), region, decision, judge, deadline=Deadline(-1.0))
+    assert found.kept == [3, 2, 1, 0]
+
+
+def test_what_there_is_nothing_to_explain_about_is_said(make_region):
+    network, region, decision = make_region()
+    other = Decision(-decision.rows, decision.offset, decision.rivals)
+    with pytest.raises(SettingError, match="does not make this decision"):
+        sufficient_set(SymbolInfluence(network), region, other)
+    with pytest.raises(SettingError, match="importance"):
+        sufficient_set(None, region, decision)
+    with pytest.raises(UnknownNameError, match="Did you mean 'deletion'"):
+        sufficient_set(None, region, decision, lambda free: Answer.UNKNOWN, "deletoin", torch.arange(4.0))
+    with pytest.raises(SettingError, match="outside the box"):
+        Region(region.point + 5, region.box, region.features)
+    with pytest.raises(SettingError, match="numbered"):
+        Region(region.point, region.box, torch.tensor([0, 1, 1, 3]))
+
+
+def test_an_output_can_be_held_in_a_range(make_network, extremes):
+    network = make_network(outputs=1)
+    point = torch.rand(1, 4, dtype=torch.float64)
+    region = Region.ball(point, 0.3)
+    decision = Decision.within(network(point), 0.05)
+    found = sufficient_set(SymbolInfluence(network), region, decision)
+    outputs = network(extremes(region.freed(found.free)))
+    assert bool(((outputs - network(point)).abs() < 0.05).all())
+
+
+def test_patience_ends_after_so_many_refusals_in_a_row(make_region):
+    _, region, decision = make_region(inputs=10)
+    asked = []
+
+    def judge(free):
+        asked.append(free)
+        return Answer.PROVED if set(free.nonzero().flatten().tolist()) <= {0, 2, 9} else Answer.UNKNOWN
+
+    found = sufficient_set(None, region, decision, judge, "deletion", torch.arange(10.0), patience=3)
+    assert set(found.free.nonzero().flatten().tolist()) == {0, 2}
+    assert len(asked) == found.calls == 6
+
+
+def test_the_verifier_is_asked_about_ranges_too(digit):
+    """The outputs stay within their own change at a corner, and not within less than it."""
+    model, region, _ = digit
+    nothing, everything = torch.zeros(64, dtype=torch.bool), torch.ones(64, dtype=torch.bool)
+    outputs = model.module(region.point)
+    change = float((model.module(region.box.upper) - outputs).abs().max())
+    assert VerifierJudge(model, region, Decision.within(outputs, change / 2), 20.0)(everything) is Answer.REFUTED
+    assert VerifierJudge(model, region, Decision.within(outputs, change), 20.0)(nothing) is Answer.PROVED
+    tiny = Region.ball(region.point, 1e-4, 0, 1)
+    assert VerifierJudge(model, tiny, Decision.within(outputs, change), 20.0)(everything) is Answer.PROVED
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_finds_the_cpus_set(make_region):
+    network, region, decision = make_region(inputs=6, seed=3)
+    here = sufficient_set(SymbolInfluence(network), region, decision)
+    there = Region(region.point.cuda(), Box(region.box.lower.cuda(), region.box.upper.cuda()), region.features)
+    on_gpu = Decision(decision.rows.cuda(), decision.offset.cuda(), decision.rivals.cuda())
+    found = sufficient_set(SymbolInfluence(network.cuda()), there, on_gpu)
+    assert found.kept == here.kept

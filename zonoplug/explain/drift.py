@@ -1,0 +1,147 @@
+"""What symbol reduction does to an explanation: how maps drift, and how the unattributed mass grows.
+
+Reducing symbols that are not the input's moves their mass to the box and leaves every a_i as it was at that point of
+the network. Behind it, wider hulls choose other relaxations, so the a_i of the output may still change. A reduction
+that takes input symbols takes their pixels out of the map.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.input_sets import InputSet
+from zonoplug.domain.symbols import SymbolIds, SymbolSource
+from zonoplug.domain.zonotope import Interval, Zonotope
+from zonoplug.errors import ZonoplugError
+from zonoplug.explain.decision import Decision
+from zonoplug.explain.influence import Influence, decompose
+from zonoplug.explain.metrics import spearman, top_agreement
+from zonoplug.lirpa.module import ZonotopeModule
+from zonoplug.lirpa.propagate import Propagation, WalkOptions, propagate
+from zonoplug.reduction import REDUCTIONS, AboveSymbols, Reduction
+from zonoplug.reduction.base import NO_SYMBOLS
+
+TOP_SHARE = 0.05
+
+
+class Protecting(Reduction):
+    """Another reduction that keeps given symbols, within the same budget or with as many as there are of them."""
+
+    source = "the wrapped reduction's"
+
+    def __init__(self, inner: Reduction, protect: SymbolIds) -> None:
+        self.inner, self.protect = inner, protect
+
+    def _reduce(self, zonotope: Zonotope, max_symbols: int, protected: Tensor) -> Zonotope:
+        least = int(torch.isin(zonotope.symbols, self.protect).sum())
+        return self.inner.reduce(zonotope, max(max_symbols, least), self.protect)
+
+
+def reduced_influence(
+    module: ZonotopeModule,
+    input_set: InputSet,
+    decision: Decision,
+    reduction: Reduction | None,
+    max_symbols: int = 0,
+    protect_inputs: bool = True,
+    known: Mapping[str, Interval] | None = None,
+) -> tuple[Influence, Propagation]:
+    """Symbol influence through a network whose zonotopes are reduced on the way.
+
+    Args:
+        reduction: None for none.
+        max_symbols: the budget at every layer.
+        protect_inputs: whether the input set's symbols stay, even above the budget.
+        known: bounds of nodes that hold from elsewhere; with an unreduced walk's, relaxations stay what they were.
+    """
+    symbols = SymbolSource()
+    name = module.input_name[0]
+    with torch.no_grad():
+        inputs = input_set.to_zonotope(symbols, name)
+        options = WalkOptions()
+        if reduction is not None:
+            kept = Protecting(reduction, inputs.symbols if protect_inputs else NO_SYMBOLS)
+            options = WalkOptions(kept, AboveSymbols(max_symbols))
+        hulls = {name: input_set.interval_hull(), **(known or {})}
+        propagation = propagate(module, {name: inputs}, symbols, options, decision.rows, known=hulls)
+    return decompose(propagation, module, inputs, decision), propagation
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One reduction's effect on one explanation, for the margin over the nearest rival of the unreduced one.
+
+    Attributes:
+        reduction, max_symbols, protected: what was done.
+        spearman: rank correlation of |a_i| with the unreduced map.
+        top: share of the most influential inputs that both maps agree on.
+        lost: share of inputs that had influence and have none now.
+        unattributed: mass that no input explains, as a multiple of the unreduced one.
+        lower: the margin's lower bound.
+        seconds: of the propagation.
+    """
+
+    reduction: str
+    max_symbols: int
+    protected: bool
+    spearman: float
+    top: float
+    lost: float
+    unattributed: float
+    lower: float
+    seconds: float
+
+
+def drift(
+    module: ZonotopeModule,
+    input_set: InputSet,
+    decision: Decision,
+    budgets: Sequence[int],
+    reductions: Sequence[str] | None = None,
+    protect: Sequence[bool] = (False, True),
+) -> list[Drift]:
+    """The effect of each reduction and budget on the explanation of one input.
+
+    Protected inputs need a budget of at least their number; smaller ones are left out. So is a reduction that refuses
+    a budget.
+
+    Args:
+        reductions: names in `REDUCTIONS`; all of them by default.
+    """
+    plain, _ = reduced_influence(module, input_set, decision, None)
+    row = int(plain.nearest()[0])
+    whole = plain.magnitude()[0, row].flatten()
+    mass = float(plain.unattributed[0, row])
+    found = []
+    for name in REDUCTIONS.names() if reductions is None else reductions:
+        for budget in budgets:
+            for kept in protect:
+                if kept and budget < plain.symbols.shape[2]:
+                    continue
+                start = time.perf_counter()
+                try:
+                    reduced, _ = reduced_influence(module, input_set, decision, REDUCTIONS.get(name)(), budget, kept)
+                except ZonoplugError:
+                    continue
+                seconds = time.perf_counter() - start
+                part = reduced.magnitude()[0, row].flatten()
+                gone = (part == 0) & (whole > 0)
+                found.append(
+                    Drift(
+                        name,
+                        budget,
+                        kept,
+                        spearman(whole, part),
+                        top_agreement(whole, part, max(1, int(TOP_SHARE * whole.numel()))),
+                        float(gone.sum()) / max(int((whole > 0).sum()), 1),
+                        float(reduced.unattributed[0, row]) / mass if mass > 0 else float("nan"),
+                        float(reduced.lower[0, row]),
+                        seconds,
+                    )
+                )
+    return found
