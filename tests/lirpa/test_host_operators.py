@@ -136,6 +136,18 @@ CASES = {
     ),
     "AveragePool": (IMAGE, lambda x, a: a(functional.avg_pool2d(x, 2).flatten(1)), [linear(12, 3)]),
     "MaxPool": (IMAGE, lambda x, a: a(functional.max_pool2d(x, 2).flatten(1)), [linear(12, 3)]),
+    "MaxPool with a ragged end": (
+        IMAGE,
+        lambda x, a: a(functional.max_pool2d(x, (3, 2), ceil_mode=True).flatten(1)),
+        [linear(18, 3)],
+    ),
+    "MaxPool dilated": (IMAGE, lambda x, a: a(functional.max_pool2d(x, 2, dilation=2).flatten(1)), [linear(12, 3)]),
+    "MaxPool 1d": (ROWS, lambda x, a: a(functional.max_pool1d(x, 2).flatten(1)), [linear(8, 3)]),
+    "MaxPool 3d": (
+        (1, 2, 4, 4),
+        lambda x, a: a(functional.max_pool3d(x, 2).flatten(1)),
+        [linear(4, 3)],
+    ),
     "MaxPool overlapping": (IMAGE, lambda x, a: a(functional.max_pool2d(x, 3, 2, 1).flatten(1)), [linear(24, 3)]),
     "Transpose before Conv": (
         (7, 5, 2),
@@ -145,6 +157,7 @@ CASES = {
     "Max": (VECTOR, lambda x, a, b, c: c(torch.maximum(a(x), b(x))), [linear(5, 4), linear(5, 4), linear(4, 3)]),
     "Min": (VECTOR, lambda x, a, b, c: c(torch.minimum(a(x), b(x))), [linear(5, 4), linear(5, 4), linear(4, 3)]),
     "ReduceMax": (ROWS, lambda x, a: a(torch.amax(x, 1)), [linear(5, 3)]),
+    "LogSoftmax": (VECTOR, lambda x, a, b: b(torch.log_softmax(3 * a(x), 1)), TWO),
     "Softmax": (VECTOR, lambda x, a, b: b(torch.softmax(3 * a(x), 1)), TWO),
     "attention": (
         ROWS,
