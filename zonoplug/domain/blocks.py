@@ -121,7 +121,9 @@ class DenseBlock(GeneratorBlock):
         return replace(self, generators=self.generators.reshape(*self.generators.shape[:2], *shape))
 
     def contract(self, rows: Tensor) -> DenseBlock:
-        return replace(self, generators=torch.matmul(self.generators.flatten(2), rows.transpose(1, 2)))
+        return replace(
+            self, generators=torch.matmul(self.generators.reshape(*self.generators.shape[:2], -1), rows.transpose(1, 2))
+        )
 
     def dense(self) -> Tensor:
         return self.generators
@@ -155,7 +157,7 @@ class DiagonalBlock(GeneratorBlock):
         return flat.scatter_add(1, self.index, self.values.abs()).reshape(-1, *self.coordinates)
 
     def scale(self, factor: Tensor) -> DiagonalBlock:
-        flat = factor.expand(self.values.shape[0], *self.coordinates).flatten(1)
+        flat = factor.expand(self.values.shape[0], *self.coordinates).reshape(self.values.shape[0], -1)
         return replace(self, values=self.values * flat.gather(1, self.index))
 
     def map(self, linear: LinearMap) -> DenseBlock:

@@ -2,12 +2,70 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from zonoplug.lirpa.host_bases import IntervalOperator, Monotone
 from zonoplug.transformers.pooling import windows
+
+
+def reduced(attributes: Any, x: Tensor, *axes: Tensor) -> tuple[list[int], bool]:
+    """The axes of an ONNX reduction, all by default, and whether they stay with length 1."""
+    given = axes[0].reshape(-1).tolist() if axes else (attributes or {}).get("axes")
+    given = range(x.dim()) if given is None else [given] if isinstance(given, int) else given
+    return [int(axis) for axis in given], bool((attributes or {}).get("keepdims", 1))
+
+
+class _Norm(IntervalOperator):
+    """A norm along axes: it grows with each |x|."""
+
+    power: int
+
+    def forward(self, x: Tensor, *axes: Tensor) -> Tensor:
+        along, keeps = reduced(self.attr, x, *axes)
+        result: Tensor = torch.linalg.vector_norm(x, self.power, along, keepdim=keeps)
+        return result
+
+    def image(self, *intervals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        (lower, upper), *axes = intervals
+        near, far = torch.maximum(lower, -upper).clamp(min=0), torch.maximum(upper, -lower)
+        return self.forward(near, *(axis for axis, _ in axes)), self.forward(far, *(axis for axis, _ in axes))
+
+
+class BoundReduceL1(_Norm):
+    """The sum of absolute values."""
+
+    power = 1
+
+
+class BoundReduceL2(_Norm):
+    """The root of the sum of squares."""
+
+    power = 2
+
+
+class BoundReduceProd(IntervalOperator):
+    """The product along axes."""
+
+    def forward(self, x: Tensor, *axes: Tensor) -> Tensor:
+        along, keeps = reduced(self.attr, x, *axes)
+        for axis in sorted((axis % x.dim() for axis in along), reverse=True):
+            x = x.prod(axis, keepdim=keeps)
+        return x
+
+    def image(self, *intervals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        (lower, upper), *axes = intervals
+        along, keeps = reduced(self.attr, lower, *(axis for axis, _ in axes))
+        for axis in sorted((axis % lower.dim() for axis in along), reverse=True):
+            low, high = torch.ones_like(lower.select(axis, 0)), torch.ones_like(lower.select(axis, 0))
+            for place in range(lower.shape[axis]):
+                ends = [a * b for a in (low, high) for b in (lower.select(axis, place), upper.select(axis, place))]
+                low, high = torch.stack(ends).amin(0), torch.stack(ends).amax(0)
+            lower, upper = (side.unsqueeze(axis) if keeps else side for side in (low, high))
+        return lower, upper
 
 
 class _RowWise(IntervalOperator):

@@ -16,7 +16,15 @@ from zonoplug.lirpa import host_linear
 from zonoplug.lirpa.compat import IS_0_3
 from zonoplug.lirpa.host_activations import custom_activations
 from zonoplug.lirpa.host_bases import IntervalOperator, Monotone, constant, is_constant
-from zonoplug.lirpa.host_compositions import BoundLogSoftmax, BoundMaxPool, BoundSoftmax
+from zonoplug.lirpa.host_compositions import (
+    BoundLogSoftmax,
+    BoundMaxPool,
+    BoundReduceL1,
+    BoundReduceL2,
+    BoundReduceProd,
+    BoundSoftmax,
+    reduced,
+)
 from zonoplug.lirpa.host_curves import BoundPow, BoundReciprocal, BoundSoftplus, BoundSqrt
 
 _operators = importlib.import_module("auto_LiRPA.operators")
@@ -121,8 +129,9 @@ def _chosen(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any, int, Any], A
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "Max": lambda attr, x, *more: _largest(x, *more),
     "Min": lambda attr, x, *more: -_largest(-x, *[-y for y in more]),
-    "ReduceMax": lambda attr, x: torch.amax(x, attr["axes"], bool(attr.get("keepdims", 1))),
-    "ReduceMin": lambda attr, x: torch.amin(x, attr["axes"], bool(attr.get("keepdims", 1))),
+    "ReduceLogSumExp": lambda attr, x, *axes: torch.logsumexp(x, *reduced(attr, x, *axes)),
+    "ReduceMax": lambda attr, x, *axes: torch.amax(x, *reduced(attr, x, *axes)),
+    "ReduceMin": lambda attr, x, *axes: torch.amin(x, *reduced(attr, x, *axes)),
 }
 
 
@@ -145,6 +154,9 @@ def custom_operators() -> dict[str, Any]:
         "onnx::Pad": host_linear.BoundPad,
         "onnx::Pow": BoundPow,
         "onnx::Reciprocal": BoundReciprocal,
+        "onnx::ReduceL1": BoundReduceL1,
+        "onnx::ReduceL2": BoundReduceL2,
+        "onnx::ReduceProd": BoundReduceProd,
         "onnx::Resize": host_linear.BoundResize,
         "onnx::Slice": _chosen(_for_slice),
         "onnx::Softplus": BoundSoftplus,

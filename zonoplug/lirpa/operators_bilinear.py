@@ -12,8 +12,9 @@ from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.lirpa import operators_elementwise, operators_exact  # noqa: F401 - their entries come first
+from zonoplug.lirpa.host_compositions import reduced
 from zonoplug.lirpa.table import Call, NotApplicableError, transforms
-from zonoplug.transformers import bilinear, matrix_product, pooling, softmax
+from zonoplug.transformers import bilinear, log_sum_exp, matrix_product, norms, pooling, softmax
 from zonoplug.transformers.affine import Operand
 from zonoplug.transformers.enclosure import Enclosure
 
@@ -37,6 +38,14 @@ def _divide(call: Call) -> Enclosure:
     if not isinstance(denominator, Zonotope):
         raise NotApplicableError
     return bilinear.divide(numerator, denominator, call.source, call.node.name, bounds=_pair(call))
+
+
+@transforms("BoundNormalization", kind="composition")
+def _normalize(call: Call) -> Enclosure:
+    numbers = call.node.attr
+    axes, epsilon, centered = numbers["axes"], numbers["epsilon"], numbers["centered"]
+    zonotope, hull = call.zonotope, call.hulls[0]
+    return norms.normalize(zonotope, axes, epsilon, centered, call.source, call.node.name, bounds=hull)
 
 
 @transforms("BoundMatMul", kind="composition", after=True)
@@ -77,18 +86,31 @@ def _largest(call: Call) -> Enclosure:
     return _reduce(call, pooling.max_over_axes)
 
 
+@transforms("BoundReduceLogSumExp", kind="composition")
+def _log_sum_exp(call: Call) -> Enclosure:
+    return _reduce(call, log_sum_exp.log_sum_exp)
+
+
+@transforms("BoundReduceL1", kind="composition")
+def _sum_of_absolute_values(call: Call) -> Enclosure:
+    return _reduce(call, norms.sum_of_absolute_values)
+
+
+@transforms("BoundReduceL2", kind="composition")
+def _euclidean_length(call: Call) -> Enclosure:
+    return _reduce(call, norms.euclidean_length)
+
+
 @transforms("BoundReduceMin", kind="composition")
 def _smallest(call: Call) -> Enclosure:
     return _reduce(call, pooling.min_over_axes)
 
 
 def _reduce(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
-    zonotope, attributes = call.zonotope, call.node.attr
-    axes = call.constants[0].tolist() if call.constants else attributes.get("axes")
-    axes = [axes] if isinstance(axes, int) else axes
-    if axes is None or any(axis % zonotope.center.dim() == 0 for axis in axes):
+    zonotope = call.zonotope
+    axes, keepdims = reduced(call.node.attr, zonotope.center, *call.constants)
+    if any(axis % zonotope.center.dim() == 0 for axis in axes):
         raise NotApplicableError
-    keepdims = bool(attributes.get("keepdims", 1))
     return function(zonotope, axes, keepdims, call.source, call.node.name, call.hulls[0])
 
 
@@ -127,7 +149,7 @@ def _log_softmax(call: Call) -> Enclosure:
 
 def _row_wise(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
     zonotope = call.zonotope
-    axis = int(call.node.axis) % zonotope.center.dim()
+    axis = int((call.node.attr or {}).get("axis", -1)) % zonotope.center.dim()
     if axis == 0:
         raise NotApplicableError
     return function(zonotope, axis, call.source, call.node.name, call.hulls[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.interval_images import interval_image, needs_intervals
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
+from zonoplug.lirpa.patterns import find_patterns
 from zonoplug.reduction import Never, Reduction, Schedule
 from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
@@ -67,7 +69,7 @@ class GraphPlan:
     """The part of a graph that leads to one node.
 
     Attributes:
-        order: its nodes, in topological order.
+        order: its nodes, in topological order; patterns stand for the nodes that they replace.
         readers: how often each value is read, by node name.
         with_intervals: whether interval bounds are worth keeping beside the zonotopes.
     """
@@ -77,15 +79,14 @@ class GraphPlan:
     with_intervals: bool
 
 
-_plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
+_plans: weakref.WeakKeyDictionary[Any, dict[tuple[str, bool], GraphPlan]] = weakref.WeakKeyDictionary()
 
 
-def plan_for(module: Any, final: str) -> GraphPlan:
-    """The plan for `module` up to the node named `final`; made once per module and node."""
+def plan_for(module: Any, final: str, patterns: bool = False) -> GraphPlan:
+    """The plan for `module` up to the node named `final`, with patterns or without; made once per module and node."""
     plans = _plans.setdefault(module, {})
-    if final not in plans:
+    if (final, patterns) not in plans:
         order: list[Any] = []
-        readers: dict[str, int] = {}
         seen: set[str] = set()
         stack = [(module[final], False)]
         while stack:
@@ -96,10 +97,10 @@ def plan_for(module: Any, final: str) -> GraphPlan:
                 seen.add(node.name)
                 stack.append((node, True))
                 stack.extend((parent, False) for parent in reversed(node.inputs))
-                for parent in node.inputs:
-                    readers[parent.name] = readers.get(parent.name, 0) + 1
-        plans[final] = GraphPlan(tuple(order), readers, any(needs_intervals(node) for node in order))
-    return plans[final]
+        order = find_patterns(order) if patterns else order
+        readers = Counter(parent.name for node in order for parent in node.inputs)
+        plans[final, patterns] = GraphPlan(tuple(order), readers, any(needs_intervals(node) for node in order))
+    return plans[final, patterns]
 
 
 def propagate(
@@ -130,7 +131,7 @@ def propagate(
             cannot bound it either.
     """
     with rounding(options.rounding):
-        plan = plan_for(module, final or module.final_name)
+        plan = plan_for(module, final or module.final_name, patterns=options.rounding == "nearest")
         return _walk(plan, module, inputs, symbols, options, rows, known or {}, slopes or {})
 
 

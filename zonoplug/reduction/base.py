@@ -116,7 +116,12 @@ class BoxReduction(Reduction):
         if max_symbols:
             # One choice for the whole batch: the elements share the numbering of symbols.
             largest = torch.finfo(generators.dtype).max
-            scores = self.score(generators.flatten(2)).sum(dim=0).nan_to_num(nan=largest, posinf=largest).cpu()
+            scores = (
+                self.score(generators.reshape(*generators.shape[:2], -1))
+                .sum(dim=0)
+                .nan_to_num(nan=largest, posinf=largest)
+                .cpu()
+            )
             scores = scores.masked_fill(protected, torch.inf)
             kept[scores.topk(max_symbols).indices] = True
         kept |= protected

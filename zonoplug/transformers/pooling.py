@@ -117,19 +117,27 @@ def max_over_axes(
         bounds: bounds of x that hold for all points of interest.
     Cost: O(batch k n).
     """
+    moved = with_axes_last(zonotope, axes)
+    outer = bounds and Interval(*(with_axes_last(Zonotope(side), axes).center for side in bounds))
+    index = torch.arange(moved.shape[-1])[None]
+    result = max_over_windows(moved, index, source, node, outer)
+    shape = restored(zonotope.center.shape, axes, keepdims)
+    return Enclosure(result.zonotope.reshape(shape), Interval(*(side.reshape(-1, *shape) for side in result.bounds)))
+
+
+def with_axes_last(zonotope: Zonotope, axes: Sequence[int]) -> Zonotope:
+    """The zonotope with `axes` (counted with the batch axis; never 0) as one axis, the last."""
     rank = zonotope.center.dim()
     gone = sorted(axis % rank for axis in axes)
     kept = [axis for axis in range(1, rank) if axis not in gone]
-    rest = tuple(zonotope.center.shape[axis] for axis in kept)
+    return rearrange(zonotope, lambda x: x.permute(0, *kept, *gone).flatten(len(kept) + 1), moves_only=True)
 
-    def last(x: Tensor) -> Tensor:
-        return x.permute(0, *kept, *gone).flatten(len(kept) + 1)
 
-    moved = rearrange(zonotope, last, moves_only=True)
-    index = torch.arange(moved.shape[-1])[None]
-    result = max_over_windows(moved, index, source, node, bounds and Interval(*map(last, bounds)))
-    shape = tuple(1 if a in gone else zonotope.center.shape[a] for a in range(1, rank)) if keepdims else rest
-    return Enclosure(result.zonotope.reshape(shape), Interval(*(side.reshape(-1, *shape) for side in result.bounds)))
+def restored(shape: Sequence[int], axes: Sequence[int], keepdims: bool) -> tuple[int, ...]:
+    """The shape, without its batch axis, of what a function of `axes` gives for values of `shape` (batch, ...)."""
+    gone = {axis % len(shape) for axis in axes}
+    sizes = [1 if axis in gone else shape[axis] for axis in range(1, len(shape)) if keepdims or axis not in gone]
+    return tuple(sizes)
 
 
 def min_over_axes(

@@ -12,10 +12,11 @@ from zonoplug.domain.blocks import DiagonalBlock
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import Relaxation, exp, reciprocal
-from zonoplug.relaxations import log as logarithm
-from zonoplug.transformers.affine import rearrange
+from zonoplug.transformers.affine import add, negate, rearrange
 from zonoplug.transformers.enclosure import Enclosure, covering, enclose
+from zonoplug.transformers.log_sum_exp import log_sum_exp
 from zonoplug.transformers.matrix_product import BatchProduct
+from zonoplug.transformers.product_ranges import meet
 
 LIMIT_BYTES = 2**28
 
@@ -60,15 +61,25 @@ def log_softmax(
 ) -> Enclosure:
     """Enclose  x_i - log sum_j exp(x_j) = -log sum_j exp(x_j - x_i)  along one axis.
 
-    Arguments and cost as those of `softmax`.
+    The zonotope is that of the first form, with one fresh symbol for each row; the bounds are also those that the
+    differences give. Arguments and cost as those of `softmax`.
     """
-    moved = _last(zonotope, axis)
-    differences = _differences(moved, _last_axis(bounds, axis), limit_bytes)
-    linear, error, total, usable = _sum_of_exponentials(moved, differences)
-    outer = Interval(*(-side.logsumexp(-1) for side in reversed(differences)))
-    slope, offset, radius = covering(logarithm, total)
-    relaxation, magnitude = Relaxation(-slope, -offset, radius), _farthest(differences)
-    return _compose(relaxation, linear, error, usable, outer, magnitude, axis, source, node)
+    moved, outer = _last(zonotope, axis), _last_axis(bounds, axis)
+    differences = _differences(moved, outer, limit_bytes)
+    total, _ = log_sum_exp(moved, [-1], True, source, node, outer)
+    image = add(moved, negate(total))
+    largest = _farthest(differences) + differences.upper.abs().amax(-1)
+    slack = 16 * torch.finfo(largest.dtype).eps * largest * (image.shape[-1] if rounding.active() else 1)
+    limits = Interval(*(-side.logsumexp(-1) for side in reversed(differences)))
+    sums = _sum_of_exponentials(moved, differences)[2]
+    at_most = torch.finfo(largest.dtype).max  # an exponential that overflows is a lower bound no more
+    limits = meet(limits, Interval(-sums.upper.log(), -sums.lower.clamp(max=at_most).log()))
+    result = meet(image.interval_hull(), Interval(limits.lower - slack, limits.upper + slack))
+
+    def back(x: Tensor) -> Tensor:
+        return x.movedim(-1, axis)
+
+    return Enclosure(rearrange(image, back, moves_only=True), Interval(*map(back, result)))
 
 
 def _compose(
