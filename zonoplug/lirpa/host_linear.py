@@ -131,19 +131,30 @@ class BoundConvTranspose(_Convolution):
 
 
 class BoundPad(LinearOperator):
-    """A margin of constant value; inputs (x, pads, value) as ONNX has them, or attributes."""
+    """A margin, constant or of values inside; inputs (x, pads, value) as ONNX has them, or attributes."""
 
     def _margins(self, rank: int, constants: tuple[Tensor, ...]) -> list[int]:
         pads = [int(pad) for pad in (constants[0].tolist() if constants else self.attr["pads"])]
         margins = [margin for axis in reversed(range(rank)) for margin in (pads[axis], pads[axis + rank])]
-        if self.attr.get("mode", "constant") != "constant" or any(margins[-2:]):
-            raise NotImplementedError("Pad other than with a constant beside the batch")
+        if any(margins[-2:]):
+            raise NotImplementedError("Pad of the batch")
         return margins
 
     def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        return functional.pad(x, self._margins(x.dim(), constants))
+        margins, mode = self._margins(x.dim(), constants), self.attr.get("mode", "constant")
+        if mode == "constant":
+            return functional.pad(x, margins)
+        for axis in range(1, x.dim()):
+            before, after = margins[2 * (x.dim() - 1 - axis) :][:2]
+            if before or after:
+                place = torch.arange(x.shape[axis], dtype=torch.float64, device=x.device)[None]
+                torch_mode = {"edge": "replicate", "reflect": "reflect", "wrap": "circular"}[mode]
+                x = x.index_select(axis, functional.pad(place, (before, after), torch_mode)[0].long())
+        return x
 
     def offset(self, *constants: Tensor) -> Tensor | None:
+        if self.attr.get("mode", "constant") != "constant":
+            return None
         value = float(constants[1]) if len(constants) > 1 and constants[1].numel() else self.attr.get("value", 0.0)
         if not value:
             return None

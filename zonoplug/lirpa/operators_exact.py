@@ -57,9 +57,14 @@ def _transposed_convolution(call: Call) -> Zonotope:
     weight, *bias = call.constants
     rank = weight.dim() - 2
     begin, end = attributes["pads"][:rank], attributes["pads"][rank:]
-    if list(begin) != list(end) or rank > 2:
+    if list(begin) != list(end):
         raise NotApplicableError
-    operator = functional.conv_transpose2d if rank == 2 else functional.conv_transpose1d
+    by_rank: tuple[Callable[..., Tensor], ...] = (
+        functional.conv_transpose1d,
+        functional.conv_transpose2d,
+        functional.conv_transpose3d,
+    )
+    operator = by_rank[rank - 1]
     extra = attributes.get("output_padding") or [0] * rank
     linear = SignedMap(
         lambda x, w: operator(
@@ -136,7 +141,6 @@ def _reshape(call: Call) -> Zonotope:
     "BoundSlice",
     "BoundSplit",
     "BoundGather",
-    "BoundExpand",
     "BoundAveragePool",
     "BoundGlobalAveragePool",
     "BoundReduceMean",
@@ -146,6 +150,17 @@ def _reshape(call: Call) -> Zonotope:
 )
 def _rearrange(call: Call) -> Zonotope:
     return affine.rearrange(call.zonotope, row_by_row(_forward(call)))
+
+
+@transforms("BoundExpand")
+def _expand(call: Call) -> Zonotope:
+    (target,) = call.constants
+    sizes = [int(size) for size in target.tolist()]
+    rank = call.zonotope.center.dim()
+    sizes = [1] * (rank - len(sizes)) + sizes
+    if len(sizes) != rank or sizes[0] not in (1, call.zonotope.batch):
+        raise NotApplicableError
+    return affine.expand(call.zonotope, tuple(torch.broadcast_shapes(call.zonotope.shape, tuple(sizes[1:]))))
 
 
 @transforms("BoundPad")

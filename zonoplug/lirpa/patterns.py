@@ -9,7 +9,6 @@ Numbers are compared up to rounding in the network's type, so patterns are left 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor
 
 from zonoplug.lirpa import formulas
-from zonoplug.lirpa.formulas import ACTIVATIONS, Formula
+from zonoplug.lirpa.formulas import ACTIVATIONS
 from zonoplug.lirpa.host_bases import constant, is_constant
+from zonoplug.lirpa.node_formulas import as_number, in_terms_of
 
 LARGEST = 16  # nodes of one pattern
 Varying = Collection[str]  # names of the nodes that the network's input reaches
@@ -73,59 +73,7 @@ _ACTIVATIONS = {name: _kind(name) for name in ACTIVATIONS}
 _QUOTIENT, _NORMALIZATION = _kind("BoundDiv"), _kind("BoundNormalization")
 _SOFTMAX, _LOG_SOFTMAX = _kind("BoundSoftmax"), _kind("BoundLogSoftmax")
 
-# Formulas of the host's operators, given those of their inputs. Constants come as formulas without x.
-_FUNCTIONS = {
-    f"Bound{name.capitalize()}": name for name in ("erf", "exp", "log", "reciprocal", "sigmoid", "softplus", "tanh")
-}
-
 _GATES = ("Clip", "Erf", "Exp", "HardSigmoid", "HardTanh", "Relu", "Sigmoid", "Tanh")  # each activation has one
-
-
-def _formula(node: Any, inputs: Sequence[Formula]) -> Formula | None:
-    """The formula of a node whose inputs have these formulas; None where it is not known."""
-    name, attributes, numbers = type(node).__name__, node.attr or {}, [formulas.constant_of(one) for one in inputs[1:]]
-    if name in _FUNCTIONS:
-        return formulas.of(_FUNCTIONS[name], inputs[0])
-    if name in ("BoundIdentity", "BoundDropout"):
-        return inputs[0]
-    if name == "BoundNeg":
-        return formulas.scaled(-1.0, inputs[0])
-    if name in ("BoundAdd", "BoundSub"):
-        return formulas.plus(inputs[0], formulas.scaled(1.0 if name == "BoundAdd" else -1.0, inputs[1]))
-    if name == "BoundMul":
-        return formulas.times(*inputs)
-    if name == "BoundDiv":
-        return formulas.times(inputs[0], _inverse(inputs[1]))
-    if name == "BoundSqr" or (name == "BoundPow" and numbers == [2.0]):
-        return formulas.times(inputs[0], inputs[0])
-    if name == "BoundPow" and numbers == [3.0]:
-        return formulas.times(inputs[0], inputs[0], inputs[0])
-    if name == "BoundHardSigmoid":
-        line = formulas.plus(
-            formulas.scaled(float(attributes.get("alpha", 0.2)), inputs[0]),
-            formulas.number(float(attributes.get("beta", 0.5))),
-        )
-        return formulas.of("clip", line, 0.0, 1.0)
-    if name == "BoundRelu":
-        return formulas.of("clip", inputs[0], 0.0, math.inf)
-    if name in ("BoundClip", "BoundHardTanh"):
-        low, high = numbers if len(numbers) == 2 else (attributes.get("min"), attributes.get("max"))
-        if low is not None and high is not None:
-            return formulas.of("clip", inputs[0], float(low), float(high))
-    return None
-
-
-def _inverse(formula: Formula) -> Formula:
-    value = formulas.constant_of(formula)
-    return formulas.number(1 / value) if value else formulas.of("reciprocal", formula)
-
-
-def _as_number(node: Any) -> Formula | None:
-    """The number that a constant node holds, in every entry."""
-    values = constant(node).flatten()
-    if not values.numel() or not bool((values == values[0]).all()):
-        return None
-    return formulas.number(float(values[0]))
 
 
 def _activation(last: Any, varying: Varying) -> Iterator[Pattern]:
@@ -139,7 +87,7 @@ def _activation(last: Any, varying: Varying) -> Iterator[Pattern]:
             continue
         inside: list[Any] = []
         try:
-            formula = _in_terms_of(source, last, inside, varying)
+            formula = in_terms_of(source, last, inside, varying)
         except formulas.TooLargeError:
             continue
         for name, wanted in ACTIVATIONS.items():
@@ -157,27 +105,6 @@ def _nodes_above(last: Any, varying: Varying) -> list[Any]:
                 found.append(parent)
                 queue.append(parent)
     return found
-
-
-def _in_terms_of(source: Any, node: Any, inside: list[Any], varying: Varying) -> Formula | None:
-    """The formula of a node, with `source` as x; `inside` gets the nodes on the way, each after its inputs."""
-    known: dict[str, Formula | None] = {source.name: formulas.X}
-
-    def formula(node: Any) -> Formula | None:
-        if node.name in known:
-            return known[node.name]
-        result = None
-        if node.name not in varying:
-            result = _as_number(node)
-        elif len(known) < 2 * LARGEST:
-            inputs = [formula(parent) for parent in node.inputs]
-            given = [one for one in inputs if one is not None]
-            result = _formula(node, given) if given and len(given) == len(inputs) else None
-            inside.append(node)
-        known[node.name] = result
-        return result
-
-    return formula(node)
 
 
 def _dtype(node: Any) -> torch.dtype:
@@ -213,7 +140,7 @@ def _reciprocal(node: Any, varying: Varying) -> list[Any] | None:
     """The nodes of 1 / y, the one that reads y (as its last input) first."""
     if _is(node, "Reciprocal"):
         return [node]
-    if _is(node, "Div", "Mul") and node.inputs[0].name not in varying and _as_number(node.inputs[0]) == {(): 1.0}:
+    if _is(node, "Div", "Mul") and node.inputs[0].name not in varying and as_number(node.inputs[0]) == {(): 1.0}:
         return [node] if _is(node, "Div") else [node.inputs[1], node] if _is(node.inputs[1], "Reciprocal") else None
     return None
 
@@ -241,7 +168,7 @@ def _normalization(last: Any, varying: Varying) -> Iterator[Pattern]:
     for mean, offset in (total.inputs, reversed(total.inputs)):
         if not _is(mean, "ReduceMean") or mean.name not in varying or offset.name in varying or not _keeps(mean):
             continue
-        square, epsilon, axes = mean.inputs[0], _as_number(offset), _axes(mean)
+        square, epsilon, axes = mean.inputs[0], as_number(offset), _axes(mean)
         value = None if epsilon is None else formulas.constant_of(epsilon)
         if not _is_square_of(square, deviation) or not axes or 0 in axes or value is None or not value > 0:
             continue

@@ -20,7 +20,7 @@ from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, jo
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import relu
-from zonoplug.transformers.affine import Operand, add, expand, negate, rearrange
+from zonoplug.transformers.affine import Operand, add, expand, negate, restored, with_axes_last
 from zonoplug.transformers.enclosure import Enclosure, covering, enclose
 
 LIMIT_BYTES = 2**28
@@ -123,21 +123,6 @@ def max_over_axes(
     result = max_over_windows(moved, index, source, node, outer)
     shape = restored(zonotope.center.shape, axes, keepdims)
     return Enclosure(result.zonotope.reshape(shape), Interval(*(side.reshape(-1, *shape) for side in result.bounds)))
-
-
-def with_axes_last(zonotope: Zonotope, axes: Sequence[int]) -> Zonotope:
-    """The zonotope with `axes` (counted with the batch axis; never 0) as one axis, the last."""
-    rank = zonotope.center.dim()
-    gone = sorted(axis % rank for axis in axes)
-    kept = [axis for axis in range(1, rank) if axis not in gone]
-    return rearrange(zonotope, lambda x: x.permute(0, *kept, *gone).flatten(len(kept) + 1), moves_only=True)
-
-
-def restored(shape: Sequence[int], axes: Sequence[int], keepdims: bool) -> tuple[int, ...]:
-    """The shape, without its batch axis, of what a function of `axes` gives for values of `shape` (batch, ...)."""
-    gone = {axis % len(shape) for axis in axes}
-    sizes = [1 if axis in gone else shape[axis] for axis in range(1, len(shape)) if keepdims or axis not in gone]
-    return tuple(sizes)
 
 
 def min_over_axes(
