@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from zonoplug.lirpa import compat
 from zonoplug.lirpa.alpha import optimise_slopes
 from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
 from zonoplug.lirpa.perturbations import InputSetPerturbation, bounded_input, input_set
-from zonoplug.lirpa.propagate import Fallback, Propagation, intersect, propagate
+from zonoplug.lirpa.propagate import PRODUCTS, Fallback, Products, Propagation, intersect, propagate
 from zonoplug.transformers.affine import Operand
 
 ComputeBounds = Callable[..., Any]
@@ -33,6 +33,8 @@ class _Options:
     final_node_name: str | None = None
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+    products: Products = "auto"
+    sum_to_one: bool = False
 
 
 class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
@@ -56,6 +58,7 @@ class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
             x: tuple of inputs (batch, *shape), BoundedTensors where perturbed.
             C: specification matrix (batch, rows, outputs).
             method: such as "zonotope", "zonotope[girard,512]", "zonotope+crown", "CROWN".
+            kwargs: for a method of zonoplug: fallback, rounding, products, sum_to_one, as in `WalkOptions`.
         Returns:
             (lower, upper), each (batch, *out_shape) or (batch, rows); NaN where nothing is known.
         """
@@ -132,7 +135,19 @@ def _compute_bounds(
     inputs = [value if known is None else known for known, value in zip(sets, values, strict=True)]
     parsed = BoundMethod.parse(method)
     _check_rounding(parsed, options.rounding)
-    propagation = walk(module, inputs, parsed, C, options.final_node_name, options.fallback, options.rounding)
+    if options.products not in PRODUCTS:
+        raise SettingError(f"Products {options.products!r} is unknown. Known: {', '.join(PRODUCTS)}.")
+    propagation = walk(
+        module,
+        inputs,
+        parsed,
+        C,
+        options.final_node_name,
+        options.fallback,
+        options.rounding,
+        products=options.products,
+        sum_to_one=options.sum_to_one,
+    )
     bounds = propagation.bounds
     if parsed.backward is not None:
         bounds = _backward(original, values, parsed.backward, bounds, propagation, C, options)
@@ -185,13 +200,16 @@ def walk(
     fallback: Fallback = "interval",
     rounding: Rounding = "nearest",
     goal: Tensor | None = None,
+    products: Products = "auto",
+    sum_to_one: bool = False,
 ) -> Propagation:
     """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed).
 
     Args:
         goal: (batch or 1, rows) lower bounds that are enough; where slopes are optimised, it stops there.
+        products, sum_to_one: as in `WalkOptions`.
     """
-    options = method.walk_options(fallback, rounding)
+    options = replace(method.walk_options(fallback, rounding), products=products, sum_to_one=sum_to_one)
     places = zip(module.input_name, module.input_index, strict=True)
     sets = {name: inputs[index] for name, index in places if index is not None}
     limits = {name: value.interval_hull() for name, value in sets.items() if isinstance(value, InputSet)}

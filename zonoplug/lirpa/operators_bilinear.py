@@ -6,6 +6,7 @@ Where one operand is a constant, products and quotients are exact and served by 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 
 from torch import Tensor
@@ -29,7 +30,7 @@ def _multiply(call: Call) -> Enclosure:
     left, right = call.operands
     if not isinstance(left, Zonotope) or not isinstance(right, Zonotope):
         raise NotApplicableError
-    return bilinear.product(left, right, call.source, call.node.name, bounds=_pair(call))
+    return bilinear.product(left, right, call.source, call.node.name, call.form, _pair(call))
 
 
 @transforms("BoundDiv", kind="composition", after=True)
@@ -37,7 +38,7 @@ def _divide(call: Call) -> Enclosure:
     numerator, denominator = call.operands
     if not isinstance(denominator, Zonotope):
         raise NotApplicableError
-    return bilinear.divide(numerator, denominator, call.source, call.node.name, bounds=_pair(call))
+    return bilinear.divide(numerator, denominator, call.source, call.node.name, call.form, _pair(call))
 
 
 @transforms("BoundNormalization", kind="composition")
@@ -45,7 +46,7 @@ def _normalize(call: Call) -> Enclosure:
     numbers = call.node.attr
     axes, epsilon, centered = numbers["axes"], numbers["epsilon"], numbers["centered"]
     zonotope, hull = call.zonotope, call.hulls[0]
-    return norms.normalize(zonotope, axes, epsilon, centered, call.source, call.node.name, bounds=hull)
+    return norms.normalize(zonotope, axes, epsilon, centered, call.source, call.node.name, call.form, hull)
 
 
 @transforms("BoundMatMul", kind="composition", after=True)
@@ -55,7 +56,7 @@ def _matrix_product(call: Call) -> Enclosure:
         raise NotApplicableError
     if left.center.dim() < 3 or left.center.dim() != right.center.dim():  # the batch axis would be part of the matrices
         raise NotApplicableError
-    return matrix_product.matrix_product(left, right, call.source, call.node.name, bounds=_pair(call))
+    return matrix_product.matrix_product(left, right, call.source, call.node.name, call.form, _pair(call))
 
 
 @transforms("BoundMaxPool", kind="composition")
@@ -139,7 +140,7 @@ def _fold(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
 
 @transforms("BoundSoftmax", kind="composition")
 def _softmax(call: Call) -> Enclosure:
-    return _row_wise(call, softmax.softmax)
+    return _row_wise(call, partial(softmax.softmax, sum_to_one=call.sum_to_one))
 
 
 @transforms("BoundLogSoftmax", kind="composition")

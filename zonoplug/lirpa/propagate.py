@@ -21,10 +21,13 @@ from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.lirpa.patterns import find_patterns
 from zonoplug.reduction import Never, Reduction, Schedule
 from zonoplug.transformers.affine import Operand, specification
+from zonoplug.transformers.bilinear import Form
 from zonoplug.transformers.enclosure import Enclosure
 from zonoplug.transformers.interval import from_interval
 
 Fallback = Literal["interval", "error"]
+Products = Literal["auto", "precise", "fast"]
+PRODUCTS: tuple[Products, ...] = ("auto", "precise", "fast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,22 @@ class WalkOptions:
         fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
         rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
             ("outward"), or that of the network's own evaluation in the same precision too ("inference").
+        products: how products, quotients and matrix products of two perturbed operands are bounded: "fast", in time
+            linear in the symbols; "precise", in more time and memory; "auto", precise where the work is small.
+        sum_to_one: whether a softmax uses that its outputs sum to one; tighter, and shared symbols are dense behind it.
     """
 
     reduction: Reduction | None = None
     schedule: Schedule = field(default_factory=Never)
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+    products: Products = "auto"
+    sum_to_one: bool = False
+
+    @property
+    def form(self) -> Form | None:
+        """The form of products, None for the one that the work allows."""
+        return None if self.products == "auto" else self.products
 
 
 @dataclass(slots=True)
@@ -213,7 +226,7 @@ def _step(
         exact = entry.kind == "exact"
         hulls = () if exact else tuple(hull_of(parent.name) for parent in node.inputs)
         try:
-            result = entry.transformer(Call(node, operands, symbols, hulls, slope))
+            result = entry.transformer(Call(node, operands, symbols, hulls, slope, options.form, options.sum_to_one))
         except NotApplicableError:
             entry = entry.otherwise
             continue
