@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from zonoplug.lirpa.host_bases import IntervalOperator, Monotone
+from zonoplug.lirpa.table import reduced
 from zonoplug.transformers.pooling import windows
-
-
-def reduced(attributes: Any, x: Tensor, *axes: Tensor) -> tuple[list[int], bool]:
-    """The axes of an ONNX reduction, all by default, and whether they stay with length 1."""
-    given = axes[0].reshape(-1).tolist() if axes else (attributes or {}).get("axes")
-    given = range(x.dim()) if given is None else [given] if isinstance(given, int) else given
-    return [int(axis) for axis in given], bool((attributes or {}).get("keepdims", 1))
 
 
 class _Norm(IntervalOperator):

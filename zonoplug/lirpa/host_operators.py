@@ -23,9 +23,9 @@ from zonoplug.lirpa.host_compositions import (
     BoundReduceL2,
     BoundReduceProd,
     BoundSoftmax,
-    reduced,
 )
 from zonoplug.lirpa.host_curves import BoundPow, BoundReciprocal, BoundSoftplus, BoundSqrt
+from zonoplug.lirpa.table import reduced
 
 _operators = importlib.import_module("auto_LiRPA.operators")
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.lirpa import operators_elementwise, operators_exact  # noqa: F401 - their entries come first
-from zonoplug.lirpa.host_compositions import reduced
-from zonoplug.lirpa.table import Call, NotApplicableError, transforms
+from zonoplug.lirpa.table import Call, NotApplicableError, reduced, transforms
 from zonoplug.transformers import bilinear, log_sum_exp, matrix_product, norms, pooling, softmax
 from zonoplug.transformers.affine import Operand
 from zonoplug.transformers.enclosure import Enclosure

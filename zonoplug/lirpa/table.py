@@ -119,6 +119,13 @@ def entry_for(node: Any) -> Entry | None:
     return None
 
 
+def reduced(attributes: Any, x: Tensor, *axes: Tensor) -> tuple[list[int], bool]:
+    """The axes of an ONNX reduction, all by default, and whether they stay with length 1."""
+    given = axes[0].reshape(-1).tolist() if axes else (attributes or {}).get("axes")
+    given = range(x.dim()) if given is None else [given] if isinstance(given, int) else given
+    return [int(axis) for axis in given], bool((attributes or {}).get("keepdims", 1))
+
+
 def refuse(node: Any, operands: Sequence[Operand]) -> UnsupportedOperatorError:
     """The error for a node that nothing covers."""
     inputs = ", ".join(
