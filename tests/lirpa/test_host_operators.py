@@ -158,6 +158,10 @@ CASES = {
     "Min": (VECTOR, lambda x, a, b, c: c(torch.minimum(a(x), b(x))), [linear(5, 4), linear(5, 4), linear(4, 3)]),
     "ReduceMax": (ROWS, lambda x, a: a(torch.amax(x, 1)), [linear(5, 3)]),
     "LogSoftmax": (VECTOR, lambda x, a, b: b(torch.log_softmax(3 * a(x), 1)), TWO),
+    "ReduceL1": (ROWS, lambda x, a: a(x.norm(p=1, dim=2)), [linear(4, 3)]),
+    "ReduceL2": (ROWS, lambda x, a: a(x.norm(p=2, dim=2)), [linear(4, 3)]),
+    "ReduceLogSumExp": (ROWS, lambda x, a: a(torch.logsumexp(x, 2)), [linear(4, 3)]),
+    "ReduceProd": (ROWS, lambda x, a: a(x.prod(2)), [linear(4, 3)]),
     "Softmax": (VECTOR, lambda x, a, b: b(torch.softmax(3 * a(x), 1)), TWO),
     "attention": (
         ROWS,
@@ -195,6 +199,7 @@ CASES = {
         lambda x, a, b: b(torch.cat([torch.relu(y) for y in torch.split(a(x), [1, 2, 1], 1)], 1)),
         TWO,
     ),
+    "Tile": (VECTOR, lambda x, a, b: b(torch.relu(a(x)).repeat(1, 2)), [linear(5, 4), linear(8, 3)]),
     "Expand": ((1, 5), lambda x, a: a(x.expand(-1, 3, -1).flatten(1)), [linear(15, 3)]),
 }
 

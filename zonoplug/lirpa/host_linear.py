@@ -56,6 +56,16 @@ class BoundExpand(LinearOperator):
         return x.expand(*sizes)
 
 
+class BoundTile(LinearOperator):
+    """x repeated along its axes, but for the batch. 0.3 has none; 0.7's backward bounds do not hold."""
+
+    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
+        counts = [int(count) for count in constants[0].tolist()]
+        if len(counts) != x.dim() or counts[0] != 1:
+            raise NotImplementedError("Tile of the batch, or with more axes than its input")
+        return x.repeat(counts)
+
+
 class BoundTranspose(LinearOperator):
     """Axes in another order; the batch stays first. Contiguous, because the host takes views of what follows."""
 

@@ -161,6 +161,7 @@ def custom_operators() -> dict[str, Any]:
         "onnx::Slice": _chosen(_for_slice),
         "onnx::Softplus": BoundSoftplus,
         "onnx::Sqrt": BoundSqrt,
+        "onnx::Tile": host_linear.BoundTile,
         "onnx::Upsample": host_linear.BoundResize,
     }
     if IS_0_3:
