@@ -19,6 +19,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; it raises SettingError for bad usage."""
     whole = _Parser(
         prog="zonoplug",
         allow_abbrev=False,

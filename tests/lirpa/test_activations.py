@@ -15,7 +15,8 @@ from zonoplug.lirpa import compat
 from zonoplug.lirpa.host_activations import Activation, custom_activations
 from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.lirpa.operators import TRANSFORMERS, Call, entry_for
-from zonoplug.lirpa.propagate import WalkOptions, propagate
+from zonoplug.lirpa.propagate import propagate
+from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.testing import check_contains_samples
 
 WIDTH = 8

@@ -9,14 +9,16 @@ from torch import nn
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
-from zonoplug.errors import HostError
+from zonoplug.errors import HostError, SettingError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.interval_images import FROM_ZERO, INCREASING, OF_ONE, OF_SEVERAL, interval_image
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_box
 from zonoplug.lirpa.operators import TRANSFORMERS, Call, NotApplicableError, transforms
+from zonoplug.lirpa.perturbations import bounded_input
 from zonoplug.lirpa.plan import plan_for
-from zonoplug.lirpa.propagate import WalkOptions, propagate
+from zonoplug.lirpa.propagate import propagate
+from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.testing import check_contains_samples
 
 
@@ -257,3 +259,36 @@ def test_an_even_power_of_an_interval_around_zero_starts_at_zero():
     image = interval_image(BoundSqr(), [Zonotope(torch.zeros(1, 2))], [hull])
     torch.testing.assert_close(image.lower, torch.tensor([[0.0, 1.0]]))
     torch.testing.assert_close(image.upper, torch.tensor([[4.0, 9.0]]))
+
+
+@pytest.mark.parametrize("name", ["attention", "gated layer", "quotient", "layer norm by hand"])
+def test_products_may_be_precise_or_fast(name):
+    module, host, shape = built(name)
+    box = Box.ball(torch.randn(2, *shape), 0.2)
+    widths = {}
+    for products in ("auto", "precise", "fast"):
+        source = SymbolSource()
+        options = WalkOptions(fallback="error", products=products)
+        with torch.no_grad():
+            bounds = propagate(host, {host.input_name[0]: box.to_zonotope(source, "input")}, source, options).bounds
+            check_contains_samples(bounds, module(box.sample(200).flatten(0, 1)).unflatten(0, (200, 2)))
+        widths[products] = float((bounds.upper - bounds.lower).mean())
+    assert widths["precise"] < widths["fast"]
+    assert widths["auto"] == widths["precise"]  # these are small
+
+
+def test_compute_bounds_takes_the_form_of_products_and_the_constraint_of_softmax():
+    module, host, shape = built("attention")
+    box = Box.ball(torch.randn(2, *shape), 0.3)
+    x = (bounded_input(box),)
+    widths = {}
+    with torch.no_grad():
+        samples = module(box.sample(200).flatten(0, 1)).unflatten(0, (200, 2))
+        for options in ({}, {"products": "fast"}, {"sum_to_one": True}):
+            bounds = Interval(*host.compute_bounds(x=x, method="zonotope", **options))
+            check_contains_samples(bounds, samples)
+            widths[str(options)] = float((bounds.upper - bounds.lower).mean())
+    plain, fast, summed = widths.values()
+    assert summed < plain < fast
+    with pytest.raises(SettingError, match="Known: auto, precise, fast"):
+        host.compute_bounds(x=x, method="zonotope", products="quick")

@@ -138,6 +138,18 @@ CASES = {
     ),
     "AveragePool": (IMAGE, lambda x, a: a(functional.avg_pool2d(x, 2).flatten(1)), [linear(12, 3)]),
     "MaxPool": (IMAGE, lambda x, a: a(functional.max_pool2d(x, 2).flatten(1)), [linear(12, 3)]),
+    "MaxPool with a ragged end": (
+        IMAGE,
+        lambda x, a: a(functional.max_pool2d(x, (3, 2), ceil_mode=True).flatten(1)),
+        [linear(18, 3)],
+    ),
+    "MaxPool dilated": (IMAGE, lambda x, a: a(functional.max_pool2d(x, 2, dilation=2).flatten(1)), [linear(12, 3)]),
+    "MaxPool 1d": (ROWS, lambda x, a: a(functional.max_pool1d(x, 2).flatten(1)), [linear(8, 3)]),
+    "MaxPool 3d": (
+        (1, 2, 4, 4),
+        lambda x, a: a(functional.max_pool3d(x, 2).flatten(1)),
+        [linear(4, 3)],
+    ),
     "MaxPool overlapping": (IMAGE, lambda x, a: a(functional.max_pool2d(x, 3, 2, 1).flatten(1)), [linear(24, 3)]),
     "Transpose before Conv": (
         (7, 5, 2),
@@ -147,6 +159,11 @@ CASES = {
     "Max": (VECTOR, lambda x, a, b, c: c(torch.maximum(a(x), b(x))), [linear(5, 4), linear(5, 4), linear(4, 3)]),
     "Min": (VECTOR, lambda x, a, b, c: c(torch.minimum(a(x), b(x))), [linear(5, 4), linear(5, 4), linear(4, 3)]),
     "ReduceMax": (ROWS, lambda x, a: a(torch.amax(x, 1)), [linear(5, 3)]),
+    "LogSoftmax": (VECTOR, lambda x, a, b: b(torch.log_softmax(3 * a(x), 1)), TWO),
+    "ReduceL1": (ROWS, lambda x, a: a(x.norm(p=1, dim=2)), [linear(4, 3)]),
+    "ReduceL2": (ROWS, lambda x, a: a(x.norm(p=2, dim=2)), [linear(4, 3)]),
+    "ReduceLogSumExp": (ROWS, lambda x, a: a(torch.logsumexp(x, 2)), [linear(4, 3)]),
+    "ReduceProd": (ROWS, lambda x, a: a(x.prod(2)), [linear(4, 3)]),
     "Softmax": (VECTOR, lambda x, a, b: b(torch.softmax(3 * a(x), 1)), TWO),
     "attention": (
         ROWS,
@@ -184,6 +201,7 @@ CASES = {
         lambda x, a, b: b(torch.cat([torch.relu(y) for y in torch.split(a(x), [1, 2, 1], 1)], 1)),
         TWO,
     ),
+    "Tile": (VECTOR, lambda x, a, b: b(torch.relu(a(x)).repeat(1, 2)), [linear(5, 4), linear(8, 3)]),
     "Expand": ((1, 5), lambda x, a: a(x.expand(-1, 3, -1).flatten(1)), [linear(15, 3)]),
 }
 

@@ -17,7 +17,8 @@ from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box, build, walk
 from zonoplug.lirpa.network_reduction import chain_of, walk_merged
-from zonoplug.lirpa.propagate import WalkOptions, propagate
+from zonoplug.lirpa.propagate import propagate
+from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import AboveSymbols, Girard
 from zonoplug.reduction.network_reduction import reduce_network
 from zonoplug.reduction.neuron_merging import NeuronMerging

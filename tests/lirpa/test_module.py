@@ -15,7 +15,8 @@ from zonoplug.lirpa import compat
 from zonoplug.lirpa.methods import BoundMethod, method_names
 from zonoplug.lirpa.module import ZonotopeModule, bound_box, walk
 from zonoplug.lirpa.perturbations import bounded_input, input_set
-from zonoplug.lirpa.propagate import WalkOptions, propagate
+from zonoplug.lirpa.propagate import propagate
+from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.testing import check_contains_samples
 
 METHODS = [

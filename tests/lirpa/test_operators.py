@@ -17,7 +17,8 @@ from zonoplug.errors import HostError, UnsupportedOperatorError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.lirpa.operators import TRANSFORMERS, Call, entry_for, transforms
-from zonoplug.lirpa.propagate import WalkOptions, propagate
+from zonoplug.lirpa.propagate import propagate
+from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.testing import check_contains_samples
 
 

@@ -18,7 +18,8 @@ from zonoplug.domain.zonotope import Zonotope
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import build, walk
 from zonoplug.lirpa.perturbations import bounded_input
-from zonoplug.lirpa.propagate import WalkOptions, propagate
+from zonoplug.lirpa.propagate import propagate
+from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.transformers.affine import concatenate
 
 

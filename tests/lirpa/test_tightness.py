@@ -19,9 +19,10 @@ from zonoplug.lirpa import compat
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_set, walk
 from zonoplug.lirpa.perturbations import bounded_input
-from zonoplug.lirpa.propagate import WalkOptions, propagate
+from zonoplug.lirpa.propagate import propagate
 from zonoplug.lirpa.slope_ranges import slope_range
 from zonoplug.lirpa.table import TRANSFORMERS, Call
+from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.testing import check_contains_samples, tolerance
 
 WIDTH, OUTPUTS = 6, 4

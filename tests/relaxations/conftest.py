@@ -74,6 +74,7 @@ REGISTERED = [
     registered("exp", torch.exp, high=88.0),
     registered("log", torch.log, low=TINY),
     registered("softplus", softplus, size=lambda x, y: y.abs() + 1e7),
+    registered("log_sigmoid", lambda x: -softplus(-x), size=lambda x, y: y.abs() + 1e7),
     registered("elu", functional.elu),
     registered("celu", functional.celu),
     registered("selu", functional.selu, slack=1e-7),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock
+from zonoplug.domain.lp_ball import LpBall
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.transformers import affine, pooling
@@ -183,3 +184,22 @@ def test_gradients_flow(make_pair):
         upper = transform(x.scale(slope)).zonotope.interval_hull().upper
         (gradient,) = torch.autograd.grad(upper.sum(), slope)
         assert bool(gradient.isfinite().all()) and float(gradient.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_balls_stay_balls(p, mixed):
+    source = SymbolSource()
+    set_ = LpBall(torch.randn(2, 8, dtype=torch.float64), 0.8, p)
+    zonotope = set_.to_zonotope(source, "input")
+    weight = torch.randn(8, 8, dtype=torch.float64) if mixed else torch.eye(8, dtype=torch.float64)
+    zonotope = affine.matrix(zonotope, weight) if mixed else zonotope
+    boxed = Zonotope(zonotope.center, (DenseBlock(zonotope.symbols, zonotope.generators()),))
+    index = torch.arange(8).reshape(4, 2)
+    results = [pooling.max_over_windows(z, index, source, "pool") for z in (zonotope, boxed)]
+    widths = [(r.zonotope.interval_hull().upper - r.zonotope.interval_hull().lower).mean() for r in results]
+    assert widths[0] < 0.9 * widths[1] if mixed else widths[0] <= widths[1]
+    points = set_.sample(500) @ weight.T
+    images = points[..., index].amax(-1)
+    hull = results[0].zonotope.interval_hull()
+    assert bool((images >= hull.lower - 1e-9).all() & (images <= hull.upper + 1e-9).all())

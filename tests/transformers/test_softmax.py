@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zonoplug.domain.blocks import DenseBlock
+from zonoplug.domain.lp_ball import LpBall
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
+from zonoplug.transformers.affine import matrix
 from zonoplug.transformers.softmax import log_softmax, softmax
 
 DTYPES = [torch.float32, torch.float64]
@@ -123,3 +125,35 @@ def test_gradients_flow(make_pair, transformer, function):
     result = transformer(x.scale(slope), 2, source, "softmax")
     (gradient,) = torch.autograd.grad(result.zonotope.interval_hull().upper.sum(), slope)
     assert bool(gradient.isfinite().all()) and float(gradient.abs().sum()) > 0
+
+
+@given(st.integers(0, 1000), st.sampled_from(DTYPES), st.floats(1e-6, 8), st.sampled_from([1, 2]))
+def test_outputs_that_sum_to_one_contain_every_point(make_pair, check_image, seed, dtype, radius, axis):
+    x, _, source = make_pair(((3, 4), (1,)), 5, radius, seed, dtype)
+    result = softmax(x, axis, source, "softmax", sum_to_one=True)
+    check_image(lambda value: torch.softmax(value, axis), (x,), result, scale=20 * (1 + radius))
+    total = result.zonotope.generators().sum(axis + 1)
+    assert float(total.abs().max()) < 1e-5 * (1 + float(result.zonotope.radius().max()))
+    torch.testing.assert_close(result.zonotope.center.sum(axis), torch.ones_like(x.center.sum(axis)))
+
+
+def test_sums_of_outputs_are_tighter_where_all_sum_to_one(make_pair):
+    x, _, source = make_pair(((6,), (1,)), radius=1.0, box=False)
+    free, summed = (softmax(x, 1, source, "softmax", sum_to_one=one).zonotope for one in (False, True))
+    directions = torch.ones(1, 6, dtype=torch.float64)
+    directions[0, 0] = 0.5
+    assert bool((summed.support(directions) < free.support(directions)).all())
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("transformer", [softmax, log_softmax])
+def test_balls_stay_balls(transformer, p):
+    source = SymbolSource()
+    ball = LpBall(torch.randn(2, 6, dtype=torch.float64), 0.5, p).to_zonotope(source, "input")
+    scores = matrix(ball, torch.randn(5, 6, dtype=torch.float64))
+    boxed = Zonotope(scores.center, (DenseBlock(scores.symbols, scores.generators()),))
+    widths = [
+        [(b.upper - b.lower).mean() for b in (result.bounds, result.zonotope.interval_hull())]
+        for result in (transformer(z, 1, source, "softmax") for z in (scores, boxed))
+    ]
+    assert widths[0][0] < 0.8 * widths[1][0] and widths[0][1] < 0.8 * widths[1][1]

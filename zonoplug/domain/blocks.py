@@ -48,7 +48,7 @@ class DiagonalBlock(GeneratorBlock):
         return flat.scatter_add(1, self.index, self.values.abs()).reshape(-1, *self.coordinates)
 
     def scale(self, factor: Tensor) -> DiagonalBlock:
-        flat = factor.expand(self.values.shape[0], *self.coordinates).flatten(1)
+        flat = factor.expand(self.values.shape[0], *self.coordinates).reshape(self.values.shape[0], -1)
         return replace(self, values=self.values * flat.gather(1, self.index))
 
     def map(self, linear: LinearMap) -> GeneratorBlock:

@@ -150,7 +150,8 @@ class DenseBlock(GeneratorBlock):
         return replace(self, generators=self.generators.reshape(*self.generators.shape[:2], *shape))
 
     def contract(self, rows: Tensor) -> DenseBlock:
-        return replace(self, generators=torch.matmul(self.generators.flatten(2), rows.transpose(1, 2)))
+        flat = self.generators.reshape(*self.generators.shape[:2], -1)
+        return replace(self, generators=torch.matmul(flat, rows.transpose(1, 2)))
 
     def dense(self) -> Tensor:
         return self.generators

@@ -86,11 +86,11 @@ class Zonotope:
 
     def support(self, directions: Tensor) -> Tensor:
         """Largest d . x over the zonotope: directions (m, n), n = prod(shape). Returns (batch, m)."""
-        value = self.center.flatten(1) @ directions.T
+        value = self.center.reshape(self.batch, -1) @ directions.T
         for block in self.blocks:
             value = value + block.contract(directions.unsqueeze(0)).radius()
         if self.box is not None:
-            value = value + self.box.flatten(1) @ directions.abs().T
+            value = value + self.box.reshape(self.batch, -1) @ directions.abs().T
         return value
 
     def point(self, noise: Tensor, box_noise: Tensor | None = None) -> Tensor:
@@ -176,7 +176,7 @@ class Zonotope:
 
         NaN or infinite radii get a symbol too, so that nothing unknown looks certain.
         """
-        flat = radius.flatten(1)
+        flat = radius.reshape(self.batch, -1)
         needed = ~(flat <= 0)
         count = int(needed.sum(dim=1).max()) if needed.numel() else 0
         if count == 0:

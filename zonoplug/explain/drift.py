@@ -12,34 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from zonoplug.domain.input_sets import InputSet
-from zonoplug.domain.symbols import SymbolIds, SymbolSource
-from zonoplug.domain.zonotope import Interval, Zonotope
+from zonoplug.domain.symbols import SymbolSource
+from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import ZonoplugError
 from zonoplug.explain.decision import Decision
 from zonoplug.explain.influence import Influence, decompose
 from zonoplug.explain.metrics import spearman, top_agreement
 from zonoplug.lirpa.module import ZonotopeModule
-from zonoplug.lirpa.propagate import Propagation, WalkOptions, propagate
+from zonoplug.lirpa.propagate import Propagation, propagate
+from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import REDUCTIONS, AboveSymbols, Reduction
-from zonoplug.reduction.base import NO_SYMBOLS
 
 TOP_SHARE = 0.05
-
-
-class Protecting(Reduction):
-    """Another reduction that keeps given symbols, within the same budget or with as many as there are of them."""
-
-    source = "the wrapped reduction's"
-
-    def __init__(self, inner: Reduction, protect: SymbolIds) -> None:
-        self.inner, self.protect = inner, protect
-
-    def _reduce(self, zonotope: Zonotope, max_symbols: int, protected: Tensor) -> Zonotope:
-        least = int(torch.isin(zonotope.symbols, self.protect).sum())
-        return self.inner.reduce(zonotope, max(max_symbols, least), self.protect)
 
 
 def reduced_influence(
@@ -65,8 +51,7 @@ def reduced_influence(
         inputs = input_set.to_zonotope(symbols, name)
         options = WalkOptions()
         if reduction is not None:
-            kept = Protecting(reduction, inputs.symbols if protect_inputs else NO_SYMBOLS)
-            options = WalkOptions(kept, AboveSymbols(max_symbols))
+            options = WalkOptions(reduction, AboveSymbols(max_symbols), protect_inputs)
         hulls = {name: input_set.interval_hull(), **(known or {})}
         propagation = propagate(module, {name: inputs}, symbols, options, decision.rows, known=hulls)
     return decompose(propagation, module, inputs, decision), propagation

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from zonoplug.lirpa.propagate import Propagation, WalkOptions, intersect
+from zonoplug.lirpa.propagate import Propagation, intersect
+from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import Backoff
 
 MAX_ROUNDS = 32

@@ -182,13 +182,15 @@ def _build(
     module: torch.nn.Module, example: Tensor, options: dict[str, Any], device: torch.device, module_class: Any
 ) -> Any:
     from zonoplug.lirpa.host_operators import custom_operators
+    from zonoplug.lirpa.plain_torch import plain_torch
 
-    with quietly(), adaptations.exporter_settings(), _unsupported_operators() as missing:
+    with quietly(), adaptations.exporter_settings(), plain_torch(), _unsupported_operators() as missing:
         try:
             graph = module_class(
                 module, example, bound_opts=dict(options), device=device, custom_ops=custom_operators()
             )
             graph.eval()
+            module.eval()  # the host traces in training mode, and leaves it so
             return graph
         except Exception as error:
             if missing:

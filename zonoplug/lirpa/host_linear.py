@@ -17,7 +17,8 @@ class BoundGather(LinearOperator):
     def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
         indices = constants[0].to(x.device, torch.int64)
         axis = int(self.attr.get("axis", 0)) % x.dim()
-        if axis == 0 and self.is_input_perturbed(0):
+        of_shape = type(self.inputs[0]).__name__ == "BoundShape"  # the host calls shapes perturbed, too
+        if axis == 0 and self.is_input_perturbed(0) and not of_shape:
             raise NotImplementedError("Gather along the batch axis")
         chosen = torch.index_select(x, axis, torch.remainder(indices.reshape(-1), x.shape[axis]))
         return chosen.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
@@ -53,6 +54,16 @@ class BoundExpand(LinearOperator):
             raise NotImplementedError("Expand that adds axes before the batch")
         sizes = [kept[axis] if axis == 0 or size == 1 else size for axis, size in enumerate(target)]
         return x.expand(*sizes)
+
+
+class BoundTile(LinearOperator):
+    """x repeated along its axes, but for the batch. 0.3 has none; 0.7's backward bounds do not hold."""
+
+    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
+        counts = [int(count) for count in constants[0].tolist()]
+        if len(counts) != x.dim() or counts[0] != 1:
+            raise NotImplementedError("Tile of the batch, or with more axes than its input")
+        return x.repeat(counts)
 
 
 class BoundTranspose(LinearOperator):
@@ -131,19 +142,30 @@ class BoundConvTranspose(_Convolution):
 
 
 class BoundPad(LinearOperator):
-    """A margin of constant value; inputs (x, pads, value) as ONNX has them, or attributes."""
+    """A margin, constant or of values inside; inputs (x, pads, value) as ONNX has them, or attributes."""
 
     def _margins(self, rank: int, constants: tuple[Tensor, ...]) -> list[int]:
         pads = [int(pad) for pad in (constants[0].tolist() if constants else self.attr["pads"])]
         margins = [margin for axis in reversed(range(rank)) for margin in (pads[axis], pads[axis + rank])]
-        if self.attr.get("mode", "constant") != "constant" or any(margins[-2:]):
-            raise NotImplementedError("Pad other than with a constant beside the batch")
+        if any(margins[-2:]):
+            raise NotImplementedError("Pad of the batch")
         return margins
 
     def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
-        return functional.pad(x, self._margins(x.dim(), constants))
+        margins, mode = self._margins(x.dim(), constants), self.attr.get("mode", "constant")
+        if mode == "constant":
+            return functional.pad(x, margins)
+        for axis in range(1, x.dim()):
+            before, after = margins[2 * (x.dim() - 1 - axis) :][:2]
+            if before or after:
+                place = torch.arange(x.shape[axis], dtype=torch.float64, device=x.device)[None]
+                torch_mode = {"edge": "replicate", "reflect": "reflect", "wrap": "circular"}[mode]
+                x = x.index_select(axis, functional.pad(place, (before, after), torch_mode)[0].long())
+        return x
 
     def offset(self, *constants: Tensor) -> Tensor | None:
+        if self.attr.get("mode", "constant") != "constant":
+            return None
         value = float(constants[1]) if len(constants) > 1 and constants[1].numel() else self.attr.get("value", 0.0)
         if not value:
             return None

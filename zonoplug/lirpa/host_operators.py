@@ -11,14 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from zonoplug.lirpa import host_linear
 from zonoplug.lirpa.compat import IS_0_3
 from zonoplug.lirpa.host_activations import custom_activations
 from zonoplug.lirpa.host_bases import IntervalOperator, Monotone, constant, is_constant
+from zonoplug.lirpa.host_compositions import (
+    BoundLogSoftmax,
+    BoundMaxPool,
+    BoundReduceL1,
+    BoundReduceL2,
+    BoundReduceProd,
+    BoundSoftmax,
+)
 from zonoplug.lirpa.host_curves import BoundPow, BoundReciprocal, BoundSoftplus, BoundSqrt
 from zonoplug.lirpa.host_logic import custom_logic
+from zonoplug.lirpa.table import reduced
 
 _operators = importlib.import_module("auto_LiRPA.operators")
 
@@ -42,31 +50,6 @@ def _monotone(name: str, function: Callable[..., Tensor]) -> type:
         return function(self.attr, *x)
 
     return type(f"Bound{name}", (Monotone,), {"forward": forward, "__module__": __name__})
-
-
-class BoundSoftmax(IntervalOperator):
-    """Softmax along one axis; kept whole, so that it can be recognised.
-
-    lower_i = 1 / (1 + sum over j != i of exp(u_j - l_i)), upper_i = 1 / (1 + sum over j != i of exp(l_j - u_i)).
-    Cost: the square of the axis' length.
-    """
-
-    @property
-    def axis(self) -> int:
-        return int(self.attr.get("axis", -1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.softmax(x, dim=self.axis)
-
-    def image(self, *intervals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        lower, upper = (side.movedim(self.axis, -1) for side in intervals[0])
-
-        def share(own: Tensor, others: Tensor) -> Tensor:
-            gaps = others.unsqueeze(-2) - own.unsqueeze(-1)
-            gaps = torch.diagonal_scatter(gaps, torch.zeros_like(own), dim1=-2, dim2=-1)
-            return (1 / gaps.exp().sum(-1)).movedim(-1, self.axis)
-
-        return share(lower, upper), share(upper, lower)
 
 
 class BoundDiv(IntervalOperator):
@@ -101,24 +84,6 @@ def _summed_to(coefficients: Any, shape: torch.Size) -> Any:
     return coefficients.sum(axes, keepdim=True) if axes else coefficients
 
 
-_BoundMaxPool = _monotone(
-    "MaxPool",
-    lambda attr, x: _max_pool(len(attr["kernel_shape"]))(
-        functional.pad(x, _margins(attr), value=-torch.inf), list(attr["kernel_shape"]), list(attr["strides"])
-    ),
-)
-
-
-def _max_pool(rank: int) -> Any:
-    return (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[rank - 1]
-
-
-def _margins(attr: Any) -> list[int]:
-    rank = len(attr["kernel_shape"])
-    pads = list(attr.get("pads", [0] * 2 * rank))
-    return [margin for axis in reversed(range(rank)) for margin in (pads[axis], pads[axis + rank])]
-
-
 # Which class serves a node: the host's where it is right, ours elsewhere.
 
 
@@ -140,10 +105,12 @@ def _for_average_pool(attr: Any, inputs: Any) -> Any:
 
 
 def _for_max_pool(attr: Any, inputs: Any) -> Any:
-    """The host's backward bounds know windows side by side only."""
-    apart = list(attr["kernel_shape"]) == list(attr["strides"]) and not any(attr.get("pads", []))
-    plain = apart or attr.get("ceil_mode", 0) or any(size != 1 for size in attr.get("dilations", []))
-    return _operators.BoundMaxPool if plain else _BoundMaxPool
+    """The host's backward bounds know windows side by side over an image only."""
+    rank = len(attr["kernel_shape"])
+    apart = list(attr["kernel_shape"]) == list(attr.get("strides") or [1] * rank) and not any(attr.get("pads") or [])
+    dilated = any(size != 1 for size in attr.get("dilations") or [])
+    plain = rank == 2 and apart and not dilated and not attr.get("ceil_mode", 0) and "pads" in attr
+    return _operators.BoundMaxPool if plain else BoundMaxPool
 
 
 def _for_matmul(attr: Any, inputs: Any) -> Any:
@@ -163,8 +130,9 @@ def _chosen(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any, int, Any], A
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "Max": lambda attr, x, *more: _largest(x, *more),
     "Min": lambda attr, x, *more: -_largest(-x, *[-y for y in more]),
-    "ReduceMax": lambda attr, x: torch.amax(x, attr["axes"], bool(attr.get("keepdims", 1))),
-    "ReduceMin": lambda attr, x: torch.amin(x, attr["axes"], bool(attr.get("keepdims", 1))),
+    "ReduceLogSumExp": lambda attr, x, *axes: torch.logsumexp(x, *reduced(attr, x, *axes)),
+    "ReduceMax": lambda attr, x, *axes: torch.amax(x, *reduced(attr, x, *axes)),
+    "ReduceMin": lambda attr, x, *axes: torch.amin(x, *reduced(attr, x, *axes)),
 }
 
 
@@ -172,13 +140,6 @@ def _largest(x: Tensor, *more: Tensor) -> Tensor:
     for y in more:
         x = torch.maximum(x, y)
     return x
-
-
-def _slice_class(attr: Any, inputs: Any, output_index: int, options: Any) -> Any:
-    """0.7's class for steps of one; 0.3's fails on axes counted from the end."""
-    step = int(constant(inputs[4])) if len(inputs) > 4 else 1
-    chosen = _operators.BoundSlice if step == 1 and not IS_0_3 else host_linear.BoundSlice
-    return chosen(attr, inputs, output_index, options)
 
 
 def custom_operators() -> dict[str, Any]:
@@ -189,14 +150,19 @@ def custom_operators() -> dict[str, Any]:
         "onnx::Conv": _chosen(_for_convolution),
         "onnx::ConvTranspose": host_linear.BoundConvTranspose,
         "onnx::Gather": host_linear.BoundGather,
+        "onnx::LogSoftmax": BoundLogSoftmax,
         "onnx::MaxPool": _chosen(_for_max_pool),
         "onnx::Pad": host_linear.BoundPad,
         "onnx::Pow": BoundPow,
         "onnx::Reciprocal": BoundReciprocal,
+        "onnx::ReduceL1": BoundReduceL1,
+        "onnx::ReduceL2": BoundReduceL2,
+        "onnx::ReduceProd": BoundReduceProd,
         "onnx::Resize": host_linear.BoundResize,
         "onnx::Slice": _chosen(_for_slice),
         "onnx::Softplus": BoundSoftplus,
         "onnx::Sqrt": BoundSqrt,
+        "onnx::Tile": host_linear.BoundTile,
         "onnx::Upsample": host_linear.BoundResize,
     }
     if IS_0_3:

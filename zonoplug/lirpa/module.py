@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,14 +17,15 @@ from zonoplug.errors import SettingError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.alpha import optimise_slopes
 from zonoplug.lirpa.backoff import back_off
+from zonoplug.lirpa.known_bounds import KnownBounds, checked_bounds, within
 from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
 from zonoplug.lirpa.perturbations import InputSetPerturbation, bounded_input, input_set
-from zonoplug.lirpa.propagate import Fallback, Observer, Propagation, WalkOptions, intersect, propagate
+from zonoplug.lirpa.propagate import Observer, Propagation, intersect, propagate
+from zonoplug.lirpa.walk_options import PRODUCTS, Fallback, Products, WalkOptions
 from zonoplug.reduction import Backoff
 from zonoplug.transformers.affine import Operand
 
 ComputeBounds = Callable[..., Any]
-KnownBounds = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,15 @@ class _Options:
     final_node_name: str | None = None
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+    products: Products = "auto"
+    sum_to_one: bool = False
     limit_bytes: int | None = None
     reference_bounds: KnownBounds | None = None
     intermediate_bounds: KnownBounds | None = None
 
     def choices(self) -> dict[str, Any]:
         """What goes into the options of the walk."""
-        return {name: getattr(self, name) for name in ("fallback", "rounding", "limit_bytes")}
+        return {name: getattr(self, name) for name in ("fallback", "rounding", "products", "sum_to_one", "limit_bytes")}
 
 
 class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
@@ -66,12 +69,12 @@ class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
             x: tuple of inputs (batch, *shape), BoundedTensors where perturbed.
             C: specification matrix (batch, rows, outputs).
             method: such as "zonotope", "zonotope[girard,512]", "zonotope+crown", "CROWN".
-            limit_bytes: with a zonotope method, memory for generators; layers that need more are streamed.
             kwargs: for a method of the host what that takes. For ours bound_lower, bound_upper, final_node_name,
-                fallback, rounding; and reference_bounds or the host's intermediate bounds (`interm_bounds` in 0.7,
-                `intermediate_layer_bounds` in 0.3): node name -> (lower, upper), each (batch, *shape), that hold for
-                all points of the input set. Under either name they are used where they are tighter than our own, so
-                looser ones do no harm; the host's methods let the second kind replace what they would compute.
+                fallback, rounding, products, sum_to_one, limit_bytes (see `WalkOptions`); and reference_bounds or
+                the host's intermediate bounds (`interm_bounds` in 0.7, `intermediate_layer_bounds` in 0.3): node name
+                -> (lower, upper), each (batch, *shape), that hold for all points of the input set. Under either name
+                they are used where they are tighter than our own, so looser ones do no harm; the host's methods let
+                the second kind replace what they would compute.
         Returns:
             (lower, upper), each (batch, *out_shape) or (batch, rows); NaN where nothing is known.
         """
@@ -149,32 +152,15 @@ def _compute_bounds(
     inputs = [value if known is None else known for known, value in zip(sets, values, strict=True)]
     parsed = BoundMethod.parse(method)
     _check_rounding(parsed, options.rounding)
-    known = _known_bounds(module, options)
+    if options.products not in PRODUCTS:
+        raise SettingError(f"Products {options.products!r} is unknown. Known: {', '.join(PRODUCTS)}.")
+    known = checked_bounds(module, options.reference_bounds, options.intermediate_bounds)
     propagation = walk(module, inputs, parsed, C, options.final_node_name, known=known, **options.choices())
     propagation.hulls = {**known, **propagation.hulls}
     bounds = propagation.bounds
     if parsed.backward is not None:
         bounds = _backward(original, values, parsed.backward, bounds, propagation, C, options)
     return (bounds.lower if options.bound_lower else None, bounds.upper if options.bound_upper else None)
-
-
-def _known_bounds(module: Any, options: _Options) -> dict[str, Interval]:
-    """The bounds from elsewhere that the caller passed, intersected where a node has two."""
-    known: dict[str, Interval] = {}
-    for given in (options.reference_bounds, options.intermediate_bounds):
-        for name, bounds in (given or {}).items():
-            if name not in module._modules:
-                possible = ", ".join(module._modules)
-                raise SettingError(f"Bounds are given for node {name!r}, which the graph lacks. It has: {possible}.")
-            lower, upper = bounds[0].detach(), bounds[1].detach()
-            shape = module[name].output_shape
-            if lower.shape != upper.shape or (shape is not None and tuple(lower.shape[1:]) != tuple(shape[1:])):
-                raise SettingError(
-                    f"Bounds given for node {name!r} have shapes {tuple(lower.shape)} and {tuple(upper.shape)};"
-                    f" its values are (batch, {', '.join(map(str, (shape or ())[1:]))})."
-                )
-            known[name] = _within(known.get(name), Interval(lower, upper))
-    return known
 
 
 def _check_rounding(method: BoundMethod, rounding: Rounding) -> None:
@@ -239,7 +225,7 @@ def walk(
     places = zip(module.input_name, module.input_index, strict=True)
     sets = {name: inputs[index] for name, index in places if index is not None}
     limits = {name: value.interval_hull() for name, value in sets.items() if isinstance(value, InputSet)}
-    outer = {**limits, **{name: _within(limits.get(name), bounds) for name, bounds in (known or {}).items()}}
+    outer = {**limits, **{name: within(limits.get(name), bounds) for name, bounds in (known or {}).items()}}
 
     def walk_with(options: WalkOptions) -> Propagation:
         def once(
@@ -257,10 +243,6 @@ def walk(
     if isinstance(options.schedule, Backoff):
         return back_off(walk_with, options, options.schedule, goal)
     return walk_with(options)
-
-
-def _within(limit: Interval | None, bounds: Interval) -> Interval:
-    return bounds if limit is None else intersect(limit, bounds)
 
 
 def bound_set(

@@ -6,14 +6,15 @@ Where one operand is a constant, products and quotients are exact and served by 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.lirpa import operators_elementwise, operators_exact  # noqa: F401 - their entries come first
-from zonoplug.lirpa.table import Call, NotApplicableError, transforms
-from zonoplug.transformers import bilinear, matrix_product, pooling, softmax
+from zonoplug.lirpa.table import Call, NotApplicableError, reduced, transforms
+from zonoplug.transformers import bilinear, log_sum_exp, matrix_product, norms, pooling, softmax
 from zonoplug.transformers.affine import Operand
 from zonoplug.transformers.enclosure import Enclosure
 
@@ -28,7 +29,7 @@ def _multiply(call: Call) -> Enclosure:
     left, right = call.operands
     if not isinstance(left, Zonotope) or not isinstance(right, Zonotope):
         raise NotApplicableError
-    return bilinear.product(left, right, call.source, call.node.name, bounds=_pair(call))
+    return bilinear.product(left, right, call.source, call.node.name, call.form, _pair(call))
 
 
 @transforms("BoundDiv", kind="composition", after=True)
@@ -36,7 +37,15 @@ def _divide(call: Call) -> Enclosure:
     numerator, denominator = call.operands
     if not isinstance(denominator, Zonotope):
         raise NotApplicableError
-    return bilinear.divide(numerator, denominator, call.source, call.node.name, bounds=_pair(call))
+    return bilinear.divide(numerator, denominator, call.source, call.node.name, call.form, _pair(call))
+
+
+@transforms("BoundNormalization", kind="composition")
+def _normalize(call: Call) -> Enclosure:
+    numbers = call.node.attr
+    axes, epsilon, centered = numbers["axes"], numbers["epsilon"], numbers["centered"]
+    zonotope, hull = call.zonotope, call.hulls[0]
+    return norms.normalize(zonotope, axes, epsilon, centered, call.source, call.node.name, call.form, hull)
 
 
 @transforms("BoundMatMul", kind="composition", after=True)
@@ -46,7 +55,7 @@ def _matrix_product(call: Call) -> Enclosure:
         raise NotApplicableError
     if left.center.dim() < 3 or left.center.dim() != right.center.dim():  # the batch axis would be part of the matrices
         raise NotApplicableError
-    return matrix_product.matrix_product(left, right, call.source, call.node.name, bounds=_pair(call))
+    return matrix_product.matrix_product(left, right, call.source, call.node.name, call.form, _pair(call))
 
 
 @transforms("BoundMaxPool", kind="composition")
@@ -77,18 +86,31 @@ def _largest(call: Call) -> Enclosure:
     return _reduce(call, pooling.max_over_axes)
 
 
+@transforms("BoundReduceLogSumExp", kind="composition")
+def _log_sum_exp(call: Call) -> Enclosure:
+    return _reduce(call, log_sum_exp.log_sum_exp)
+
+
+@transforms("BoundReduceL1", kind="composition")
+def _sum_of_absolute_values(call: Call) -> Enclosure:
+    return _reduce(call, norms.sum_of_absolute_values)
+
+
+@transforms("BoundReduceL2", kind="composition")
+def _euclidean_length(call: Call) -> Enclosure:
+    return _reduce(call, norms.euclidean_length)
+
+
 @transforms("BoundReduceMin", kind="composition")
 def _smallest(call: Call) -> Enclosure:
     return _reduce(call, pooling.min_over_axes)
 
 
 def _reduce(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
-    zonotope, attributes = call.zonotope, call.node.attr
-    axes = call.constants[0].tolist() if call.constants else attributes.get("axes")
-    axes = [axes] if isinstance(axes, int) else axes
-    if axes is None or any(axis % zonotope.center.dim() == 0 for axis in axes):
+    zonotope = call.zonotope
+    axes, keepdims = reduced(call.node.attr, zonotope.center, *call.constants)
+    if any(axis % zonotope.center.dim() == 0 for axis in axes):
         raise NotApplicableError
-    keepdims = bool(attributes.get("keepdims", 1))
     return function(zonotope, axes, keepdims, call.source, call.node.name, call.hulls[0])
 
 
@@ -117,7 +139,7 @@ def _fold(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
 
 @transforms("BoundSoftmax", kind="composition")
 def _softmax(call: Call) -> Enclosure:
-    return _row_wise(call, softmax.softmax)
+    return _row_wise(call, partial(softmax.softmax, sum_to_one=call.sum_to_one))
 
 
 @transforms("BoundLogSoftmax", kind="composition")
@@ -127,7 +149,7 @@ def _log_softmax(call: Call) -> Enclosure:
 
 def _row_wise(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
     zonotope = call.zonotope
-    axis = int(call.node.axis) % zonotope.center.dim()
+    axis = int((call.node.attr or {}).get("axis", -1)) % zonotope.center.dim()
     if axis == 0:
         raise NotApplicableError
     return function(zonotope, axis, call.source, call.node.name, call.hulls[0])

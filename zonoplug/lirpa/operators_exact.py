@@ -138,7 +138,6 @@ def _reshape(call: Call) -> Zonotope:
     "BoundSlice",
     "BoundSplit",
     "BoundGather",
-    "BoundExpand",
     "BoundGlobalAveragePool",
     "BoundReduceMean",
     "BoundReduceSum",
@@ -160,6 +159,17 @@ def _average_pool(call: Call) -> Zonotope:
     channels = zonotope.shape[0]
     weight = torch.full((channels, 1, *kernel), 1 / prod(kernel)).to(zonotope.center)
     return zonotope.map(Convolution(weight, stride, padding, [1] * len(kernel), channels))
+
+
+@transforms("BoundExpand")
+def _expand(call: Call) -> Zonotope:
+    (target,) = call.constants
+    sizes = [int(size) for size in target.tolist()]
+    rank = call.zonotope.center.dim()
+    sizes = [1] * (rank - len(sizes)) + sizes
+    if len(sizes) != rank or sizes[0] not in (1, call.zonotope.batch):
+        raise NotApplicableError
+    return affine.expand(call.zonotope, tuple(torch.broadcast_shapes(call.zonotope.shape, tuple(sizes[1:]))))
 
 
 @transforms("BoundPad")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.lirpa.merged_walk import NEURON_LAYERS
+from zonoplug.lirpa.patterns import find_patterns
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class GraphPlan:
     """The part of a graph that leads to one node.
 
     Attributes:
-        order: its nodes, in topological order.
+        order: its nodes, in topological order; patterns stand for the nodes that they replace.
         readers: how often each value is read, by node name.
         last_neurons: the last activation's name, None without any.
     """
@@ -29,18 +30,19 @@ class GraphPlan:
     last_neurons: str | None
 
 
-_plans: weakref.WeakKeyDictionary[Any, dict[str, GraphPlan]] = weakref.WeakKeyDictionary()
+_plans: weakref.WeakKeyDictionary[Any, dict[tuple[str, bool], GraphPlan]] = weakref.WeakKeyDictionary()
 
 
-def plan_for(module: Any, final: str) -> GraphPlan:
-    """The plan for `module` up to the node named `final`; made once per module and node."""
+def plan_for(module: Any, final: str, patterns: bool = False) -> GraphPlan:
+    """The plan for `module` up to the node named `final`, with patterns or without; made once per module and node."""
     plans = _plans.setdefault(module, {})
-    if final not in plans:
+    if (final, patterns) not in plans:
         order = _in_order(module[final])
+        order = find_patterns(order) if patterns else order
         readers = Counter(parent.name for node in order for parent in node.inputs)
         neurons = [node.name for node in order if type(node).__name__ in NEURON_LAYERS]
-        plans[final] = GraphPlan(tuple(order), readers, neurons[-1] if neurons else None)
-    return plans[final]
+        plans[final, patterns] = GraphPlan(tuple(order), readers, neurons[-1] if neurons else None)
+    return plans[final, patterns]
 
 
 def _in_order(final: Any) -> list[Any]:

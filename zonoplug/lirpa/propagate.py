@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from zonoplug.domain.rounding import Rounding, rounding
+from zonoplug.domain.rounding import rounding
 from zonoplug.domain.streaming import memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
@@ -22,44 +22,13 @@ from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.lirpa.plan import GraphPlan, constant_value, plan_for
 from zonoplug.lirpa.reducing import Reducer, is_exact
 from zonoplug.lirpa.table import Transformer
-from zonoplug.reduction import Never, Reduction, ReductionReport, Schedule
-from zonoplug.reduction.neuron_merging import NeuronMerging
+from zonoplug.lirpa.walk_options import WalkOptions
+from zonoplug.reduction import ReductionReport
 from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
 from zonoplug.transformers.interval import from_interval
 
-Fallback = Literal["interval", "error"]
 Observer = Callable[[Transformer, Call], None]
-
-
-@dataclass(frozen=True, slots=True)
-class WalkOptions:
-    """How to propagate.
-
-    Attributes:
-        reduction: encloses zonotopes in smaller ones; None for never.
-        schedule: when it is applied, and to how many symbols.
-        protect_inputs: whether the inputs' symbols are never reduced, whatever the schedule says.
-        measure: whether each reduction's loss in the specification's rows is reported, at the price of a second walk.
-        merging: which neurons give up their correlation behind each activation, before any reduction; None for none.
-        fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
-        rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
-            ("outward"), or that of the network's own evaluation in the same precision too ("inference").
-        limit_bytes: memory for generators; layers that need more are streamed in chunks of symbols, with the same
-            bounds, in more time. None for no limit. See `zonoplug.domain.streaming`.
-        intervals: whether interval bounds are kept beside the zonotopes and intersected with their hulls
-            (`interval_images` says why that is sound), so that no bound is looser than interval arithmetic's.
-    """
-
-    reduction: Reduction | None = None
-    schedule: Schedule = field(default_factory=Never)
-    protect_inputs: bool = False
-    measure: bool = False
-    merging: NeuronMerging | None = None
-    fallback: Fallback = "interval"
-    rounding: Rounding = "nearest"
-    limit_bytes: int | None = None
-    intervals: bool = True
 
 
 @dataclass(slots=True)
@@ -120,7 +89,7 @@ def propagate(
         UnsupportedOperatorError: an operator has no transformer and `options.fallback` is "error", or the host
             cannot bound it either.
     """
-    plan = plan_for(module, final or module.final_name)
+    plan = plan_for(module, final or module.final_name, patterns=options.rounding == "nearest")
     chosen, limits = slopes or {}, known or {}
 
     def walk(scoring: Influences | None = None, measuring: Influences | None = None) -> Propagation:
@@ -240,7 +209,8 @@ class _Walk:
         while entry is not None:
             exact = entry.kind == "exact"
             hulls = () if exact else tuple(self._hull_of(parent.name) for parent in node.inputs)
-            call = Call(node, operands, self._symbols, hulls, self._slopes.get(node.name))
+            slope, options = self._slopes.get(node.name), self._options
+            call = Call(node, operands, self._symbols, hulls, slope, options.form, options.sum_to_one)
             try:
                 if self._observe is not None and entry.kind == "relaxation":
                     self._observe(entry.transformer, call)

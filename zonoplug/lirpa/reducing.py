@@ -22,7 +22,7 @@ from zonoplug.transformers.affine import Operand
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.plan import GraphPlan
-    from zonoplug.lirpa.propagate import WalkOptions
+    from zonoplug.lirpa.walk_options import WalkOptions
 
 
 class Reducer:

@@ -16,6 +16,7 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.transformers.affine import Operand
+from zonoplug.transformers.bilinear import Form
 from zonoplug.transformers.enclosure import Enclosure
 
 Kind = Literal["exact", "relaxation", "composition"]
@@ -31,6 +32,8 @@ class Call:
         source: gives ids to fresh symbols.
         hulls: bounds of the operands' coordinates, None for constants; filled for non-exact operators only.
         slope: a slope for the relaxation, (batch, *shape), to be used instead of its own choice; None for its own.
+        form: how products of two perturbed operands are bounded, "precise" or "fast"; None for what the work allows.
+        sum_to_one: whether a softmax uses that its outputs sum to one.
     """
 
     node: Any
@@ -38,6 +41,8 @@ class Call:
     source: SymbolSource
     hulls: Sequence[Interval | None] = ()
     slope: Tensor | None = None
+    form: Form | None = None
+    sum_to_one: bool = False
 
     @property
     def zonotope(self) -> Zonotope:
@@ -112,6 +117,13 @@ def entry_for(node: Any) -> Entry | None:
         if host_class.__module__.startswith("auto_LiRPA."):
             return None
     return None
+
+
+def reduced(attributes: Any, x: Tensor, *axes: Tensor) -> tuple[list[int], bool]:
+    """The axes of an ONNX reduction, all by default, and whether they stay with length 1."""
+    given = axes[0].reshape(-1).tolist() if axes else (attributes or {}).get("axes")
+    given = range(x.dim()) if given is None else [given] if isinstance(given, int) else given
+    return [int(axis) for axis in given], bool((attributes or {}).get("keepdims", 1))
 
 
 def refuse(node: Any, operands: Sequence[Operand]) -> UnsupportedOperatorError:

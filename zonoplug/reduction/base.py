@@ -15,7 +15,7 @@ from zonoplug.domain.blocks import GeneratorBlock
 from zonoplug.domain.symbols import SymbolIds
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.errors import SettingError, SymbolBudgetError
-from zonoplug.reduction.columns import Columns, block_ids, boxed, in_chunks
+from zonoplug.reduction.columns import Columns, block_ids, boxed, flat_columns, in_chunks
 from zonoplug.reduction.context import ALONE, ReductionContext
 from zonoplug.registry import Registry
 
@@ -133,7 +133,7 @@ def _keep_longest(
     if sum(block.num_symbols for block in balls) <= room:
         return balls, None
     # One choice for the whole batch, as in BoxReduction.
-    scores = torch.cat([block.dense().abs().flatten(2).sum(dim=2).sum(dim=0) for block in balls]).cpu()
+    scores = torch.cat([flat_columns(block).abs().sum(dim=2).sum(dim=0) for block in balls]).cpu()
     largest = torch.finfo(scores.dtype).max
     protected = torch.isin(torch.cat([block.symbols for block in balls]), protect)
     scores = scores.nan_to_num(nan=largest, posinf=largest).masked_fill(protected, torch.inf)

@@ -18,6 +18,12 @@ from zonoplug.reduction.context import ReductionContext
 CHUNK_ENTRIES = 1 << 24
 
 
+def flat_columns(block: GeneratorBlock) -> Tensor:
+    """A block's generators written out, (batch, k, n)."""
+    dense = block.dense()
+    return dense.reshape(*dense.shape[:2], -1)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
     """Some symbols' generators.
@@ -40,7 +46,7 @@ class Columns:
     @property
     def here(self) -> Tensor:
         """(batch, k, n): the generators written out; n = prod(shape) of the value."""
-        return self.block.dense().flatten(2)
+        return flat_columns(self.block)
 
     @property
     def stacked(self) -> Tensor:
@@ -114,7 +120,7 @@ def columns_of(zonotope: Zonotope, ids: SymbolIds) -> Tensor:
         if bool(marks.any()):
             part = pick(block, marks)
             place = order[torch.searchsorted(ids[order], part.symbols)]
-            dense.index_copy_(1, place.to(dense.device), part.dense().flatten(2))
+            dense.index_copy_(1, place.to(dense.device), flat_columns(part))
     return dense
 
 
@@ -149,7 +155,7 @@ def total_radius(like: Zonotope, blocks: tuple[GeneratorBlock, ...]) -> Tensor:
 def written_out(like: Zonotope, blocks: tuple[GeneratorBlock, ...]) -> Tensor:
     """(batch, k, n): the generators of some blocks."""
     empty = like.center.new_zeros(like.batch, 0, like.center[0].numel())
-    return torch.cat([empty, *(block.dense().flatten(2) for block in blocks)], dim=1)
+    return torch.cat([empty, *(flat_columns(block) for block in blocks)], dim=1)
 
 
 def dense_block(like: Zonotope, ids: SymbolIds, generators: Tensor) -> DenseBlock:

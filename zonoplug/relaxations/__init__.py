@@ -1,7 +1,7 @@
 """Linear relaxations of functions of one variable: pure mathematics, (lower, upper) -> Relaxation."""
 
 from zonoplug.relaxations.base import RELAXATIONS, Relaxation, RelaxationRule
-from zonoplug.relaxations.convex import SELU_ALPHA, SELU_GAMMA, celu, elu, exp, log, selu, softplus
+from zonoplug.relaxations.convex import SELU_ALPHA, SELU_GAMMA, celu, elu, exp, log, log_sigmoid, selu, softplus
 from zonoplug.relaxations.periodic import cos, sin
 from zonoplug.relaxations.piecewise_linear import (
     absolute,
@@ -41,6 +41,7 @@ __all__ = [
     "hardtanh",
     "leaky_relu",
     "log",
+    "log_sigmoid",
     "mish",
     "nearest",
     "power",

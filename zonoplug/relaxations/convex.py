@@ -50,12 +50,21 @@ def log(lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Relaxation
     return _LOG.enclose(lower, upper, slope)
 
 
-@RELAXATIONS.register("softplus")
 def softplus(lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Relaxation:
     """Enclose log(1 + exp(x)), and torch's version of it, which is x above 20."""
     slope_, offset, radius = _SOFTPLUS.enclose(lower, upper, slope)
     gap = torch.exp(-lower.clamp(min=_THRESHOLD))
     return Relaxation(slope_, offset, torch.where((upper > _THRESHOLD) & (lower < upper), radius + gap, radius))
+
+
+RELAXATIONS.register("softplus")(softplus)
+
+
+@RELAXATIONS.register("log_sigmoid")
+def log_sigmoid(lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Relaxation:
+    """Enclose log(1 / (1 + exp(-x))), which is -softplus(-x)."""
+    slope, offset, radius = softplus(-upper, -lower, slope)
+    return Relaxation(slope, -offset, radius)
 
 
 def exponential_linear(

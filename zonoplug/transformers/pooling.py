@@ -11,16 +11,16 @@ certain; two weights give  b + relu(a - b)  with the ReLU's parallelogram of sma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor
 
-from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, join_dense
+from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, dual_norm, join_dense
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import relu
-from zonoplug.transformers.affine import Operand, add, expand, negate, rearrange
+from zonoplug.transformers.affine import Operand, add, expand, negate, restored, with_axes_last
 from zonoplug.transformers.enclosure import Enclosure, covering, enclose
 
 LIMIT_BYTES = 2**28
@@ -117,18 +117,11 @@ def max_over_axes(
         bounds: bounds of x that hold for all points of interest.
     Cost: O(batch k n).
     """
-    rank = zonotope.center.dim()
-    gone = sorted(axis % rank for axis in axes)
-    kept = [axis for axis in range(1, rank) if axis not in gone]
-    rest = tuple(zonotope.center.shape[axis] for axis in kept)
-
-    def last(x: Tensor) -> Tensor:
-        return x.permute(0, *kept, *gone).flatten(len(kept) + 1)
-
-    moved = rearrange(zonotope, last, moves_only=True)
+    moved = with_axes_last(zonotope, axes)
+    outer = bounds and Interval(*(with_axes_last(Zonotope(side), axes).center for side in bounds))
     index = torch.arange(moved.shape[-1])[None]
-    result = max_over_windows(moved, index, source, node, bounds and Interval(*map(last, bounds)))
-    shape = tuple(1 if a in gone else zonotope.center.shape[a] for a in range(1, rank)) if keepdims else rest
+    result = max_over_windows(moved, index, source, node, outer)
+    shape = restored(zonotope.center.shape, axes, keepdims)
     return Enclosure(result.zonotope.reshape(shape), Interval(*(side.reshape(-1, *shape) for side in result.bounds)))
 
 
@@ -249,6 +242,10 @@ class _Windows:
         center = center - (center * weights).sum(-1, keepdim=True)
         radius = (weights * own).sum(-1, keepdim=True) + (1 - 2 * weights) * own
         for block in self.dense:
+            if block.norm != inf:
+                part = block.dense()[..., place]
+                radius = radius + dual_norm(part - (part * weights.unsqueeze(1)).sum(-1, keepdim=True), block.norm)
+                continue
             for generators in block.dense().split(self.step, dim=1):
                 part = generators[..., place]
                 radius = radius + (part - (part * weights.unsqueeze(1)).sum(-1, keepdim=True)).abs().sum(1)
@@ -262,19 +259,21 @@ class _Windows:
         images: list[DenseBlock] = []
         for block in self.diagonal:
             kept = self._without_losers(block, weights)
-            if disjoint:
+            if disjoint and block.norm == inf:
                 blocks.append(self._moved(kept, weights))
             else:
-                images.append(self._image(DenseBlock(kept.symbols, kept.dense()), weights))
+                images.append(self._image(DenseBlock(kept.symbols, kept.dense(), block.norm), weights))
         images.extend(self._image(block, weights) for block in self.dense)
         center = (self.zonotope.center[:, self.place] * weights).sum(-1)
         box = None if self.zonotope.box is None else (self.zonotope.box[:, self.place] * weights).sum(-1)
-        return Zonotope(center, ((join_dense(images),) if images else ()) + tuple(blocks), box)
+        mixed = [image for image in images if image.norm == inf]
+        blocks.extend(image for image in images if image.norm != inf)
+        return Zonotope(center, ((join_dense(mixed),) if mixed else ()) + tuple(blocks), box)
 
     def _image(self, block: GeneratorBlock, weights: Tensor) -> DenseBlock:
         parts = block.dense().split(self.step, dim=1)
         images = [(part[..., self.place] * weights.unsqueeze(1)).sum(-1) for part in parts]
-        return DenseBlock(block.symbols, torch.cat(images, dim=1))
+        return DenseBlock(block.symbols, torch.cat(images, dim=1), block.norm)
 
     def _without_losers(self, block: DiagonalBlock, weights: Tensor) -> DiagonalBlock:
         """The symbols of a block whose coordinate has weight somewhere."""
@@ -282,7 +281,7 @@ class _Windows:
         total = torch.zeros_like(self.zonotope.center).scatter_add(1, flat, (weights * self.inside).flatten(1))
         used = (total.gather(1, block.index) != 0).any(dim=0)
         return DiagonalBlock(
-            block.symbols[used.cpu()], block.values[:, used], block.index[:, used], block.coordinates
+            block.symbols[used.cpu()], block.values[:, used], block.index[:, used], block.coordinates, block.norm
         )  # fmt: skip
 
     def _moved(self, block: DiagonalBlock, weights: Tensor) -> DiagonalBlock:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from math import log
+from math import inf, log
 
 import torch
 from torch import Tensor
 
 from zonoplug.domain import rounding
-from zonoplug.domain.blocks import DiagonalBlock
+from zonoplug.domain.blocks import DiagonalBlock, dual_norm
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import Relaxation, exp, reciprocal
-from zonoplug.relaxations import log as logarithm
-from zonoplug.transformers.affine import rearrange
+from zonoplug.transformers.affine import add, negate, rearrange
 from zonoplug.transformers.enclosure import Enclosure, covering, enclose
+from zonoplug.transformers.log_sum_exp import log_sum_exp
 from zonoplug.transformers.matrix_product import BatchProduct
+from zonoplug.transformers.product_ranges import meet
 
 LIMIT_BYTES = 2**28
 
@@ -27,18 +28,20 @@ def softmax(
     node: str,
     bounds: Interval | None = None,
     limit_bytes: int = LIMIT_BYTES,
+    sum_to_one: bool = False,
 ) -> Enclosure:
     """Enclose  exp(x_i) / sum_j exp(x_j) = 1 / sum_j exp(x_j - x_i)  along one axis of length n.
 
     The exponentials of the differences are relaxed one by one; their errors and that of the reciprocal become one fresh
-    symbol for each output. The bounds are  1 / sum_j exp(bounds of x_j - x_i), inside [0, 1]. That the outputs sum to
-    one is not imposed: it would take constraints between symbols.
+    symbol for each output. The bounds are  1 / sum_j exp(bounds of x_j - x_i), inside [0, 1].
 
     Args:
         zonotope: any shape; its rows are along `axis` (counted with the batch axis; never 0).
         source, node: where the fresh symbols get their ids, and their origin.
         bounds: bounds of x that hold for all points of interest.
         limit_bytes: memory for temporary values, beyond some numbers for each pair in a row; more is done in chunks.
+        sum_to_one: whether to use that the outputs of a row sum to one, by `with_sum_one`; not while rounding is
+            covered, as rounded ones do not.
     Cost: O(batch k rows n^2) time.
     Source: Bonaert, Dimitrov, Baader, Vechev, PLDI 2021, section 5.2.
     """
@@ -47,7 +50,33 @@ def softmax(
     linear, error, total, usable = _sum_of_exponentials(moved, differences)
     outer = Interval(1 / total.upper, 1 / total.lower)
     magnitude = outer.upper * _farthest(differences)
-    return _compose(covering(reciprocal, total), linear, error, usable, outer, magnitude, axis, source, node)
+    result = _compose(covering(reciprocal, total), linear, error, usable, outer, magnitude, axis, source, node)
+    return with_sum_one(result, axis) if sum_to_one and not rounding.active() else result
+
+
+def with_sum_one(enclosure: Enclosure, axis: int) -> Enclosure:
+    """The enclosure of values that sum to one along an axis, narrowed by that.
+
+        y_i = y_i + t_i (1 - sum_j y_j)  for any t_i,  as the values that stand for a point do sum to one.
+
+    The t are the best in the sense of least squares over the generators. They add up to one, so every point of the
+    result sums to one: sums of outputs are tighter, while a single output may be wider; the bounds stay.
+
+    Source: the constraint is that of Bonaert, Dimitrov, Baader, Vechev, PLDI 2021; there it is solved for a symbol.
+    """
+    zonotope = _last(enclosure.zonotope, axis)
+    generators = zonotope.generators()
+    total = generators.sum(-1, keepdim=True)
+    share = (generators * total).sum(1) / (total * total).sum(1).clamp(min=torch.finfo(total.dtype).tiny)
+    n = zonotope.shape[-1]
+    matrix = torch.eye(n, dtype=share.dtype, device=share.device) - share.unsqueeze(-1)
+    column = zonotope.reshape((*zonotope.shape, 1)).map(BatchProduct(matrix, constant_first=True))
+    narrowed = column.reshape(zonotope.shape).shift(share)
+
+    def back(x: Tensor) -> Tensor:
+        return x.movedim(-1, axis)
+
+    return Enclosure(rearrange(narrowed, back, moves_only=True), enclosure.bounds)
 
 
 def log_softmax(
@@ -60,15 +89,25 @@ def log_softmax(
 ) -> Enclosure:
     """Enclose  x_i - log sum_j exp(x_j) = -log sum_j exp(x_j - x_i)  along one axis.
 
-    Arguments and cost as those of `softmax`.
+    The zonotope is that of the first form, with one fresh symbol for each row; the bounds are also those that the
+    differences give. Arguments and cost as those of `softmax`.
     """
-    moved = _last(zonotope, axis)
-    differences = _differences(moved, _last_axis(bounds, axis), limit_bytes)
-    linear, error, total, usable = _sum_of_exponentials(moved, differences)
-    outer = Interval(*(-side.logsumexp(-1) for side in reversed(differences)))
-    slope, offset, radius = covering(logarithm, total)
-    relaxation, magnitude = Relaxation(-slope, -offset, radius), _farthest(differences)
-    return _compose(relaxation, linear, error, usable, outer, magnitude, axis, source, node)
+    moved, outer = _last(zonotope, axis), _last_axis(bounds, axis)
+    differences = _differences(moved, outer, limit_bytes)
+    total, _ = log_sum_exp(moved, [-1], True, source, node, outer)
+    image = add(moved, negate(total))
+    largest = _farthest(differences) + differences.upper.abs().amax(-1)
+    slack = 16 * torch.finfo(largest.dtype).eps * largest * (image.shape[-1] if rounding.active() else 1)
+    limits = Interval(*(-side.logsumexp(-1) for side in reversed(differences)))
+    sums = _sum_of_exponentials(moved, differences)[2]
+    at_most = torch.finfo(largest.dtype).max  # an exponential that overflows is a lower bound no more
+    limits = meet(limits, Interval(-sums.upper.log(), -sums.lower.clamp(max=at_most).log()))
+    result = meet(image.interval_hull(), Interval(limits.lower - slack, limits.upper + slack))
+
+    def back(x: Tensor) -> Tensor:
+        return x.movedim(-1, axis)
+
+    return Enclosure(rearrange(image, back, moves_only=True), Interval(*map(back, result)))
 
 
 def _compose(
@@ -143,10 +182,15 @@ def _differences(zonotope: Zonotope, bounds: Interval | None, limit_bytes: int) 
     spread = torch.zeros_like(own.unsqueeze(-1) - own.unsqueeze(-2))
     step = max(1, limit_bytes // max(3 * spread.numel() * spread.element_size(), 1))
     for block in zonotope.blocks:
-        if isinstance(block, DiagonalBlock):
+        if isinstance(block, DiagonalBlock) and block.norm == inf:
             own = own + block.radius()
             continue
         generators = block.dense()
+        if block.norm != inf:
+            columns = generators.unbind(-1)
+            rows = [dual_norm(generators - column.unsqueeze(-1), block.norm) for column in columns]
+            spread = spread + torch.stack(rows, dim=-2)
+            continue
         for start in range(0, generators.shape[1], step):
             part = generators[:, start : start + step]
             spread = spread + (part.unsqueeze(-2) - part.unsqueeze(-1)).abs().sum(1)

@@ -1,11 +1,7 @@
-"""The laws, public: what must hold for every relaxation, reduction and bound method, as functions that raise.
-
-Each raises AssertionError with a sentence that says what was broken, so a test of a new member is one call.
-"""
+"""Laws of zonotopes and of what encloses them: reductions, bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 
 import torch
@@ -17,46 +13,7 @@ from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.reduction.base import NO_SYMBOLS, Reduction
 from zonoplug.reduction.context import Influence, ReductionContext
 from zonoplug.reduction.report import reduce_with_report
-from zonoplug.relaxations.base import RelaxationRule
-
-SAMPLES = 257
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)
-
-
-def tolerance(*tensors: Tensor) -> float:
-    """What rounding to nearest may cost at the scale of these tensors: 64 units in the last place of the largest."""
-    scale = max((float(t.abs().max()) for t in tensors if t.numel()), default=0.0)
-    return 64 * torch.finfo(tensors[0].dtype).eps * max(scale, torch.finfo(tensors[0].dtype).tiny)
-
-
-def check_relaxation(rule: RelaxationRule, function: Callable[[Tensor], Tensor], lower: Tensor, upper: Tensor) -> None:
-    """The law of relaxations:  f(x) lies in  slope * x + offset +/- radius  on sampled x, both ends included.
-
-    Args:
-        rule: the relaxation of `function`.
-        lower, upper: (n,) finite, lower <= upper.
-    """
-    relaxation = rule(lower, upper)
-    _require(bool((relaxation.radius >= 0).all()), "a radius is negative or NaN")
-    share = torch.linspace(0, 1, SAMPLES, dtype=lower.dtype, device=lower.device)[:, None]
-    x = torch.minimum(torch.maximum(lower + share * (upper - lower), lower), upper)
-    x[-1] = upper
-    y = function(x)
-    gap = (y - relaxation.slope * x - relaxation.offset).abs() - relaxation.radius
-    unit = torch.finfo(x.dtype)
-    allowed = 16 * unit.eps * torch.maximum(y.abs(), (relaxation.slope * x).abs()).clamp(min=unit.tiny)
-    worst = int((gap - allowed).amax(dim=0).argmax())
-    _require(
-        bool((gap <= allowed).all()),
-        f"the function leaves its band by {float(gap.max()):.3g} on [{float(lower[worst])}, {float(upper[worst])}]",
-    )
-    same = lower == upper
-    exact = relaxation.radius[same] <= 16 * unit.eps * y[0, same].abs()
-    _require(bool(exact.all()), "the relaxation of a single point is not exact")
+from zonoplug.testing.requirements import require, tolerance
 
 
 def check_encloses(outer: Zonotope, inner: Zonotope, generator: torch.Generator | None = None) -> None:
@@ -85,7 +42,7 @@ def check_encloses(outer: Zonotope, inner: Zonotope, generator: torch.Generator 
         shape = (inner.batch, -1, *[1] * len(inner.shape))
         reach = outer.center + (common * values[:, shared].reshape(shape)).sum(dim=1)
         missing = (inner.point(values) - reach).abs() + inner_box - spare
-        _require(bool((missing <= allowed).all()), f"a point is lost: {float(missing.max()):.3g} out of reach")
+        require(bool((missing <= allowed).all()), f"a point is lost: {float(missing.max()):.3g} out of reach")
     directions = _directions(inner, own, generator)
     size = directions.abs().sum(dim=1)
     slack = tolerance(inner.radius()) * size.clamp(min=1)
@@ -94,13 +51,13 @@ def check_encloses(outer: Zonotope, inner: Zonotope, generator: torch.Generator 
         given_up[:, shared.to(given_up.device)] -= common
         difference = _centered_support(given_up, inner.box, directions)
         missing = difference - _centered_support(own, outer.box, directions)
-        _require(
+        require(
             bool((missing <= slack).all()),
             f"for some values of the kept symbols a point is lost: {float(missing.max()):.3g} out of reach",
         )
     loss = outer.support(directions) - inner.support(directions)
     slack = slack + tolerance(inner.support(directions).abs().max())
-    _require(bool((loss >= -slack).all()), f"the support shrank by {float(-loss.min()):.3g}")
+    require(bool((loss >= -slack).all()), f"the support shrank by {float(-loss.min()):.3g}")
 
 
 def _directions(inner: Zonotope, own: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -142,19 +99,19 @@ def check_reduction(
         context = _alone(zonotope)
     reduced, report = reduce_with_report(reduction, zonotope, max_symbols, protect, context)
     if reduction.keeps_budget:
-        _require(reduced.num_symbols <= max_symbols, f"{reduced.num_symbols} symbols left, allowed are {max_symbols}")
-    _require(torch.equal(reduced.center, zonotope.center), "the center moved")
-    _require(reduced.center.dtype == zonotope.center.dtype, "the type changed")
-    _require(reduced.center.device == zonotope.center.device, "the device changed")
-    _require(reduced.radius().dtype == zonotope.center.dtype, "the type of the generators or of the box changed")
+        require(reduced.num_symbols <= max_symbols, f"{reduced.num_symbols} symbols left, allowed are {max_symbols}")
+    require(torch.equal(reduced.center, zonotope.center), "the center moved")
+    require(reduced.center.dtype == zonotope.center.dtype, "the type changed")
+    require(reduced.center.device == zonotope.center.device, "the device changed")
+    require(reduced.radius().dtype == zonotope.center.dtype, "the type of the generators or of the box changed")
     kept = zonotope.symbols[torch.isin(zonotope.symbols, protect)]
-    _require(torch.equal(reduced.generators(kept), zonotope.generators(kept)), "a protected symbol changed")
+    require(torch.equal(reduced.generators(kept), zonotope.generators(kept)), "a protected symbol changed")
     if zonotope.num_symbols <= max_symbols:
-        _require(reduced is zonotope, "a zonotope that was small enough was changed")
+        require(reduced is zonotope, "a zonotope that was small enough was changed")
     again = reduction.reduce(reduced, max_symbols, protect, context)
-    _require(again is reduced, "reducing twice differs from reducing once")
+    require(again is reduced, "reducing twice differs from reducing once")
     check_encloses(reduced, zonotope, torch.Generator().manual_seed(0))
-    _require((report is None) == (reduced is zonotope), "a reduction without a report")
+    require((report is None) == (reduced is zonotope), "a reduction without a report")
     if report is not None and report.loss is not None and context.influence is not None and not context.elsewhere:
         _check_loss(zonotope, reduced, report.loss, context.influence)
     return reduced
@@ -184,14 +141,14 @@ def _check_loss(before: Zonotope, after: Zonotope, loss: Tensor, influence: Infl
         return
     error = (loss - (wide - narrow)).abs()
     allowed = tolerance(wide, narrow)
-    _require(bool((error <= allowed).all()), f"the reported loss is off by {float(error.max()):.3g}")
+    require(bool((error <= allowed).all()), f"the reported loss is off by {float(error.max()):.3g}")
 
 
 def check_contains_samples(bounds: Interval, samples: Tensor) -> None:
     """Every sampled output (m, batch, *shape) lies inside the bounds (batch, *shape), up to rounding."""
     allowed = tolerance(samples)
     escape = torch.maximum(bounds.lower - samples, samples - bounds.upper)
-    _require(bool((escape <= allowed).all()), f"a sampled output lies {float(escape.max()):.3g} outside its bounds")
+    require(bool((escape <= allowed).all()), f"a sampled output lies {float(escape.max()):.3g} outside its bounds")
 
 
 def dense_copy(zonotope: Zonotope) -> Zonotope:

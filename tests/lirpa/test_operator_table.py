@@ -1,0 +1,46 @@
+"""The README says what each operator gets, as the operator table has it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from zonoplug.lirpa.operators import TRANSFORMERS, Call, NotApplicableError, transforms
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "operator_table.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("operator_table", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_is_up_to_date(script):
+    text = script.README.read_text(encoding="utf-8")
+    assert script.with_table(text) == text, "run: python benchmarks/operator_table.py"
+
+
+def test_every_operator_of_the_host_is_listed(script):
+    assert script.unlisted() == []
+    assert not {f"Bound{name}" for name in script.FALLBACK} & set(TRANSFORMERS)
+
+
+def test_every_kind_of_entry_has_a_row(script):
+    assert {script.kinds(entry) for entry in TRANSFORMERS.values()} <= set(script.MEANING)
+
+
+def test_a_new_operator_makes_the_table_out_of_date(script, monkeypatch):
+    def nothing(call: Call):
+        raise NotApplicableError
+
+    monkeypatch.setitem(TRANSFORMERS, "BoundMadeUp", TRANSFORMERS["BoundRelu"])  # taken back afterwards
+    transforms("BoundMadeUp", kind="relaxation")(nothing)
+    assert "MadeUp" not in script.table()  # somebody else's
+    nothing.__module__ = "zonoplug.made_up"
+    assert "MadeUp" in script.table()
+    assert script.with_table(script.README.read_text(encoding="utf-8")) != script.README.read_text(encoding="utf-8")
