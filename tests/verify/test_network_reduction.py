@@ -42,7 +42,8 @@ def test_the_smallest_rate_that_proves_is_found(tmp_path, seed, written):
     problem, module, _ = setting(tmp_path, seed, above(0))
     highest = {}
     for rate in RATES:
-        (tried,) = prove_by_merging(problem, module, (rate,)).attempts
+        chain = chain_of(module, problem.box.lower) if written else None
+        (tried,) = prove_by_merging(problem, module, (rate,), chain=chain).attempts
         highest[rate] = -tried[0].margin
     assert highest[0.1] > highest[0.5] > highest[1.0]
     for goal in (0.2, 0.4, 1.0):

@@ -15,18 +15,14 @@ from zonoplug.domain.zonotope import Zonotope
 from zonoplug.lirpa.table import TRANSFORMERS, Call, Entry, NotApplicableError, transforms
 from zonoplug.relaxations import Relaxation, RelaxationRule
 from zonoplug.relaxations.steps import jump
-from zonoplug.transformers.box_slopes import flat_beside_box
 from zonoplug.transformers.elementwise import relax
 
 
 def _elementwise(rule: Callable[..., Relaxation], call: Call) -> Zonotope:
     (hull, *_) = call.hulls
     assert hull is not None
-    slope = call.slope
-    if slope is None and rule is relaxations.relu:
-        slope = flat_beside_box(call.zonotope, hull, rule)
-    if slope is not None:
-        rule = partial(rule, slope=slope)
+    if call.slope is not None:
+        rule = partial(rule, slope=call.slope)
     return relax(call.zonotope, rule, hull, call.source, call.node.name)
 
 

@@ -6,14 +6,14 @@ from torch import Tensor
 
 from zonoplug.domain import rounding
 from zonoplug.domain.zonotope import Interval, Zonotope
-from zonoplug.relaxations.base import RelaxationRule
+from zonoplug.relaxations import relu
 
 NAMED_SHARE = 0.5
 SMALLEST_SHARE = 0.01
 
 
-def flat_beside_box(zonotope: Zonotope, bounds: Interval, rule: RelaxationRule) -> Tensor | None:
-    """Slope 0 where a ReLU's chord would widen more than it keeps, the rule's own slope elsewhere: (batch, *shape).
+def flat_beside_box(zonotope: Zonotope, bounds: Interval) -> Tensor | None:
+    """Slope 0 where a ReLU's chord would widen more than it keeps, the chord's elsewhere: (batch, *shape).
 
     The chord keeps the dependence on named symbols, and pays for it: it leaves the radius  u / 2 + r  where the plain
     interval [0, u] has  u / 2.  A box has no dependence to keep. With named radius G and box b, of which half of G is
@@ -26,7 +26,6 @@ def flat_beside_box(zonotope: Zonotope, bounds: Interval, rule: RelaxationRule) 
 
     Args:
         zonotope, bounds: of the ReLU's input.
-        rule: the relaxation that would be used.
     Returns:
         None if no slope changes.
     """
@@ -42,4 +41,4 @@ def flat_beside_box(zonotope: Zonotope, bounds: Interval, rule: RelaxationRule) 
     flat &= box + NAMED_SHARE * (radius - box) > upper / 2
     if not bool(flat.any()):
         return None
-    return rule(lower, upper).slope.masked_fill(flat, 0)
+    return relu(lower, upper).slope.masked_fill(flat, 0)

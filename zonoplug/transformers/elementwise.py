@@ -8,8 +8,10 @@ from torch import Tensor
 from zonoplug.domain import rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
-from zonoplug.relaxations import Relaxation
+from zonoplug.relaxations import Relaxation, relu
 from zonoplug.relaxations.base import RelaxationRule
+from zonoplug.relaxations.piecewise_linear import two_pieces
+from zonoplug.transformers.box_slopes import flat_beside_box
 
 
 def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: SymbolSource, node: str) -> Zonotope:
@@ -18,12 +20,13 @@ def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: Sy
         y = slope * x + offset + radius * e  with one fresh symbol e for each coordinate whose radius is not 0.
 
     Args:
-        rule: the relaxation of f.
+        rule: the relaxation of f. A ReLU's slope may give way to a flat one beside a box, see `box_slopes`.
         bounds: lower and upper bounds (batch, *shape) that hold for every x of interest: the interval hull, or
             tighter bounds from elsewhere that hold for the concrete inputs.
         source, node: where the fresh symbols get their ids, and their origin.
     """
-    relaxation = rule(*bounds)
+    slope = flat_beside_box(zonotope, bounds) if rule is relu else None
+    relaxation = rule(*bounds) if slope is None else two_pieces(*bounds, 0.0, 1.0, slope)
     if rounding.active():
         largest = torch.maximum(bounds.lower.abs(), bounds.upper.abs())
         error = rounding.relaxation_error(*relaxation, largest)
