@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 NODE_STEPS = 10
 TRIAL_STEPS = 3
-PLAIN_LIMIT = 512
+PLAIN_LIMIT = 64
 CANDIDATES = 4
 PER_LAYER = 2
-FIRST_TRY = 0.3  # a plain search is tried from this share of the root's worst margin on
-EASIER, HARDER = 1.3, 0.75
+FIRST_TRY = 0.03  # a plain search is tried from this share of the root's worst margin on
+EASIER, HARDER = 1.1, 0.6
 
 
 class SignSearch(Protocol):
