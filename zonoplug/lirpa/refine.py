@@ -101,7 +101,8 @@ def refresh_hulls(
         the hulls, and how much each neuron's relaxation costs the bounds behind it: by name of a ReLU, (1, *shape),
         every layer that is bounded weighing the same.
     """
-    tight, impact = dict(hulls), {}
+    tight = dict(hulls)
+    impact: dict[str, Tensor] = {}
     for name, known in slopes.items():
         hull = tight[name]
         flat_lower, flat_upper = hull.lower.flatten(), hull.upper.flatten()
@@ -119,12 +120,12 @@ def refresh_hulls(
             lower[neurons] = torch.fmax(lower[neurons], below)
             upper[neurons] = torch.fmin(upper[neurons], -above)
             for key, a in coefficients.items():
-                costs[key] = costs.get(key, 0) + a.abs().sum(dim=(0, 1)).unsqueeze(0)
+                costs[key] = costs.get(key, torch.zeros_like(a[:1, 0])) + a.abs().sum(dim=(0, 1)).unsqueeze(0)
         tight[name] = Interval(lower.reshape(hull.lower.shape), upper.reshape(hull.upper.shape))
         spread = {key: cost * _triangle(tight[passes[name].source(key)]) for key, cost in costs.items()}
         total = sum(float(cost.sum()) for cost in spread.values())
         for key, cost in spread.items():
-            impact[key] = impact.get(key, 0) + cost / max(total, torch.finfo(cost.dtype).tiny)
+            impact[key] = impact.get(key, torch.zeros_like(cost)) + cost / max(total, torch.finfo(cost.dtype).tiny)
     return tight, impact
 
 

@@ -20,8 +20,8 @@ from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
-from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.hull_tree import HullTree
+from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_scores, split_signs, take
 
 if TYPE_CHECKING:

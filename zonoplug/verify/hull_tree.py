@@ -30,6 +30,9 @@ PLAIN_LIMIT = 64
 CANDIDATES = 4
 PER_LAYER = 2
 FIRST_TRY = 0.03  # a plain search is tried from this share of the root's worst margin on
+SLOW = 0.12  # a split that takes off less of the loss does worse than many cheap ones
+SLOW_LIMIT = 1024
+PLAIN_SHARE = 0.6
 EASIER, HARDER = 1.1, 0.6
 
 
@@ -98,29 +101,34 @@ class HullTree:
     def run(self, root: SignSubdomains, aims: Aims, deadline: Deadline, result: SearchResult) -> bool:
         """Whether all aims are proved. A counterexample, if one is found, is in `result`."""
         queue = [self._bounded(root, aims, NODE_STEPS)]
-        reach = FIRST_TRY * float(-root.bound.min()) if self._slopes else torch.inf
-        limit = PLAIN_LIMIT if self._slopes else 2**62
+        reach = FIRST_TRY * float(-root.bound.min())
+        if not self._slopes:
+            return self._close_all(queue[0], deadline, result, 2**62)
+        slow_limit = 2**62
         while queue:
             if deadline.passed:
                 return False
             node = queue.pop()
-            while len(node.aims) and float(-node.part.bound.min()) <= reach:
-                if self._close(node, deadline, result, limit):
-                    reach *= EASIER
-                elif result.counterexample is not None or deadline.passed or not self._slopes:
-                    return False
-                else:
-                    reach *= HARDER
-                    break
-            if not len(node.aims):
-                continue
-            pieces = self._split(node, result, deadline)
+            if len(node.aims) and float(-node.part.bound.min()) <= reach:
+                reach *= EASIER if self._close_all(node, deadline, result, PLAIN_LIMIT) else HARDER
+            pieces, gain = self._split(node, result, deadline) if len(node.aims) else ([], 2.0)
+            if gain < SLOW and result.counterexample is None and not deadline.passed:
+                if self._close_all(node, deadline.part(PLAIN_SHARE), result, slow_limit):
+                    pieces = []
+                slow_limit = SLOW_LIMIT
             if result.counterexample is not None or deadline.passed:
                 return False
             if pieces is None:
                 result.stuck += 1
                 return False
             queue.extend(sorted(pieces, key=lambda piece: piece.loss))
+        return True
+
+    def _close_all(self, node: _Node, deadline: Deadline, result: SearchResult, limit: int) -> bool:
+        """Prove a node's aims by the plain search, the easiest first, until one is too hard."""
+        while len(node.aims):
+            if not self._close(node, deadline.part(1 / len(node.aims)), result, limit):
+                return False
         return True
 
     def _close(self, node: _Node, deadline: Deadline, result: SearchResult, limit: int) -> bool:
@@ -133,8 +141,11 @@ class HullTree:
             node.part, node.aims = node.part.pick(keep), node.aims.pick(keep)
         return proved
 
-    def _split(self, node: _Node, result: SearchResult, deadline: Deadline) -> list[_Node] | None:
-        """The two pieces of the best of several candidates, each of which is bounded; None if no neuron is open."""
+    def _split(self, node: _Node, result: SearchResult, deadline: Deadline) -> tuple[list[_Node] | None, float]:
+        """The two pieces of the best of several candidates, and the share of the loss that both took off together.
+
+        Each candidate is bounded on both sides. There are no pieces, None, where no neuron is open.
+        """
         best: tuple[float, list[_Node]] | None = None
         for neuron in self._candidates(node):
             if deadline.passed:
@@ -150,17 +161,17 @@ class HullTree:
             if not any(losses):
                 break
         if best is None:
-            return None
-        open_ = []
+            return None, 0.0
+        open_: list[_Node] = []
         for piece in best[1]:
             if len(piece.aims):
                 piece = self._bounded(piece.part, piece.aims, NODE_STEPS, piece.scores)
                 result.subdomains += len(piece.aims)
                 if len(piece.aims) and self._search.attack(result):
-                    return []
+                    return [], best[0]
             if len(piece.aims):
                 open_.append(piece)
-        return open_
+        return open_, best[0]
 
     def _candidates(self, node: _Node) -> list[int]:
         """Neurons worth a trial: those that did well before, and the best-scored of each layer."""
@@ -203,10 +214,12 @@ class HullTree:
         for _, name, section, _ in self._layers:
             if name not in behind:
                 continue
-            part.lower[:, section] = hulls[name].lower.flatten(1).expand(count, -1)
-            part.upper[:, section] = hulls[name].upper.flatten(1).expand(count, -1)
-        if bool((part.lower > part.upper).any()):  # no point of the box has these signs
-            return _Node(part.pick(slice(0, 0)), node.aims.pick(slice(0, 0)), node.scores)
+            lower, upper = hulls[name].lower.flatten(1), hulls[name].upper.flatten(1)
+            error = 256 * torch.finfo(lower.dtype).eps * torch.maximum(lower.abs(), upper.abs()).max()
+            if bool((lower > upper + error).any()):  # no point of the box has these signs
+                return _Node(part.pick(slice(0, 0)), node.aims.pick(slice(0, 0)), node.scores)
+            part.lower[:, section] = torch.minimum(lower, upper).expand(count, -1)
+            part.upper[:, section] = torch.maximum(lower, upper).expand(count, -1)
         cost = torch.zeros_like(part.lower[0])
         for relu, _, section, _ in self._layers:
             if relu in impact:
