@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NODE_STEPS = 10
 TRIAL_STEPS = 3
 PLAIN_LIMIT = 64
-CANDIDATES = 4
+CANDIDATES = 2
 PER_LAYER = 2
 FIRST_TRY = 0.03  # a plain search is tried from this share of the root's worst margin on
 SLOW = 0.12  # a split that takes off less of the loss does worse than many cheap ones
@@ -187,7 +187,7 @@ class HullTree:
         fresh = sorted((pair for pair in fresh if pair[1] not in self._gains), reverse=True)
         first = not self._gains
         chosen = [neuron for _, neuron in known[:CANDIDATES]]
-        chosen += [neuron for _, neuron in (fresh if first else fresh[:2])]
+        chosen += [neuron for _, neuron in (fresh if first else fresh[:1])]
         if not chosen and bool((node.scores > 0).any()):
             chosen = [int(node.scores.argmax())]
         return chosen
