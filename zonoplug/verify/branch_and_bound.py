@@ -106,11 +106,12 @@ class BranchAndBound:
         members = objective.members()
         batch = 32
         first, attacked = time.monotonic(), 0.0
+        restarts = max(1, ATTACK_STARTS // max(int(objective.exists.sum()), 1))
         while len(queue) and not deadline.passed:
             start = time.monotonic()
             if attacked < ATTACK_SHARE * (start - first) - STEP_SECONDS:
                 result.counterexample = self._attack.descend(
-                    ATTACK_STARTS, ATTACK_STEPS, Deadline(STEP_SECONDS), ~objective.exists, ATTACK_STARTS
+                    restarts, ATTACK_STEPS, Deadline(STEP_SECONDS), ~objective.exists, ATTACK_STARTS
                 )
                 if result.counterexample is not None:
                     return result
