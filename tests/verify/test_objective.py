@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.verify.problem import Objective
-from zonoplug.verify.split import bisect, influence_scores
+from zonoplug.verify.split import bisect
 
 
 def random_objective(seed, boxes=3, rows=5, outputs=2):
@@ -106,12 +106,3 @@ def test_a_box_too_narrow_to_halve_is_returned_whole():
     assert parent.tolist() == [0]
     assert torch.equal(pieces.lower, low)
     assert torch.equal(pieces.upper, high)
-
-
-def test_scores_prefer_influence_and_keep_width_in_sight():
-    box = Box(torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]]))
-    scores = influence_scores(torch.tensor([[0.0, 5.0, 0.0]]), box)
-    assert scores.argmax() == 1
-    assert scores[0, 0] > 0
-    assert scores[0, 2] == 0
-    assert influence_scores(None, box)[0, :2].tolist() == [0.5, 0.5]

@@ -97,7 +97,7 @@ def test_a_method_whose_bound_excludes_a_reached_point_is_reported_and_not_belie
 
     def wrong(self, method, box, group, objective):
         bounds = genuine(self, method, box, group, objective)
-        return RowBounds(bounds.lower + 5.0, bounds.propagation) if method == "zonotope" else bounds
+        return RowBounds(bounds.lower + 5.0) if method == "zonotope" else bounds
 
     monkeypatch.setattr(Bounder, "bound", wrong)
     outcome = verify_files(*absolute_difference("(>= Y_0 0.9999)", lower=(0, 0), upper=(0.99, 0.99)), CPU)
@@ -113,7 +113,7 @@ def test_the_search_too_refuses_wrong_bounds(absolute_difference, monkeypatch):
     problem.allow_for_rounding(attack.outputs)
     bounder = Bounder(problem)
     genuine = bounder.bound
-    monkeypatch.setattr(bounder, "bound", lambda *a: RowBounds(genuine(*a).lower + 2.0, None))
+    monkeypatch.setattr(bounder, "bound", lambda *a: RowBounds(genuine(*a).lower + 2.0))
     with pytest.raises(BrokenMethodError, match="below its bound"):
         BranchAndBound(problem, bounder, attack, "zonotope").run(problem.objective, Deadline(10))
 
@@ -122,9 +122,10 @@ def test_a_bound_that_is_nan_proves_nothing(absolute_difference, monkeypatch):
     genuine = Bounder.bound
 
     def unknown(self, *arguments):
-        return RowBounds(genuine(self, *arguments).lower * torch.nan, None)
+        return RowBounds(genuine(self, *arguments).lower * torch.nan)
 
     monkeypatch.setattr(Bounder, "bound", unknown)
+    monkeypatch.setattr(Bounder, "backward", None)
     outcome = verify_files(*absolute_difference("(>= Y_0 5.0)"), Settings(1.5, device="cpu"))
     assert outcome.verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -96,6 +97,16 @@ class Backward:
     def relus(self) -> list[Any]:
         """The ReLU nodes on the way, in topological order."""
         return [node for node in self._nodes if type(node).__name__ == "BoundRelu"]
+
+    @property
+    def size(self) -> int:
+        """How many numbers the bounded value has."""
+        return prod(self._shape(self._final))
+
+    def source(self, relu: str) -> str:
+        """The name of a ReLU's input."""
+        name: str = self._module[relu].inputs[0].name
+        return name
 
     def sides(self, hulls: Mapping[str, Interval]) -> dict[str, Sides]:
         """The triangles of all ReLUs over given hulls, by the node's name."""

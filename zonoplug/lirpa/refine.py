@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from zonoplug.lirpa.backward import Backward, Multipliers
 
 ROWS_AT_ONCE = 256
 LEARNING_RATE = 0.2
+SLOPES_BYTES = 256 * 2**20
 
 
 def first_alpha(hull: Interval) -> Tensor:
@@ -23,8 +25,26 @@ def first_alpha(hull: Interval) -> Tensor:
     return (hull.upper > -hull.lower).to(hull.lower.dtype)
 
 
+@dataclass(slots=True)
+class NeuronSlopes:
+    """Slopes that were optimised for the bounds of single neurons, to be used again on smaller sets.
+
+    Attributes:
+        neurons: (m,) places in the flattened layer.
+        alpha: by name of each ReLU before it, (2 m, *shape): for the lower bounds, then for the upper ones.
+    """
+
+    neurons: Tensor
+    alpha: dict[str, Tensor]
+
+
 def refine_hulls(
-    module: Any, box: Box, hulls: Mapping[str, Interval], steps: int, deadline: Deadline
+    module: Any,
+    box: Box,
+    hulls: Mapping[str, Interval],
+    steps: int,
+    deadline: Deadline,
+    slopes: dict[str, list[NeuronSlopes]] | None = None,
 ) -> dict[str, Interval]:
     """Bounds of every ReLU's input, each layer using the layers before it.
 
@@ -35,7 +55,9 @@ def refine_hulls(
         hulls: bounds that hold already, by node name, (1, *shape).
         steps: gradient steps on each bound; 0 for plain backward bounds.
         deadline: once it has passed, the remaining layers keep their hulls.
+        slopes: takes the slopes that the bounds ended with, by node name, if they fit in `SLOPES_BYTES` together.
     """
+    room = SLOPES_BYTES
     tight = dict(hulls)
     for node in Backward(module).relus:
         name = node.inputs[0].name
@@ -48,7 +70,13 @@ def refine_hulls(
         passes = Backward(module, name)
         lower, upper = hull.lower.flatten().clone(), hull.upper.flatten().clone()
         for neurons in open_neurons.split(ROWS_AT_ONCE // 2):
-            bounds = _bound_neurons(passes, box, tight, neurons, lower.shape[0], steps)
+            alpha = first_slopes(passes, tight, 2 * neurons.shape[0])
+            bounds, _ = bound_neurons(passes, box, tight, neurons, alpha, steps)
+            if slopes is not None:
+                room -= sum(value.numel() * value.element_size() for value in alpha.values())
+                if room >= 0:
+                    kept = {key: value.detach() for key, value in alpha.items()}
+                    slopes.setdefault(name, []).append(NeuronSlopes(neurons, kept))
             below, above = bounds.chunk(2)
             lower[neurons] = torch.fmax(lower[neurons], below)
             upper[neurons] = torch.fmin(upper[neurons], -above)
@@ -58,12 +86,71 @@ def refine_hulls(
     return tight
 
 
-def _bound_neurons(
-    passes: Backward, box: Box, hulls: Mapping[str, Interval], neurons: Tensor, size: int, steps: int
-) -> Tensor:
-    """Lower bounds of z and of -z for the neurons (m,): (2 m,)."""
+def refresh_hulls(
+    passes: Mapping[str, Backward],
+    box: Box,
+    hulls: Mapping[str, Interval],
+    slopes: Mapping[str, list[NeuronSlopes]],
+) -> tuple[dict[str, Interval], dict[str, Tensor]]:
+    """Bounds of ReLU inputs again, after some of `hulls` became smaller: one plain pass with slopes known from before.
+
+    Args:
+        passes: backward passes to each ReLU's input, by its name, in topological order.
+        hulls: (1, *shape) by node name.
+    Returns:
+        the hulls, and how much each neuron's relaxation costs the bounds behind it: by name of a ReLU, (1, *shape),
+        every layer that is bounded weighing the same.
+    """
+    tight = dict(hulls)
+    impact: dict[str, Tensor] = {}
+    for name, known in slopes.items():
+        hull = tight[name]
+        flat_lower, flat_upper = hull.lower.flatten(), hull.upper.flatten()
+        lower, upper = flat_lower.clone(), flat_upper.clone()
+        costs: dict[str, Tensor] = {}
+        for one in known:
+            still = ((flat_lower[one.neurons] < 0) & (flat_upper[one.neurons] > 0)).nonzero().flatten()
+            if not still.shape[0]:
+                continue
+            neurons = one.neurons[still]
+            both = torch.cat([still, still + one.neurons.shape[0]])
+            alpha = {key: value[both] for key, value in one.alpha.items()}
+            bounds, coefficients = bound_neurons(passes[name], box, tight, neurons, alpha, 0)
+            below, above = bounds.chunk(2)
+            lower[neurons] = torch.fmax(lower[neurons], below)
+            upper[neurons] = torch.fmin(upper[neurons], -above)
+            for key, a in coefficients.items():
+                costs[key] = costs.get(key, torch.zeros_like(a[:1, 0])) + a.abs().sum(dim=(0, 1)).unsqueeze(0)
+        tight[name] = Interval(lower.reshape(hull.lower.shape), upper.reshape(hull.upper.shape))
+        spread = {key: cost * _triangle(tight[passes[name].source(key)]) for key, cost in costs.items()}
+        total = sum(float(cost.sum()) for cost in spread.values())
+        for key, cost in spread.items():
+            impact[key] = impact.get(key, torch.zeros_like(cost)) + cost / max(total, torch.finfo(cost.dtype).tiny)
+    return tight, impact
+
+
+def _triangle(hull: Interval) -> Tensor:
+    """The height of a ReLU's triangle, 0 where the sign is known."""
+    open_ = (hull.lower < 0) & (hull.upper > 0)
+    return torch.where(open_, -hull.lower * hull.upper / (hull.upper - hull.lower), 0.0).nan_to_num()
+
+
+def first_slopes(passes: Backward, hulls: Mapping[str, Interval], count: int) -> dict[str, Tensor]:
+    """Slopes of all ReLUs on the way, (count, *shape) each, before any gradient step."""
+    alpha = {relu.name: first_alpha(hulls[relu.inputs[0].name]) for relu in passes.relus}
+    return {name: value.expand(count, *value.shape[1:]).contiguous() for name, value in alpha.items()}
+
+
+def bound_neurons(
+    passes: Backward, box: Box, hulls: Mapping[str, Interval], neurons: Tensor, alpha: dict[str, Tensor], steps: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Lower bounds of z and of -z for the neurons (m,): (2 m,); and without steps the coefficients behind each ReLU.
+
+    Args:
+        alpha: slopes to start from, (2 m, *shape) by name of the ReLU; changed in place by the steps.
+    """
     count = 2 * neurons.shape[0]
-    rows = box.lower.new_zeros(count, 1, size)
+    rows = box.lower.new_zeros(count, 1, passes.size)
     rows[torch.arange(count), 0, neurons.repeat(2)] = torch.ones_like(rows[:, 0, 0]).index_fill(
         0, torch.arange(count // 2, count, device=rows.device), -1.0
     )
@@ -72,11 +159,11 @@ def _bound_neurons(
         n: Interval(h.lower.expand(count, *h.lower.shape[1:]), h.upper.expand(count, *h.upper.shape[1:]))
         for n, h in hulls.items()
     }
-    alpha = {relu.name: first_alpha(shared[relu.inputs[0].name]).contiguous() for relu in passes.relus}
     if not alpha or steps == 0:
         with torch.no_grad():
-            return passes.bound(many, shared, rows, Multipliers(alpha)).lower[:, 0]
-    return ascend(passes, many, shared, rows, Multipliers(alpha), steps)
+            found = passes.bound(many, shared, rows, Multipliers(alpha))
+        return found.lower[:, 0], found.coefficients
+    return ascend(passes, many, shared, rows, Multipliers(alpha), steps), {}
 
 
 def ascend(

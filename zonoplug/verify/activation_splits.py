@@ -21,12 +21,14 @@ from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
+from zonoplug.verify.hull_tree import HullTree
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
-from zonoplug.verify.sign_subdomains import SignSubdomains, split_scores, split_signs, take
+from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_scores, split_signs, take
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Multipliers
+    from zonoplug.lirpa.refine import NeuronSlopes
 
 ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
 SEARCH_STEPS = 10
@@ -85,34 +87,42 @@ class ActivationSearch:
             self._problem.box.lower[box_number : box_number + 1], self._problem.box.upper[box_number : box_number + 1]
         )
         self._hulls = self._zonotope_hulls(box)
-        numbers = objective.exists[box_number].nonzero().flatten().tolist()
-        open_: list[tuple[float, int, SignSubdomains, Tensor, Tensor]] = []
+        self._box, self._box_number = box, box_number
+        aims = self._aims(objective, box_number)
         for steps in ROOT_STEPS:
-            if "refined-hulls" not in self._without:
-                self._tighten(box, box_number, steps, deadline)
-            open_, still_open = [], []
-            for number in numbers:
-                mine = (objective.disjunct[box_number] == number) & ~objective.padding[box_number]
-                rows = objective.coefficients[box_number, mine]
-                goal = objective.bound[box_number, mine] + objective.slack[box_number, mine]
-                root = self._root(rows)
-                bound, _ = self._bound(root, box, rows, goal, 2 * SEARCH_STEPS)
-                self._check_root(bound, box_number, rows, goal)
-                result.subdomains += 1
-                if not bool((bound > 0).all()):
-                    open_.append((float(bound.min()), number, root, rows, goal))
-                    still_open.append(number)
-                else:
-                    self._observe(box_number, number, root, bound, 0)
+            refined = "refined-hulls" not in self._without
+            slopes = self._tighten(box, box_number, steps, deadline) if refined else {}
+            parts = []
+            for piece in torch.arange(len(aims)).split(BATCH):
+                part = self._root(len(piece))
+                part.bound, _ = self.bound(part, aims.pick(piece), 2 * SEARCH_STEPS)
+                self._check_root(part.bound, aims.pick(piece))
+                result.subdomains += len(part)
+                parts.append(part)
                 if deadline.passed:
                     result.proved = False
                     return False
-            numbers = still_open
-        for place, (_, number, root, rows, goal) in enumerate(sorted(open_, key=lambda item: -item[0])):
-            share = deadline.part(1 / max(len(open_) - place, 1))
-            if self._search(root, box, box_number, number, rows, goal, share, result):
-                return True
-        return False
+            root = SignSubdomains.join(parts)
+            open_ = ~(root.bound > 0)
+            self._observer.signs(root, open_, root.bound, 0)
+            self.leaves(root.pick(~open_), aims.pick(~open_))
+            aims, root = aims.pick(open_), root.pick(open_)
+            if not len(aims):
+                return False
+        tree = HullTree(
+            self, self._bounder.module, box, self._hulls, self._names, {} if "hull-tree" in self._without else slopes
+        )
+        result.proved &= tree.run(root, aims, deadline, result)
+        return result.counterexample is not None
+
+    def _aims(self, objective: Objective, box_number: int) -> Aims:
+        members = objective.members()[0 if objective.num_boxes == 1 else box_number]
+        members = members[objective.exists[box_number]]
+        there = members < objective.bound.shape[1]
+        members = members.masked_fill(~there, 0)
+        goal = (objective.bound + objective.slack)[box_number, members]
+        number = objective.exists[box_number].nonzero().flatten()
+        return Aims(objective.coefficients[box_number, members], goal, there, number)
 
     def _zonotope_hulls(self, box: Box) -> dict[str, Interval]:
         from zonoplug.lirpa.methods import BoundMethod
@@ -121,12 +131,13 @@ class ActivationSearch:
         with torch.no_grad():
             return walk(self._bounder.module, [box], BoundMethod.parse("zonotope")).hulls
 
-    def _tighten(self, box: Box, box_number: int, steps: int, deadline: Deadline) -> None:
+    def _tighten(self, box: Box, box_number: int, steps: int, deadline: Deadline) -> dict[str, list[NeuronSlopes]]:
         """Tighten the root's hulls by backward bounds, and compare them with sampled points before they count."""
         from zonoplug.lirpa.refine import refine_hulls
 
         module = self._bounder.module
-        hulls = refine_hulls(module, box, self._hulls, steps, deadline.part(0.4))
+        slopes: dict[str, list[NeuronSlopes]] = {}
+        hulls = refine_hulls(module, box, self._hulls, steps, deadline.part(0.4), slopes)
         points = self._attack.points[self._attack.groups == box_number][:CHECKED_POINTS]
         if not points.shape[0]:
             points = box.sample(CHECKED_POINTS)[:, 0]
@@ -140,89 +151,97 @@ class ActivationSearch:
                     f"hulls are broken on this model: a sampled point lies {float(outside):.3g} outside at {name!r}"
                 )
         self._hulls = hulls
+        return slopes
 
-    def _root(self, rows: Tensor) -> SignSubdomains:
-        lower = torch.cat([self._hulls[name].lower.flatten(1) for _, name in self._names], dim=1)
-        upper = torch.cat([self._hulls[name].upper.flatten(1) for _, name in self._names], dim=1)
+    def _root(self, count: int) -> SignSubdomains:
         from zonoplug.lirpa.refine import first_alpha
 
+        lower = torch.cat([self._hulls[name].lower.flatten(1) for _, name in self._names], dim=1).expand(count, -1)
+        upper = torch.cat([self._hulls[name].upper.flatten(1) for _, name in self._names], dim=1).expand(count, -1)
         zero = torch.zeros_like(lower)
         alpha = first_alpha(Interval(lower, upper))
-        return SignSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((1,), -torch.inf))
+        return SignSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((count,), -torch.inf))
 
-    def _search(
-        self,
-        root: SignSubdomains,
-        box: Box,
-        box_number: int,
-        number: int,
-        rows: Tensor,
-        goal: Tensor,
-        deadline: Deadline,
-        result: SearchResult,
-    ) -> bool:
+    def search(self, root: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int) -> bool:
+        """Split one subdomain with one aim by signs alone, hulls as they are.
+
+        Args:
+            limit: subdomains that may be bounded.
+        Returns:
+            whether every piece was excluded. A counterexample, if one is found, is in `result`.
+        """
         queue = [root]
         state_bytes = sum(part[0].numel() * part.element_size() for part in root.parts())
         batch = max(1, min(BATCH, STATE_BYTES // state_bytes))
+        bounded = 0
+        closed: list[SignSubdomains] = []
         while queue:
-            if deadline.passed:
-                result.proved = False
+            if deadline.passed or bounded >= limit:
                 return False
             part = take(queue, batch)
-            bound, scores = self._bound(part, box, rows, goal, SEARCH_STEPS)
+            bound, scores = self.bound(part, aim, SEARCH_STEPS)
+            bounded += len(part)
             result.subdomains += len(part)
             part.bound = bound
             open_ = ~(bound > 0)
-            self._observe(box_number, number, part, bound, sum(map(len, queue)))
+            self._observer.signs(part, open_, bound, sum(map(len, queue)))
+            if self._observer.record is not None:
+                closed.append(part.pick(~open_))
             if not bool(open_.any()):
                 continue
-            if self._try(box_number, result):
-                return True
+            if self.attack(result):
+                return False
             pieces, stuck = split_signs(part.pick(open_), scores[open_], batch - sum(map(len, queue)))
             self._observer.split("sign", len(pieces) - int(open_.sum()) + stuck)
-            result.stuck += stuck
             if stuck:
-                result.proved = False
+                result.stuck += stuck
+                return False
             if len(pieces):
                 queue.append(pieces)
-        return False
+        for part in closed:
+            self.leaves(part, aim.pick(torch.zeros(len(part), dtype=torch.int64)))
+        return True
 
-    def _observe(self, box_number: int, number: int, part: SignSubdomains, bound: Tensor, waiting: int) -> None:
-        if self._observer.record is not None:
-            self._observer.record.layer_sizes = [self._hulls[name].lower[0].numel() for _, name in self._names]
-        self._observer.signs(box_number, number, part, ~(bound > 0), bound, waiting)
+    def leaves(self, part: SignSubdomains, aims: Aims) -> None:
+        """These subdomains are proved, each for its aim, and the proof needs them."""
+        sizes = [self._hulls[name].lower[0].numel() for _, name in self._names]
+        self._observer.sign_leaves(self._box_number, aims.number, part, sizes)
 
-    def _try(self, box_number: int, result: SearchResult) -> bool:
+    def attack(self, result: SearchResult) -> bool:
+        """Try the inputs at which the latest bounds were least."""
         if "inner-attack" in self._without:
             return False
         points = self._minimisers
-        group = torch.full((points.shape[0],), box_number, dtype=torch.int64, device=points.device)
+        group = torch.full((points.shape[0],), self._box_number, dtype=torch.int64, device=points.device)
         result.counterexample = self._attack.try_points(points, group)
         return result.counterexample is not None
 
-    def _bound(self, part: SignSubdomains, box: Box, rows: Tensor, goal: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]:
         """Margins of the best mixture of rows, (n,), and scores for splits, (n, neurons). Updates the multipliers.
 
             max over weights w >= 0 of sum 1, alpha, beta  of  the lower bound of  w . (rows y - goal)
 
         If some point of the subdomain met every row, no mixture could be above 0.
+
+        Args:
+            aims: one for each subdomain, or one for all.
         """
         from zonoplug.lirpa.ascent import Adam
 
-        count = len(part)
+        count, box = len(part), self._box
         many = Box(box.lower.expand(count, *box.lower.shape[1:]), box.upper.expand(count, *box.upper.shape[1:]))
         hulls = self._subdomain_hulls(part)
         sides = self._backward.sides(hulls)
         alpha, beta = (value.clone().requires_grad_(True) for value in (part.alpha, part.beta))
-        weights = rows.new_zeros(count, rows.shape[0]).requires_grad_(True)
+        weights = aims.goal.new_zeros(count, aims.goal.shape[1]).requires_grad_(True)
         climber = Adam([alpha, beta, weights], [ALPHA_RATE, BETA_RATE, 0.3], decay=0.96)
-        best = rows.new_full((count,), -torch.inf)
+        best = aims.goal.new_full((count,), -torch.inf)
         for step in range(steps + 1):
             with torch.enable_grad():
-                mixture = weights.softmax(dim=1)
+                mixture = weights.masked_fill(~aims.there, -torch.inf).softmax(dim=1).unsqueeze(1)
                 chosen = self._multipliers(alpha, beta, part.sign)
-                passed = self._backward.bound(many, hulls, (mixture @ rows).unsqueeze(1), chosen, sides)
-                margin = passed.lower[:, 0] - mixture @ goal
+                passed = self._backward.bound(many, hulls, mixture @ aims.rows, chosen, sides)
+                margin = passed.lower[:, 0] - (mixture @ aims.goal.unsqueeze(2))[:, 0, 0]
                 gain = margin.clamp(max=0.1).sum()
             best = torch.fmax(best, margin.detach())
             if step == steps or bool((best > 0).all()):
@@ -239,12 +258,13 @@ class ActivationSearch:
         )
         return best, split_scores(coefficients, part.lower, part.upper, part.alpha, part.sign)
 
-    def _check_root(self, bound: Tensor, box_number: int, rows: Tensor, goal: Tensor) -> None:
+    def _check_root(self, bound: Tensor, aims: Aims) -> None:
         """A bound on a whole box that lies above what a sampled point of it reaches on every row is wrong."""
-        outputs = self._attack.outputs[self._attack.groups == box_number]
+        outputs = self._attack.outputs[self._attack.groups == self._box_number]
         if outputs.shape[0]:
-            reached = (outputs @ rows.T - goal).amax(dim=1).min()
-            if bool(bound[0] > reached + 1e-6 * reached.abs().clamp(min=1)):
+            values = torch.einsum("po,amo->pam", outputs, aims.rows) - aims.goal
+            reached = values.masked_fill(~aims.there, -torch.inf).amax(dim=2).amin(dim=0)
+            if bool((bound > reached + 1e-6 * reached.abs().clamp(min=1)).any()):
                 raise BrokenMethodError(
                     "backward bounds are broken on this model: a sampled point lies below its bound"
                 )

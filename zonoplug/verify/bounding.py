@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.errors import ZonoplugError
+from zonoplug.errors import UnsupportedOperatorError, ZonoplugError
 from zonoplug.verify.problem import Objective, Problem
 
 if TYPE_CHECKING:
+    from zonoplug.lirpa.backward import Backward
     from zonoplug.lirpa.propagate import Propagation
 
 
 GRAPH_POINTS = 3
+SLICE = 1024
 
 
 class BrokenMethodError(ZonoplugError):
@@ -26,46 +28,62 @@ class BrokenMethodError(ZonoplugError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBounds:
-    """Lower bounds of a . y for each row on a batch of subdomains.
+    """Lower bounds of a . y for each row on a batch of subdomains, and how they vary over a subdomain.
+
+        a . y  >=  floor + sum_i (|slope_i| + slope_i e_i),  e_i in [-1, 1] the place of input i between its bounds
 
     Attributes:
         lower: (n, rows); NaN where nothing is known.
-        propagation: the walk behind them, None for methods of the host.
+        floor: (n, rows) the bound that belongs to the slopes, at most `lower`.
+        slopes: (n, rows, inputs), or None for methods that do not tell.
+        load: (n,) how many neurons' signs are open, for the order of later work; None where it is not known.
+        largest: bytes of the generators that one value of the walk held, at most.
     """
 
     lower: Tensor
-    propagation: Propagation | None
+    floor: Tensor | None = None
+    slopes: Tensor | None = None
+    load: Tensor | None = None
+    largest: int = 0
 
-    def influence(self, weights: Tensor, num_inputs: int) -> Tensor | None:
-        """How far each input's symbol moves the rows: (n, inputs), the weighted sum of |generator| over rows.
+    def influence(self, weights: Tensor) -> Tensor | None:
+        """How far each input moves the rows: (n, inputs), the weighted sum of |slope| over rows.
 
         Args:
             weights: (n, rows).
         """
-        if self.propagation is None:
-            return None
-        origin, generators = self._input_generators(self.propagation)
-        moved = torch.einsum("nkr,nr->nk", generators.abs(), weights).nan_to_num()
-        return moved.new_zeros(moved.shape[0], num_inputs).scatter_add(1, origin, moved)
+        return None if self.slopes is None else torch.einsum("nrk,nr->nk", self.slopes.abs(), weights).nan_to_num()
 
-    def lowest_vertex(self, row: Tensor, num_inputs: int) -> Tensor | None:
-        """The corner of each input box where row `row` (n,) is least on the zonotope: (n, inputs) in {-1, 0, 1}."""
-        if self.propagation is None:
+    def lowest_vertex(self, row: Tensor) -> Tensor | None:
+        """The corner of each input box where row `row` (n,) is least: (n, inputs) in {-1, 0, 1}."""
+        if self.slopes is None:
             return None
-        origin, generators = self._input_generators(self.propagation)
-        chosen = generators.gather(2, row[:, None, None].expand(-1, generators.shape[1], 1)).squeeze(2)
-        signs = -chosen.sign().nan_to_num()
-        return signs.new_zeros(signs.shape[0], num_inputs).scatter_add(1, origin, signs)
+        chosen = self.slopes.gather(1, row[:, None, None].expand(-1, 1, self.slopes.shape[2])).squeeze(1)
+        return -chosen.sign().nan_to_num()
 
     @staticmethod
-    def _input_generators(propagation: Propagation) -> tuple[Tensor, Tensor]:
-        if not propagation.symbols.origins:
-            batch, rows = propagation.output.center.shape
-            empty = propagation.output.center.new_zeros(batch, 0, rows)
-            return torch.zeros(batch, 0, dtype=torch.int64, device=empty.device), empty
+    def join(many: list[RowBounds]) -> RowBounds:
+        """The bounds of several batches as one."""
+        parts = zip(*((one.lower, one.floor, one.slopes, one.load) for one in many), strict=True)
+        joined = [None if any(part is None for part in column) else torch.cat(column) for column in parts]
+        return RowBounds(*joined, largest=max(one.largest for one in many))  # type: ignore[arg-type, misc]
+
+    def pick(self, index: Tensor) -> RowBounds:
+        """The bounds of some subdomains."""
+        parts = (self.lower, self.floor, self.slopes, self.load)
+        picked = [None if part is None else part[index] for part in parts]
+        return RowBounds(*picked, largest=self.largest)  # type: ignore[arg-type, misc]
+
+
+def _symbol_slopes(propagation: Propagation, num_inputs: int) -> Tensor:
+    """Generators of the inputs' symbols as slopes, (n, rows, inputs)."""
+    batch, rows = propagation.output.center.shape
+    slopes = propagation.output.center.new_zeros(batch, num_inputs, rows)
+    if propagation.symbols.origins:
         origin = propagation.symbols.origins[0]
-        ids = torch.arange(origin.first, origin.first + origin.count)
-        return origin.index, propagation.output.generators(ids)
+        generators = propagation.output.generators(torch.arange(origin.first, origin.first + origin.count))
+        slopes = slopes.scatter_add(1, origin.index.unsqueeze(2).expand(-1, -1, rows), generators)
+    return slopes.transpose(1, 2)
 
 
 class Bounder:
@@ -87,6 +105,7 @@ class Bounder:
         check_graph(self.module, problem.model.module, points)
         self.takes_batches = takes_batches(self.module, problem.model.module, points)
         self.warnings: list[str] = []
+        self._backward: list[Backward | None] = []
 
     def bound(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
         """Lower bounds of the objective's rows on subdomains (n, *input_shape) of the boxes `group` (n,)."""
@@ -98,7 +117,7 @@ class Bounder:
                 self.bound(method, Box(box.lower[i : i + 1], box.upper[i : i + 1]), group[i : i + 1], objective)
                 for i in range(group.shape[0])
             ]
-            return RowBounds(torch.cat([single.lower for single in singles]), None)
+            return RowBounds(torch.cat([single.lower for single in singles]))
         parsed = BoundMethod.parse(method)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -110,7 +129,72 @@ class Bounder:
             text = str(warning.message)
             if "bounded by intervals" in text and text not in self.warnings:
                 self.warnings.append(text)
-        return RowBounds(bounds.lower, propagation)
+        return self._described(bounds.lower, propagation, box)
+
+    def bound_in_slices(
+        self, method: str, box: Box, group: Tensor, objective: Objective, load: Tensor | None = None
+    ) -> RowBounds:
+        """As `bound`, for many subdomains: in slices of similar load, with our own backward bounds for the host's.
+
+        A zonotope of a batch has as many symbols as its element with the most, so that equal loads save work.
+        """
+        if group.shape[0] <= SLICE or load is None:
+            return RowBounds.join(
+                [
+                    self._bound_slice(method, Box(box.lower[part], box.upper[part]), group[part], objective)
+                    for part in torch.arange(group.shape[0], device=group.device).split(SLICE)
+                ]
+            )
+        order = load.argsort()
+        slices = [
+            self._bound_slice(method, Box(box.lower[part], box.upper[part]), group[part], objective)
+            for part in order.split(SLICE)
+        ]
+        return RowBounds.join(slices).pick(order.argsort())
+
+    def _bound_slice(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
+        backward = self.backward
+        if method != "zonotope+crown" or backward is None:
+            return self.bound(method, box, group, objective)
+        from zonoplug.lirpa.methods import BoundMethod
+        from zonoplug.lirpa.module import walk
+
+        with torch.no_grad():
+            propagation = walk(self.module, [box], BoundMethod.parse("zonotope"), objective.rows(group))
+            rows = objective.rows(group).expand(group.shape[0], -1, -1)
+            linear = backward.bound(box, propagation.hulls, rows)
+        bounds = self._described(propagation.bounds.lower, propagation, box)
+        better = ~(bounds.lower > linear.lower) & ~linear.lower.isnan()
+        radius = ((box.upper - box.lower) / 2).flatten(1).unsqueeze(1)
+        slopes = linear.inputs.flatten(2) * radius
+        if bounds.slopes is not None:
+            slopes = torch.where(better.unsqueeze(2), slopes, bounds.slopes)
+        lower = torch.where(better, linear.lower, bounds.lower)
+        return replace(bounds, lower=lower, floor=lower, slopes=slopes)
+
+    @property
+    def backward(self) -> Backward | None:
+        """Our backward bounds on the whole network, None where they do not apply."""
+        if not self._backward:
+            from zonoplug.lirpa.backward import Backward
+
+            try:
+                self._backward.append(Backward(self.module) if self.takes_batches else None)
+            except UnsupportedOperatorError:
+                self._backward.append(None)
+        return self._backward[0]
+
+    @staticmethod
+    def _described(lower: Tensor, propagation: Propagation | None, box: Box) -> RowBounds:
+        if propagation is None:
+            return RowBounds(lower)
+        load = lower.new_zeros(lower.shape[0])
+        for hull in propagation.hulls.values():
+            load = load + ((hull.lower < 0) & (hull.upper > 0)).flatten(1).sum(dim=1)
+        largest = propagation.largest * lower.element_size()
+        floor = propagation.output.interval_hull().lower.detach()
+        slopes = _symbol_slopes(propagation, box.lower[0].numel()).detach()
+        return RowBounds(lower, floor, slopes, load, largest)
 
 
 def check_bounds(method: str, bounds: RowBounds, values: Tensor, group: Tensor, objective: Objective) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,14 +13,21 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, RowBounds, check_bounds
+from zonoplug.verify.box_queue import Boxes, BoxQueue
+from zonoplug.verify.branching import InputFacts, RuleChoice
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem import Objective, Problem
-from zonoplug.verify.split import bisect, influence_scores
+from zonoplug.verify.split import bisect
+from zonoplug.verify.unsafe_region import shrink
 
 STEP_SECONDS = 0.25
 STEP_BYTES = 512 * 2**20
+QUEUE_BYTES = 2**30
 MAX_BATCH = 8192
+ATTACK_SHARE = 0.1  # of the search's time, for many short descents from anywhere
+ATTACK_STARTS = 4096
+ATTACK_STEPS = 8
 MAX_BISECTIONS = 6
 
 
@@ -41,33 +48,6 @@ class SearchResult:
     stuck: int = 0
 
 
-@dataclass(slots=True)
-class _Queue:
-    """Open subdomains, depth first: the pieces of a split come out before older ones, the worst margin first."""
-
-    chunks: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-
-    def push(self, box: Box, group: Tensor) -> None:
-        if group.shape[0]:
-            self.chunks.append((box.lower, box.upper, group))
-
-    def pop(self, count: int) -> tuple[Box, Tensor]:
-        taken: list[tuple[Tensor, Tensor, Tensor]] = []
-        missing = count
-        while self.chunks and missing > 0:
-            chunk = self.chunks.pop()
-            if chunk[2].shape[0] > missing:
-                self.chunks.append(tuple(part[:-missing] for part in chunk))  # type: ignore[arg-type]
-                chunk = tuple(part[-missing:] for part in chunk)  # type: ignore[assignment]
-            taken.append(chunk)
-            missing -= chunk[2].shape[0]
-        lower, upper, group = (torch.cat(parts) for parts in zip(*taken, strict=True))
-        return Box(lower, upper), group
-
-    def __len__(self) -> int:
-        return sum(chunk[2].shape[0] for chunk in self.chunks)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
     """A batch of subdomains that was bounded.
@@ -75,14 +55,19 @@ class _Step:
     Attributes:
         box, group: the subdomains (n, *input_shape) and the input box of each (n,).
         margins: lower bounds of the rows' margins (n, rows).
-        open: (n,) True where some disjunct is still in reach.
+        reachable: (n, disjuncts) True where a disjunct is still in reach.
     """
 
     box: Box
     group: Tensor
     bounds: RowBounds
     margins: Tensor
-    open: Tensor
+    reachable: Tensor
+
+    @property
+    def open(self) -> Tensor:
+        """(n,) True where some disjunct is still in reach."""
+        return self.reachable.any(dim=1)
 
 
 class BranchAndBound:
@@ -90,7 +75,8 @@ class BranchAndBound:
 
     Args:
         problem, bounder, attack: what is verified, and with what.
-        method: a zonotope bound method; its symbols also choose the coordinate to split and a vertex to attack.
+        method: a zonotope bound method; its linear bounds also choose a vertex to attack.
+        branching: which input to halve: a name in `INPUT_RULES`, or "auto".
         observer: told of every step.
         without: names of INGREDIENTS to leave out.
     """
@@ -101,6 +87,7 @@ class BranchAndBound:
         bounder: Bounder,
         attack: Attack,
         method: str,
+        branching: str = "auto",
         observer: Observer | None = None,
         without: Collection[str] = (),
     ) -> None:
@@ -108,8 +95,10 @@ class BranchAndBound:
         self._bounder = bounder
         self._attack = attack
         self._method = method
+        self._choice = RuleChoice("widest" if "influence" in without else branching)
         self._observer = observer or Observer()
         self._without = without
+        self._random = torch.Generator().manual_seed(0)
 
     def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
         """Search.
@@ -120,15 +109,28 @@ class BranchAndBound:
             BrokenMethodError: a bound excluded a point that the model reaches.
         """
         result = SearchResult()
-        queue = _Queue()
         box = self._problem.box
         needed = objective.exists.any(dim=1)
-        queue.push(Box(box.lower[needed], box.upper[needed]), needed.nonzero().flatten())
+        queue = BoxQueue(QUEUE_BYTES)
+        group = needed.nonzero().flatten()
+        none = torch.zeros(group.shape[0], dtype=box.lower.dtype, device=group.device)
+        queue.push(Boxes(box.lower[needed], box.upper[needed], group, none, none, torch.full_like(group, -1)))
         self._observer.search_starts(len(queue), box)
+        members = objective.members()
         batch = 32
+        first, attacked = time.monotonic(), 0.0
+        restarts = max(1, ATTACK_STARTS // max(int(objective.exists.sum()), 1))
         while len(queue) and not deadline.passed:
             start = time.monotonic()
-            step = self._bound(*queue.pop(batch), objective)
+            if "inner-attack" not in self._without and attacked < ATTACK_SHARE * (start - first) - STEP_SECONDS:
+                result.counterexample = self._attack.descend(
+                    restarts, ATTACK_STEPS, Deadline(STEP_SECONDS), ~objective.exists, ATTACK_STARTS
+                )
+                if result.counterexample is not None:
+                    return result
+                attacked += time.monotonic() - start
+                start = time.monotonic()
+            step = self._bound(queue.pop(batch), objective)
             result.subdomains += step.group.shape[0]
             worst = objective.best(step.margins, step.group).amin(dim=1)
             self._observer.boxes(step.box, step.group, step.open, worst, len(queue))
@@ -136,61 +138,84 @@ class BranchAndBound:
                 result.counterexample = self._try(step, objective)
                 if result.counterexample is not None:
                     return result
-                result.stuck += self._split(step, objective, queue, batch)
+                result.stuck += self._split(self._shrink(step, objective, members), objective, queue, batch)
             batch = self._next_batch(batch, step, time.monotonic() - start)
         result.proved = not len(queue) and not result.stuck
         return result
 
-    def _bound(self, box: Box, group: Tensor, objective: Objective) -> _Step:
-        bounds = self._bounder.bound(self._method, box, group, objective)
+    def _bound(self, part: Boxes, objective: Objective) -> _Step:
+        box, group = Box(part.lower, part.upper), part.group
+        bounds = self._bounder.bound_in_slices(self._method, box, group, objective, part.load)
         middle = box.lower + (box.upper - box.lower) / 2
         with torch.no_grad():
             values = objective.values(self._problem.outputs(middle), group)
         check_bounds(self._method, bounds, values, group, objective)
         margins = objective.margins(bounds.lower, group)
-        return _Step(box, group, bounds, margins, ~objective.excluded(margins, group).all(dim=1))
+        self._choice.learn(part.rule, part.margin, objective.best(margins, group).amin(dim=1))
+        return _Step(box, group, bounds, margins, ~objective.excluded(margins, group))
 
     def _try(self, step: _Step, objective: Objective) -> Counterexample | None:
-        """Evaluate the middle of each open subdomain, and the corner where the zonotope is lowest."""
+        """Evaluate the middle of each open subdomain, and the corner where the linear bound is lowest."""
         if "inner-attack" in self._without:
             return None
         low, high = step.box.lower[step.open], step.box.upper[step.open]
         middle = low + (high - low) / 2
         found = self._attack.try_points(middle, step.group[step.open])
         worst = _row_weights(objective, step.margins, step.group).argmax(dim=1)
-        signs = step.bounds.lowest_vertex(worst, low[0].numel())
+        signs = step.bounds.lowest_vertex(worst)
         if found is not None or signs is None:
             return found
         side = signs[step.open].unflatten(1, low.shape[1:])
         vertex = torch.where(side > 0, high, torch.where(side < 0, low, middle))
         return self._attack.try_points(vertex, step.group[step.open])
 
-    def _split(self, step: _Step, objective: Objective, queue: _Queue, batch: int) -> int:
+    def _shrink(self, step: _Step, objective: Objective, members: Tensor) -> _Step:
+        """Cut off what cannot be unsafe."""
+        if "contraction" in self._without:
+            return step
+        box, reachable = shrink(step.box, step.group, step.bounds, step.reachable, objective, members)
+        return replace(step, box=box, reachable=reachable)
+
+    def _split(self, step: _Step, objective: Objective, queue: BoxQueue, batch: int) -> int:
         """Push the pieces of the open subdomains. Returns how many were too narrow to split."""
-        box, group = Box(step.box.lower[step.open], step.box.upper[step.open]), step.group[step.open]
+        open_ = step.open
+        box, group = Box(step.box.lower[open_], step.box.upper[open_]), step.group[open_]
         count = group.shape[0]
-        influence = step.bounds.influence(_row_weights(objective, step.margins, step.group), box.lower[0].numel())
-        blind = influence is None or "influence" in self._without
-        scores = influence_scores(None if blind else influence[step.open], box)  # type: ignore[index]
+        if not count:
+            return 0
+        bounds = step.bounds.pick(open_)
+        weights = _row_weights(objective, step.margins, step.group)[open_]
+        number, rule = self._choice.next_rule()
+        scores = rule(InputFacts(box, bounds, weights, self._gradients(objective, group, weights), self._random))
         times = 1
         while len(queue) + count * 2 ** (times + 1) <= batch and times < MAX_BISECTIONS:
             times += 1
         pieces, parent = bisect(box, scores, times)
         split = (torch.bincount(parent, minlength=count) > 1)[parent]
-        pieces, parent = Box(pieces.lower[split], pieces.upper[split]), parent[split]
-        worst = objective.best(step.margins, step.group).amin(dim=1)[step.open]
-        order = worst[parent].argsort(descending=True)
-        queue.push(Box(pieces.lower[order], pieces.upper[order]), group[parent[order]])
+        parent = parent[split]
+        worst = objective.best(step.margins, step.group).masked_fill(~step.reachable, torch.inf).amin(dim=1)[open_]
+        load = worst if bounds.load is None else bounds.load
+        used = torch.full_like(group[parent], number)
+        queue.push(Boxes(pieces.lower[split], pieces.upper[split], group[parent], worst[parent], load[parent], used))
         parents = int(parent.unique().shape[0])
         self._observer.split("input", parent.shape[0] - parents)
         return count - parents
+
+    def _gradients(self, objective: Objective, group: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        def gradients(points: Tensor) -> Tensor:
+            points = points.detach().requires_grad_(True)
+            with torch.enable_grad():
+                values = objective.values(self._problem.outputs(points), group)
+                (found,) = torch.autograd.grad((values * weights).sum(), points)
+            return found
+
+        return gradients
 
     @staticmethod
     def _next_batch(batch: int, step: _Step, seconds: float) -> int:
         if step.group.shape[0] < batch:
             return batch
-        propagation = step.bounds.propagation
-        largest = 0 if propagation is None else propagation.largest * step.bounds.lower.element_size()
+        largest = step.bounds.largest
         if seconds > 2 * STEP_SECONDS or largest > STEP_BYTES:
             return max(batch // 2, 1)
         if seconds < STEP_SECONDS and 2 * largest < STEP_BYTES:

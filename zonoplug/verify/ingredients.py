@@ -12,9 +12,11 @@ INGREDIENTS = {
     "zonotope-root": "one zonotope bound of the whole input box, before stronger methods",
     "crown": "CROWN bounds over the zonotope's hulls, alone or with it",
     "input-splits": "the search that halves input boxes",
-    "influence": "the choice of the coordinate to halve by its symbol's influence; else the widest",
+    "influence": "the choice of the coordinate to halve by its effect on the margin; else the widest",
+    "contraction": "the cutting of subdomains by the unsafe set, as constraints on noise symbols",
     "activation-splits": "the search that fixes the signs of ReLUs",
     "refined-hulls": "the tightening of hulls layer by layer before signs are fixed",
+    "hull-tree": "the tightening of hulls behind each sign in the upper part of the search",
 }
 
 

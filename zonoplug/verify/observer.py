@@ -120,12 +120,23 @@ class Observer:
         if self.record is not None:
             self.record.boxes(box, group, ~open_, self._stage)
 
-    def signs(self, box: int, disjunct: int, part: SignSubdomains, open_: Tensor, worst: Tensor, waiting: int) -> None:
-        """A batch of subdomains with fixed signs, of one input box and disjunct, was bounded; else as `boxes`."""
+    def signs(self, part: SignSubdomains, open_: Tensor, worst: Tensor, waiting: int) -> None:
+        """A batch of subdomains with fixed signs was bounded; else as `boxes`."""
         fixed = (part.sign != 0).sum(dim=1).double()
         self._bounded(0.5**fixed, int(fixed.max()), open_, worst, waiting)
-        if self.record is not None:
-            self.record.signs(box, disjunct, part, ~open_, self._stage)
+
+    def sign_leaves(self, box: int, disjuncts: Tensor, part: SignSubdomains, layer_sizes: list[int]) -> None:
+        """Subdomains with fixed signs that are proved, and that the proof needs.
+
+        Args:
+            box: the input box.
+            disjuncts: (n,) of that box.
+            layer_sizes: neurons of each ReLU, in the order in which they stand side by side.
+        """
+        if self.record is not None and len(part):
+            self.record.layer_sizes = layer_sizes
+            for number in disjuncts.unique().tolist():
+                self.record.signs(box, number, part, disjuncts == number, self._stage)
 
     def split(self, kind: str, count: int) -> None:
         """So many subdomains were split in two.

@@ -84,6 +84,16 @@ class Objective:
         hit = start.scatter_reduce(1, self._of(self.disjunct, group).expand_as(above), above.to(torch.int8), "amax")
         return (hit > 0) | ~self._of(self.exists, group)
 
+    def members(self) -> Tensor:
+        """The rows of each disjunct, (boxes, disjuncts, m): their numbers, filled up with the count of all rows."""
+        boxes, rows = self.bound.shape
+        disjuncts = self.exists.shape[1]
+        member = self.disjunct.unsqueeze(1) == torch.arange(disjuncts, device=self.disjunct.device)[:, None]
+        member = member & ~self.padding.unsqueeze(1)
+        most = int(member.sum(dim=2).max())
+        number = torch.arange(rows, device=member.device).expand(boxes, disjuncts, -1)
+        return number.masked_fill(~member, rows).sort(dim=2).values[:, :, :most]
+
     def without(self, excluded: Tensor) -> Objective:
         """The objective without the disjuncts marked (boxes, disjuncts)."""
         gone = excluded.gather(1, self.disjunct)
@@ -103,6 +113,10 @@ class Objective:
     def escapes(self, values: Tensor, lower: Tensor, group: Tensor) -> Tensor:
         """Where values a . y (n, rows) that were reached lie below lower bounds of them by more than rounding."""
         return (values < lower - self._of(self.slack, group)) & ~self._of(self.padding, group)
+
+    def slack_of(self, group: Tensor) -> Tensor:
+        """How far above 0 a margin must be to count: (n, rows), or one for all."""
+        return self._of(self.slack, group)
 
     def _of(self, table: Tensor, group: Tensor) -> Tensor:
         return table if self.num_boxes == 1 else table[group]

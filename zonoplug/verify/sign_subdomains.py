@@ -8,6 +8,29 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Aims:
+    """What is to be proved of subdomains: no point of it meets all rows of a disjunct.
+
+    Attributes:
+        rows: (n, m, outputs), one disjunct for each subdomain.
+        goal: (n, m) a row is out of reach where rows . y exceeds it.
+        there: (n, m) False where a disjunct has fewer rows than another.
+        number: (n,) of the disjunct in its input box.
+    """
+
+    rows: Tensor
+    goal: Tensor
+    there: Tensor
+    number: Tensor
+
+    def __len__(self) -> int:
+        return int(self.goal.shape[0])
+
+    def pick(self, index: Tensor | slice) -> Aims:
+        return Aims(self.rows[index], self.goal[index], self.there[index], self.number[index])
+
+
 @dataclass(slots=True)
 class SignSubdomains:
     """A batch of subdomains of one box and disjunct; neurons of all ReLU layers side by side.

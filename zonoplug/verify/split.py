@@ -38,19 +38,3 @@ def bisect(box: Box, scores: Tensor, times: int = 1) -> tuple[Box, Tensor]:
         scores = torch.cat([halved, halved[split]])
         parent = torch.cat([parent, parent[split]])
     return Box(lower.unflatten(1, shape), upper.unflatten(1, shape)), parent
-
-
-def influence_scores(influence: Tensor | None, box: Box) -> Tensor:
-    """How much each coordinate matters: (n, inputs), the share of its symbol's influence plus a little of its width.
-
-    The width keeps a coordinate alive whose influence the relaxation does not see.
-
-    Args:
-        influence: (n, inputs) from the zonotope, or None to go by width alone.
-    """
-    width = (box.upper - box.lower).flatten(1)
-    tiny = torch.finfo(width.dtype).tiny
-    by_width = width / width.sum(dim=1, keepdim=True).clamp(min=tiny)
-    if influence is None:
-        return by_width
-    return influence / influence.sum(dim=1, keepdim=True).clamp(min=tiny) + 0.3 * by_width

@@ -247,7 +247,9 @@ class Verification:
                 signs = ActivationSearch(self._problem, bounder, self._attack, self._observer, without)
                 result = signs.run(objective, self._deadline)
             else:
-                boxes = BranchAndBound(self._problem, bounder, self._attack, stage.method, self._observer, without)
+                boxes = BranchAndBound(
+                    self._problem, bounder, self._attack, stage.method, observer=self._observer, without=without
+                )
                 result = boxes.run(objective, self._deadline)
         except UnsupportedOperatorError:
             return None  # the next stage does not need it

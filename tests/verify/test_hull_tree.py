@@ -1,0 +1,92 @@
+"""The upper part of the sign search: refreshed hulls hold what the signs allow, and nothing is proved away."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from zonoplug.clock import Deadline
+from zonoplug.domain.input_sets import Box
+from zonoplug.domain.zonotope import Interval
+from zonoplug.lirpa.backward import Backward
+from zonoplug.lirpa.refine import NeuronSlopes, refine_hulls, refresh_hulls
+from zonoplug.verify import hull_tree
+from zonoplug.verify.activation_splits import ActivationSearch
+from zonoplug.verify.attack import Attack
+from zonoplug.verify.bounding import Bounder
+from zonoplug.verify.hull_tree import HullTree
+from zonoplug.verify.verifier import Settings, load_problem
+
+_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
+files = importlib.util.module_from_spec(_location)
+_location.loader.exec_module(files)
+
+
+def search_for(tmp_path, seed, assertion, sizes=(5, 14, 14, 14, 1)):
+    network, _ = files.random_network(tmp_path / "n.onnx", seed, sizes=sizes)
+    spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * sizes[0], [1] * sizes[0], sizes[-1], [assertion])
+    problem = load_problem(network, spec, Settings(device="cpu"))
+    attack = Attack(problem)
+    attack.random_points(8)
+    problem.allow_for_rounding(attack.outputs)
+    return problem, ActivationSearch(problem, Bounder(problem), attack)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_refreshed_hulls_hold_every_sample_with_the_fixed_signs(tmp_path, seed):
+    problem, search = search_for(tmp_path, seed, "(>= Y_0 1000.0)")
+    module, box = search._bounder.module, Box(problem.box.lower, problem.box.upper)
+    slopes: dict[str, list[NeuronSlopes]] = {}
+    root = refine_hulls(module, box, search._zonotope_hulls(box), 4, Deadline(60), slopes)
+    assert slopes
+    names = [name for _, name in search._names]
+    points = box.sample(20_000, torch.Generator().manual_seed(seed))[:, 0]
+    values = {name: module(points, final_node_name=name).detach() for name in names}
+    passes = {name: Backward(module, name) for name in slopes}
+    narrower = 0
+    for neuron in range(14):
+        for side in (1.0, -1.0):
+            hull = root[names[0]]
+            lower, upper = hull.lower.clone(), hull.upper.clone()
+            (lower if side > 0 else upper)[0, neuron] = 0.0
+            if not bool((lower <= upper).all()):
+                continue
+            split = {**root, names[0]: Interval(lower, upper)}
+            tight, impact = refresh_hulls(passes, box, split, slopes)
+            meets = values[names[0]][:, neuron] * side >= 0
+            for name in names[1:]:
+                seen = values[name][meets]
+                assert bool(((seen >= tight[name].lower - 1e-5) & (seen <= tight[name].upper + 1e-5)).all())
+                width, before = (tight[name].upper - tight[name].lower), (root[name].upper - root[name].lower)
+                narrower += int((width < before - 1e-4).sum())
+            assert all(bool((cost >= 0).all()) for cost in impact.values())
+    assert narrower > 0
+
+
+@pytest.mark.parametrize("always", ["tree", "plain"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed, always, monkeypatch):
+    monkeypatch.setattr(hull_tree, "FIRST_TRY", 0.0 if always == "tree" else 10.0)
+    monkeypatch.setattr(hull_tree, "SLOW", -1e9 if always == "tree" else 3.0)
+    problem, search = search_for(tmp_path, seed, "(>= Y_0 1000.0)")
+    points = torch.rand(50_000, 5, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    with torch.no_grad():
+        highest = float(problem.outputs(points).max())
+    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest!r})")
+    assert not search.run(problem.objective, Deadline(5)).proved
+    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest + 0.3!r})")
+    assert search.run(problem.objective, Deadline(30)).proved
+
+
+def test_the_tree_proves_without_any_plain_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(hull_tree, "FIRST_TRY", -1.0)
+    monkeypatch.setattr(hull_tree, "SLOW", -1e9)
+    monkeypatch.setattr(HullTree, "_close", lambda *_: pytest.fail("the plain search ran"))
+    problem, search = search_for(tmp_path, 0, "(>= Y_0 1000.0)")
+    with torch.no_grad():
+        highest = float(problem.outputs(torch.rand(50_000, 5) * 2 - 1).max())
+    problem, search = search_for(tmp_path, 0, f"(>= Y_0 {highest + 0.3!r})")
+    assert search.run(problem.objective, Deadline(30)).proved

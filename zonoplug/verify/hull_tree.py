@@ -1,0 +1,245 @@
+"""The upper part of a search on ReLU signs: few subdomains, whose hulls are computed again after each split.
+
+A sign that is fixed in one layer narrows all layers behind it, which often closes more than the split itself. Hulls are
+refreshed by one backward pass for each open neuron, with the slopes that were optimised at the root. What is nearly
+closed goes to the plain search on signs, for a limited number of subdomains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from zonoplug.clock import Deadline
+from zonoplug.domain.input_sets import Box
+from zonoplug.domain.zonotope import Interval
+from zonoplug.verify.branch_and_bound import SearchResult
+from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
+
+if TYPE_CHECKING:
+    from zonoplug.lirpa.refine import NeuronSlopes
+
+NODE_STEPS = 10
+TRIAL_STEPS = 3
+PLAIN_LIMIT = 64
+CANDIDATES = 2
+PER_LAYER = 2
+FIRST_TRY = 0.03  # a plain search is tried from this share of the root's worst margin on
+SLOW = 0.12  # a split that takes off less of the loss does worse than many cheap ones
+SLOW_LIMIT = 1024
+PLAIN_SHARE = 0.6
+EASIER, HARDER = 1.1, 0.6
+
+
+class SignSearch(Protocol):
+    """What the plain search offers."""
+
+    def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]: ...
+    def search(self, root: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int) -> bool: ...
+    def attack(self, result: SearchResult) -> bool: ...
+    def leaves(self, part: SignSubdomains, aims: Aims) -> None: ...
+
+
+@dataclass(slots=True)
+class _Node:
+    """One subdomain with all its open aims.
+
+    Attributes:
+        part: the subdomain once for each aim.
+        aims: what is not proved yet.
+        scores: (neurons,) how much each neuron's relaxation costs, for the aims and for the hulls behind it.
+        closed: the subdomain for each aim that was proved when this was bounded, and these aims.
+    """
+
+    part: SignSubdomains
+    aims: Aims
+    scores: Tensor
+    closed: tuple[SignSubdomains, Aims]
+
+    @property
+    def loss(self) -> float:
+        """How far the aims are from being proved, altogether."""
+        return float(-self.part.bound.clamp(max=0).sum())
+
+
+class HullTree:
+    """Proves aims on one box.
+
+    Args:
+        search: bounds subdomains, and searches below one.
+        hulls: the root's, by node name.
+        names: of each ReLU and its input.
+        slopes: the root's, for single neurons; where there are none, all is left to the plain search.
+    """
+
+    def __init__(
+        self,
+        search: SignSearch,
+        module: Any,
+        box: Box,
+        hulls: Mapping[str, Interval],
+        names: list[tuple[str, str]],
+        slopes: Mapping[str, list[NeuronSlopes]],
+    ) -> None:
+        from zonoplug.lirpa.backward import Backward
+
+        self._search = search
+        self._box = box
+        self._slopes = {name: slopes[name] for _, name in names if name in slopes}
+        self._passes = {name: Backward(module, name) for name in self._slopes}
+        self._rest = {name: hull for name, hull in hulls.items() if name not in dict(names).values()}
+        self._layers: list[tuple[str, str, slice, tuple[int, ...]]] = []
+        place = 0
+        for relu, name in names:
+            shape = tuple(hulls[name].lower.shape[1:])
+            self._layers.append((relu, name, slice(place, place + prod(shape)), shape))
+            place += prod(shape)
+        self._gains: dict[int, tuple[float, int]] = {}
+
+    def run(self, root: SignSubdomains, aims: Aims, deadline: Deadline, result: SearchResult) -> bool:
+        """Whether all aims are proved. A counterexample, if one is found, is in `result`."""
+        queue = [self._bounded(root, aims, NODE_STEPS)]
+        self._search.leaves(*queue[0].closed)
+        reach = FIRST_TRY * float(-root.bound.min())
+        if not self._slopes:
+            return self._close_all(queue[0], deadline, result, 2**62)
+        slow_limit = 2**62
+        while queue:
+            if deadline.passed:
+                return False
+            node = queue.pop()
+            if len(node.aims) and float(-node.part.bound.min()) <= reach:
+                reach *= EASIER if self._close_all(node, deadline, result, PLAIN_LIMIT) else HARDER
+            pieces, gain = self._split(node, result, deadline) if len(node.aims) else ([], 2.0)
+            if gain < SLOW and result.counterexample is None and not deadline.passed:
+                if self._close_all(node, deadline.part(PLAIN_SHARE), result, slow_limit):
+                    pieces = []
+                slow_limit = SLOW_LIMIT
+            if result.counterexample is not None or deadline.passed:
+                return False
+            if pieces is None:
+                result.stuck += 1
+                return False
+            queue.extend(sorted(pieces, key=lambda piece: piece.loss))
+        return True
+
+    def _close_all(self, node: _Node, deadline: Deadline, result: SearchResult, limit: int) -> bool:
+        """Prove a node's aims by the plain search, the easiest first, until one is too hard."""
+        while len(node.aims):
+            if not self._close(node, deadline.part(1 / len(node.aims)), result, limit):
+                return False
+        return True
+
+    def _close(self, node: _Node, deadline: Deadline, result: SearchResult, limit: int) -> bool:
+        """Prove the easiest aim of a node by the plain search."""
+        place = int(node.part.bound.argmax())
+        one = slice(place, place + 1)
+        proved = self._search.search(node.part.pick(one), node.aims.pick(one), deadline, result, limit)
+        if proved:
+            keep = torch.arange(len(node.aims)) != place
+            node.part, node.aims = node.part.pick(keep), node.aims.pick(keep)
+        return proved
+
+    def _split(self, node: _Node, result: SearchResult, deadline: Deadline) -> tuple[list[_Node] | None, float]:
+        """The two pieces of the best of several candidates, and the share of the loss that both took off together.
+
+        Each candidate is bounded on both sides. There are no pieces, None, where no neuron is open.
+        """
+        best: tuple[float, list[_Node]] | None = None
+        for neuron in self._candidates(node):
+            if deadline.passed:
+                break
+            pieces = [self._piece(node, neuron, side) for side in (1.0, -1.0)]
+            result.subdomains += 2
+            losses = [piece.loss for piece in pieces]
+            gain = sum((node.loss - loss) / max(node.loss, 1e-9) for loss in losses)
+            total, count = self._gains.get(neuron, (0.0, 0))
+            self._gains[neuron] = total + gain, count + 1
+            if best is None or gain > best[0]:
+                best = gain, pieces
+            if not any(losses):
+                break
+        if best is None:
+            return None, 0.0
+        open_: list[_Node] = []
+        for piece in best[1]:
+            self._search.leaves(*piece.closed)
+            if len(piece.aims):
+                result.subdomains += len(piece.aims)
+                piece = self._bounded(piece.part, piece.aims, NODE_STEPS, piece.scores)
+                self._search.leaves(*piece.closed)
+                if len(piece.aims) and self._search.attack(result):
+                    return [], best[0]
+            if len(piece.aims):
+                open_.append(piece)
+        return open_, best[0]
+
+    def _candidates(self, node: _Node) -> list[int]:
+        """Neurons worth a trial: those that did well before, and the best-scored of each layer."""
+        known, fresh = [], []
+        for _, _, section, _ in self._layers:
+            scores = node.scores[section]
+            value, index = scores.topk(min(PER_LAYER, scores.shape[0]))
+            fresh += [(float(v), section.start + int(i)) for v, i in zip(value, index, strict=True) if v > 0]
+        for neuron, (total, count) in self._gains.items():
+            if float(node.scores[neuron]) > 0:
+                known.append((total / count, neuron))
+        known.sort(reverse=True)
+        fresh = sorted((pair for pair in fresh if pair[1] not in self._gains), reverse=True)
+        first = not self._gains
+        chosen = [neuron for _, neuron in known[:CANDIDATES]]
+        chosen += [neuron for _, neuron in (fresh if first else fresh[:1])]
+        if not chosen and bool((node.scores > 0).any()):
+            chosen = [int(node.scores.argmax())]
+        return chosen
+
+    def _piece(self, node: _Node, neuron: int, side: float) -> _Node:
+        """The subdomain with one more sign fixed, and hulls behind it refreshed."""
+        from zonoplug.lirpa.refine import refresh_hulls
+
+        part = SignSubdomains(*(tensor.clone() for tensor in node.part.parts()))
+        (part.lower if side > 0 else part.upper)[:, neuron] = 0.0
+        part.sign[:, neuron] = side
+        hulls = dict(self._rest)
+        for _, name, section, shape in self._layers:
+            hulls[name] = Interval(
+                part.lower[:1, section].unflatten(1, shape), part.upper[:1, section].unflatten(1, shape)
+            )
+        behind = {
+            name: self._slopes[name]
+            for _, name, section, _ in self._layers
+            if section.start > neuron and name in self._slopes
+        }
+        hulls, impact = refresh_hulls(self._passes, self._box, hulls, behind)
+        count = len(part)
+        for _, name, section, _ in self._layers:
+            if name not in behind:
+                continue
+            lower, upper = hulls[name].lower.flatten(1), hulls[name].upper.flatten(1)
+            error = 256 * torch.finfo(lower.dtype).eps * torch.maximum(lower.abs(), upper.abs()).max()
+            if bool((lower > upper + error).any()):  # no point of the box has these signs
+                none = slice(0, 0)
+                return _Node(part.pick(none), node.aims.pick(none), node.scores, (part, node.aims))
+            part.lower[:, section] = torch.minimum(lower, upper).expand(count, -1)
+            part.upper[:, section] = torch.maximum(lower, upper).expand(count, -1)
+        cost = torch.zeros_like(part.lower[0])
+        for relu, _, section, _ in self._layers:
+            if relu in impact:
+                cost[section] = impact[relu].flatten()
+        return self._bounded(part, node.aims, TRIAL_STEPS, cost)
+
+    def _bounded(self, part: SignSubdomains, aims: Aims, steps: int, cost: Tensor | None = None) -> _Node:
+        """A node of a subdomain's aims that its bounds leave open."""
+        bound, scores = self._search.bound(part, aims, steps)
+        part.bound = torch.fmax(part.bound, bound) if cost is None else bound
+        total = scores.clamp(min=0).sum(dim=0)
+        total = total / total.sum().clamp(min=torch.finfo(total.dtype).tiny)
+        open_ = (part.lower[0] < 0) & (part.upper[0] > 0) & (part.sign[0] == 0)
+        mixed = (total if cost is None else total + cost) * open_ + torch.finfo(total.dtype).tiny * open_
+        keep = ~(part.bound > 0)
+        return _Node(part.pick(keep), aims.pick(keep), mixed, (part.pick(~keep), aims.pick(~keep)))
