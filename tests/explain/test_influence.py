@@ -13,11 +13,11 @@ from zonoplug.domain.lp_ball import LpBall
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.errors import SettingError
 from zonoplug.explain.decision import Decision, as_target
-from zonoplug.explain.drift import Protecting, reduced_influence
+from zonoplug.explain.drift import reduced_influence
 from zonoplug.explain.influence import SymbolInfluence
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import walk
-from zonoplug.reduction import REDUCTIONS
+from zonoplug.reduction import REDUCTIONS, ReductionContext
 
 SEEDS = st.integers(0, 10**6)
 
@@ -87,7 +87,9 @@ def test_reducing_other_symbols_leaves_every_coefficient_as_it_was(make_region, 
     module = explainer.module(region.point)
     plain, propagation = reduced_influence(module, region.box, decision, None)
     ids = region.box.to_zonotope(SymbolSource(), "x").symbols
-    reduced = Protecting(REDUCTIONS.get(name)(), ids).reduce(propagation.output, budget)
+    context = ReductionContext("y", source=propagation.symbols)
+    room = max(budget, len(ids))
+    reduced = REDUCTIONS.get(name)().reduce(propagation.output, room, ids, context)
     torch.testing.assert_close(reduced.generators(ids), propagation.output.generators(ids), rtol=0, atol=0)
     kept, _ = reduced_influence(module, region.box, decision, REDUCTIONS.get(name)(), budget, known=propagation.hulls)
     torch.testing.assert_close(kept.signed(), plain.signed(), rtol=1e-10, atol=1e-14)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.io.onnx_model import load_model
-from zonoplug.lirpa import compat, formulas, propagate
+from zonoplug.lirpa import compat, formulas, plan, propagate
 from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.lirpa.patterns import Pattern
 from zonoplug.lirpa.plan import plan_for
@@ -145,14 +145,14 @@ def test_a_pattern_is_found_and_bounded_at_least_as_tightly(name, dtype, monkeyp
         with torch.no_grad():
             samples = module(box.sample(300).flatten(0, 1)).unflatten(0, (300, 3))
         check_contains_samples(of_pattern, samples)
-    monkeypatch.setattr(propagate, "find_patterns", list)
-    propagate._plans.clear()
+    monkeypatch.setattr(plan, "find_patterns", list)
+    plan._plans.clear()
     node_by_node = [walk(graph, box) for box in boxes]
     for of_pattern, of_nodes in zip(bounds[2:], node_by_node[2:], strict=True):
         assert not width(of_pattern) > width(of_nodes) * (1 + 1e-5), (width(of_pattern), width(of_nodes))
     if kind not in ("BoundHardSwish", "BoundLogSigmoid"):
         assert not width(bounds[3]) > 0.99 * width(node_by_node[3])
-    propagate._plans.clear()
+    plan._plans.clear()
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
@@ -204,7 +204,7 @@ def test_a_pattern_computes_what_its_nodes_compute():
 def test_covering_rounding_leaves_patterns_out(monkeypatch):
     graph, source = graph_of(Function(nn.GELU())), SymbolSource()
     box = Box.ball(torch.randn(2, WIDTH), 0.1)
-    monkeypatch.setattr(propagate, "find_patterns", None)
+    monkeypatch.setattr(plan, "find_patterns", None)
     inputs = {graph.input_name[0]: box.to_zonotope(source, "input")}
     propagate.propagate(graph, inputs, source, WalkOptions(rounding="outward"))
 

@@ -142,7 +142,8 @@ def test_no_method_is_looser_on_a_set_than_on_its_box(name, known):
     clipped = known == "l2 with limits"  # its zonotope is the whole ball
     for method in ("ibp", "crown", "alpha-crown", "zonotope", "zonotope+crown"):
         on_set, on_box = width(bounds_of(host, value, method)), width(bounds_of(host, box, method))
-        assert on_set <= on_box * (1 + 1e-5) or clipped
+        unnamed = known == "noise alone" and "zonotope" in method  # its box has no symbols, those of a Box have
+        assert on_set <= on_box * (1 + 1e-5) or clipped or unnamed
         if "crown" in method and known not in ("noise alone", "blur and noise"):
             assert on_set < 0.7 * on_box
 

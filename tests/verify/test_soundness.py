@@ -12,6 +12,7 @@ import torch
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
+from zonoplug.errors import ReductionRefusedError
 from zonoplug.lirpa.methods import method_names
 from zonoplug.reduction import REDUCTIONS
 from zonoplug.verify import verifier
@@ -70,7 +71,10 @@ def test_no_bound_excludes_the_planted_point(name, method, folder):
         shift = torch.rand(point.shape, generator=torch.Generator().manual_seed(1)) * radius
         box = Box((point - shift).clamp(-1, 1), (point + radius - shift).clamp(-1, 1))
         group = torch.zeros(1, dtype=torch.int64)
-        found = bounds.bound(method, box, group, objective)
+        try:
+            found = bounds.bound(method, box, group, objective)
+        except ReductionRefusedError:
+            pytest.skip("the reduction refuses this shape")
         assert not bool(objective.excluded(objective.margins(found.lower, group), group).any()), radius
 
 

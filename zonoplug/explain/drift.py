@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from zonoplug.domain.input_sets import InputSet
 from zonoplug.domain.symbols import SymbolSource
@@ -24,6 +25,7 @@ from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.lirpa.propagate import Propagation, propagate
 from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import REDUCTIONS, AboveSymbols, Reduction
+from zonoplug.relaxations import relu
 
 TOP_SHARE = 0.05
 
@@ -53,8 +55,15 @@ def reduced_influence(
         if reduction is not None:
             options = WalkOptions(reduction, AboveSymbols(max_symbols), protect_inputs)
         hulls = {name: input_set.interval_hull(), **(known or {})}
-        propagation = propagate(module, {name: inputs}, symbols, options, decision.rows, known=hulls)
+        slopes = _chords(module, known or {})
+        propagation = propagate(module, {name: inputs}, symbols, options, decision.rows, known=hulls, slopes=slopes)
     return decompose(propagation, module, inputs, decision), propagation
+
+
+def _chords(module: ZonotopeModule, hulls: Mapping[str, Interval]) -> dict[str, Tensor]:
+    """ReLU -> the slope that an unreduced walk with these hulls takes; a box in a reduced one may change it."""
+    relus = [node for node in module._modules.values() if type(node).__name__ == "BoundRelu"]
+    return {node.name: relu(*hulls[node.inputs[0].name]).slope for node in relus if node.inputs[0].name in hulls}
 
 
 @dataclass(frozen=True, slots=True)

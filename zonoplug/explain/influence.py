@@ -154,7 +154,7 @@ def decompose(propagation: Propagation, module: Any, inputs: Zonotope, decision:
         if block.norm != torch.inf:
             explained = explained - block.dense().abs().sum(dim=1) + block.radius()
     nodes = tuple(
-        NodeMass(origin.node, type(module[origin.node]).__name__, origin.index, _coefficients(output, origin).abs())
+        NodeMass(origin.node, _kind(module, origin.node), origin.index, _coefficients(output, origin).abs())
         for origin in propagation.symbols.origins
         if origin.node not in names
     )
@@ -169,6 +169,11 @@ def decompose(propagation: Propagation, module: Any, inputs: Zonotope, decision:
         inputs,
         decision,
     )
+
+
+def _kind(module: ZonotopeModule, node: str) -> str:
+    """The class of a node; symbols that were merged belong to none."""
+    return type(module[node]).__name__ if node in module._modules else "merged symbols"
 
 
 def _coefficients(output: Zonotope, origin: Origin) -> Tensor:

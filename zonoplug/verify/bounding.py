@@ -166,11 +166,12 @@ class Bounder:
         bounds = self._described(propagation.bounds.lower, propagation, box)
         better = ~(bounds.lower > linear.lower) & ~linear.lower.isnan()
         radius = ((box.upper - box.lower) / 2).flatten(1).unsqueeze(1)
-        slopes = linear.inputs.flatten(2) * radius
-        if bounds.slopes is not None:
+        slopes, floor = linear.inputs.flatten(2) * radius, linear.lower
+        if bounds.slopes is not None and bounds.floor is not None:  # which may lie below the zonotope's other bounds
             slopes = torch.where(better.unsqueeze(2), slopes, bounds.slopes)
+            floor = torch.where(better, floor, bounds.floor)
         lower = torch.where(better, linear.lower, bounds.lower)
-        return replace(bounds, lower=lower, floor=lower, slopes=slopes)
+        return replace(bounds, lower=lower, floor=floor, slopes=slopes)
 
     @property
     def backward(self) -> Backward | None:
