@@ -211,6 +211,10 @@ SMALL: dict[str, Callable[[int], Planted]] = {
     "convolutional": lambda seed: trained("convolutional", convolutional(_random(seed), 4, 4), (1, 4, 4), seed, 150),
     "spike": lambda seed: spike("spike", 5, 40.0, 10.0, seed),
     "needle": lambda seed: spike("needle", 8, 1000.0, 20.0, seed),
+    # Rounding in float32 moves the bounds of these by more than their outputs suggest.
+    "steep": lambda seed: spike("steep", 1, 1e4, 100.0, 11 + seed),
+    "steeper": lambda seed: spike("steeper", 2, 1e6, 50.0, 34 + seed),
+    "needle-wide": lambda seed: spike("needle-wide", 40, 2000.0, 50.0, seed),
 }
 LARGE: dict[str, Callable[[int], Planted]] = {
     "relu-wide": lambda seed: trained(
@@ -226,8 +230,4 @@ LARGE: dict[str, Callable[[int], Planted]] = {
     "convolutional-wide": lambda seed: trained(
         "convolutional-wide", convolutional(_random(seed), 10, 8), (1, 10, 10), seed, 300
     ),
-    # Rounding in float32 moves the bounds of these by more than their outputs suggest.
-    "steep": lambda seed: spike("steep", 1, 1e4, 100.0, 11 + seed),
-    "steeper": lambda seed: spike("steeper", 2, 1e6, 50.0, 34 + seed),
-    "needle-wide": lambda seed: spike("needle-wide", 40, 2000.0, 50.0, seed),
 }

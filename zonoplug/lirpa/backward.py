@@ -26,8 +26,11 @@ from zonoplug.domain.linear_maps import LinearMap
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.interval_images import interval_image
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
+from zonoplug.lirpa.patterns import Pattern
 from zonoplug.lirpa.plan import constant_value, plan_for
+from zonoplug.lirpa.rounding_allowance import rounding_allowance
 from zonoplug.relaxations import relu
 
 
@@ -78,6 +81,8 @@ class Backward:
             name for name, index in zip(module.input_name, module.input_index, strict=True) if index is not None
         )
         order = plan_for(module, self._final).order
+        if any(isinstance(node, Pattern) for node in plan_for(module, self._final, patterns=True).order):
+            raise UnsupportedOperatorError("No backward bounds where a walk bounds several nodes as one.")
         perturbed = {self._input}
         self._constants: dict[str, Tensor] = {}
         self._nodes = []
@@ -111,6 +116,38 @@ class Backward:
     def sides(self, hulls: Mapping[str, Interval]) -> dict[str, Sides]:
         """The triangles of all ReLUs over given hulls, by the node's name."""
         return {node.name: relu_sides(hulls[node.inputs[0].name]) for node in self.relus}
+
+    def magnitudes(self, box: Box, hulls: Mapping[str, Interval]) -> dict[str, Tensor]:
+        """By ReLU, the sum of absolute terms that its input consists of, (batch, *shape); under "" that of the output.
+
+        Args:
+            box, hulls: as for `bound`.
+        Raises:
+            UnsupportedOperatorError: an operator's range is not known.
+        """
+        found: dict[str, Tensor] = {}
+        largest = {self._input: torch.maximum(box.lower.abs(), box.upper.abs())}
+        for node in self._nodes:
+            names = [parent.name for parent in node.inputs]
+            operands = [Zonotope(largest[n]) if n in self._perturbed else self._constants[n] for n in names]
+            if entry_for(node).kind == "exact":  # type: ignore[union-attr]
+                ranges = [Interval(-largest[n], largest[n]) if n in self._perturbed else None for n in names]
+            else:
+                ranges = [hulls[n] if n in self._perturbed else None for n in names]
+                if type(node).__name__ == "BoundRelu":
+                    found[node.name] = largest[names[0]]
+            image = interval_image(node, operands, ranges, tuple(self._shape(node.name)))
+            if image is None:
+                raise UnsupportedOperatorError(f"No range of {type(node).__name__} (node {node.name!r}) is known.")
+            largest[node.name] = torch.maximum(image.lower.abs(), image.upper.abs())
+        return found | {"": largest[self._final]}
+
+    def allowance(
+        self, bounds: LinearBounds, rows: Tensor, hulls: Mapping[str, Interval], magnitudes: Mapping[str, Tensor]
+    ) -> Tensor:
+        """How far rounding may move the rows, (batch, rows); see `rounding_allowance`."""
+        by_relu = {node.name: hulls[node.inputs[0].name] for node in self.relus}
+        return rounding_allowance(bounds, rows, by_relu, magnitudes)
 
     def bound(
         self,

@@ -27,7 +27,7 @@ from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_scores, split_signs, take
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.backward import Multipliers
+    from zonoplug.lirpa.backward import LinearBounds, Multipliers
     from zonoplug.lirpa.refine import NeuronSlopes
 
 ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
@@ -88,6 +88,7 @@ class ActivationSearch:
         )
         self._hulls = self._zonotope_hulls(box)
         self._box, self._box_number = box, box_number
+        self._magnitudes: dict[str, Tensor] | None = None
         aims = self._aims(objective, box_number)
         for steps in ROOT_STEPS:
             refined = "refined-hulls" not in self._without
@@ -251,12 +252,21 @@ class ActivationSearch:
                 alpha.clamp_(0, 1)
                 beta.clamp_(min=0)
         part.alpha, part.beta = alpha.detach(), beta.detach()
+        best = best - self._allowance(passed, mixture.detach() @ aims.rows)[:, 0]
         at_input = passed.inputs[:, 0].detach()
         self._minimisers = torch.where(at_input > 0, many.lower, many.upper)
         coefficients = torch.cat(
             [passed.coefficients[name].detach()[:, 0].flatten(1) for name, _ in self._names], dim=1
         )
         return best, split_scores(coefficients, part.lower, part.upper, part.alpha, part.sign)
+
+    def _allowance(self, passed: LinearBounds, rows: Tensor) -> Tensor:
+        """What rounding may move the rows, (n, rows), with the magnitudes on the whole box."""
+        if self._magnitudes is None:
+            self._magnitudes = self._backward.magnitudes(self._box, self._hulls)
+        return self._backward.allowance(
+            passed, rows.expand(passed.lower.shape[0], -1, -1), self._hulls, self._magnitudes
+        )
 
     def _check_root(self, bound: Tensor, aims: Aims) -> None:
         """A bound on a whole box that lies above what a sampled point of it reaches on every row is wrong."""

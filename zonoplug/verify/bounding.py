@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError, ZonoplugError
 from zonoplug.verify.problem import Objective, Problem
 
@@ -108,7 +109,10 @@ class Bounder:
         self._backward: list[Backward | None] = []
 
     def bound(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
-        """Lower bounds of the objective's rows on subdomains (n, *input_shape) of the boxes `group` (n,)."""
+        """Lower bounds of the objective's rows on subdomains (n, *input_shape) of the boxes `group` (n,).
+
+        They are lowered by what rounding may move the rows, where that can be told.
+        """
         from zonoplug.lirpa.methods import BoundMethod
         from zonoplug.lirpa.module import bound_box
 
@@ -129,7 +133,9 @@ class Bounder:
             text = str(warning.message)
             if "bounded by intervals" in text and text not in self.warnings:
                 self.warnings.append(text)
-        return self._described(bounds.lower, propagation, box)
+        allowance = self._allowance(box, objective.rows(group), propagation)
+        described = self._described(bounds.lower - allowance, propagation, box)
+        return replace(described, floor=None if described.floor is None else described.floor - allowance)
 
     def bound_in_slices(
         self, method: str, box: Box, group: Tensor, objective: Objective, load: Tensor | None = None
@@ -171,7 +177,22 @@ class Bounder:
             slopes = torch.where(better.unsqueeze(2), slopes, bounds.slopes)
             floor = torch.where(better, floor, bounds.floor)
         lower = torch.where(better, linear.lower, bounds.lower)
-        return replace(bounds, lower=lower, floor=floor, slopes=slopes)
+        allowance = backward.allowance(linear, rows, propagation.hulls, backward.magnitudes(box, propagation.hulls))
+        return replace(bounds, lower=lower - allowance, floor=floor - allowance, slopes=slopes)
+
+    def _allowance(self, box: Box, rows: Tensor, propagation: Propagation | None) -> Tensor | float:
+        """How far rounding may move the rows on the boxes, (n, rows); 0 where backward bounds do not apply."""
+        from zonoplug.lirpa.methods import BoundMethod
+        from zonoplug.lirpa.module import walk
+
+        backward = self.backward
+        if backward is None:
+            return 0.0
+        with torch.no_grad():
+            hulls = (propagation or walk(self.module, [box], BoundMethod.parse("zonotope"))).hulls
+            hulls = {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in hulls.items()}
+            rows = rows.expand(box.lower.shape[0], -1, -1)
+            return backward.allowance(backward.bound(box, hulls, rows), rows, hulls, backward.magnitudes(box, hulls))
 
     @property
     def backward(self) -> Backward | None:
