@@ -28,7 +28,7 @@ from zonoplug.explain.drift import drift
 from zonoplug.explain.evaluation import Evaluation, evaluate
 from zonoplug.explain.groups import clusters, grid, interactions, neighbours, superpixels, together
 from zonoplug.explain.influence import SymbolInfluence
-from zonoplug.explain.judges import BoundJudge, VerifierJudge
+from zonoplug.explain.judges import BoundJudge, CascadeJudge, VerifierJudge
 from zonoplug.explain.merging import cut, merge_tree
 from zonoplug.explain.metrics import deletion_auc, insertion_auc
 from zonoplug.explain.region import Region
@@ -42,6 +42,7 @@ SHARED = HERE.parent.parent / "shared"
 GROUPS = 25
 JUDGE = "zonotope+crown"
 CHECK_SECONDS = 60.0
+MERGED = (10, 30, 60)  # per cent of the neurons that stay, from small networks to larger ones
 PATIENCE = 24
 MEASURES = [field.name for field in fields(Evaluation) if field.name not in ("name", "values")]
 
@@ -72,6 +73,7 @@ def set_rows(case: Case, folder: Path, draw: bool) -> list[dict[str, object]]:
     region = case.region if labels is None else case.grouped(labels)
     network, module = case.model.module, case.explainer.module(case.region.point)
     judge = BoundJudge(module, region, case.decision, JUDGE)
+    merged = CascadeJudge(tuple(BoundJudge(module, region, case.decision, f"zonotope[neurons,{n}%]") for n in MERGED))
     certain = SymbolInfluence(module, rounding="inference")
     slope = ATTRIBUTIONS.get("gradient")(case.question)
     gradient = region.per_feature(slope.abs())[0].double()
@@ -85,6 +87,7 @@ def set_rows(case: Case, folder: Path, draw: bool) -> list[dict[str, object]]:
             certain, region, case.decision, judge, patience=PATIENCE
         ),
         "certificates, then QuickXplain": lambda: sufficient_set(certain, region, case.decision, judge, "quickxplain"),
+        "certificates, then merged networks": lambda: sufficient_set(certain, region, case.decision, merged),
         "deletion by gradient": lambda: sufficient_set(None, region, case.decision, judge, "deletion", gradient),
         "deletion by symbols": lambda: sufficient_set(None, region, case.decision, judge, "deletion", symbols),
     }

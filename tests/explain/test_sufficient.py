@@ -139,6 +139,22 @@ def test_certificates_leave_the_judge_little_to_do(digit):
     assert VerifierJudge(model, narrow, decision, 30.0)(found.free) is Answer.PROVED
 
 
+@pytest.mark.parametrize("share", [20, 60])
+def test_a_set_that_suffices_for_merged_networks_suffices(digit, share):
+    """Neurons are merged for every question anew, from the bounds on its box."""
+    model, region, decision = digit
+    narrow = Region.ball(region.point, 0.03, 0, 1)
+    explainer = SymbolInfluence(model.module, rounding="inference")
+    module = explainer.module(region.point)
+    merged = BoundJudge(module, narrow, decision, f"zonotope[neurons,{share}%]")
+    found = sufficient_set(None, narrow, decision, merged, "quickxplain", torch.arange(64.0))
+    assert 0 < found.size < 64
+    assert VerifierJudge(model, narrow, decision, 30.0)(found.free) is Answer.PROVED
+    row = CascadeJudge((merged, BoundJudge(module, narrow, decision, "zonotope")))
+    refined = sufficient_set(explainer, narrow, decision, row)
+    assert VerifierJudge(model, narrow, decision, 30.0)(refined.free) is Answer.PROVED
+
+
 def test_judges_in_a_row_stop_at_the_first_that_knows(digit):
     model, region, decision = digit
     everything, nothing = torch.ones(64, dtype=torch.bool), torch.zeros(64, dtype=torch.bool)

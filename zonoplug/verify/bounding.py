@@ -92,6 +92,11 @@ class Bounder:
 
     Args:
         problem: model and specification.
+
+    Attributes:
+        takes_batches: whether the graph takes several points at a time.
+        warnings: what was said about operators bounded by intervals.
+        reduced_by: how many symbols each reduction of the latest bound left; "" without any.
     Raises:
         HostError: the host cannot build the model, or its graph computes something else.
     """
@@ -106,6 +111,7 @@ class Bounder:
         check_graph(self.module, problem.model.module, points)
         self.takes_batches = takes_batches(self.module, problem.model.module, points)
         self.warnings: list[str] = []
+        self.reduced_by = ""
         self._backward: list[Backward | None] = []
 
     def bound(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
@@ -133,6 +139,7 @@ class Bounder:
             text = str(warning.message)
             if "bounded by intervals" in text and text not in self.warnings:
                 self.warnings.append(text)
+        self.reduced_by = "" if propagation is None else propagation.reduced_by
         allowance = self._allowance(box, objective.rows(group), propagation)
         described = self._described(bounds.lower - allowance, propagation, box)
         return replace(described, floor=None if described.floor is None else described.floor - allowance)

@@ -168,6 +168,7 @@ class Verification:
                 self._observer.excluded_at_root(now, stage.name)
                 excluded |= now
                 if bool((excluded | ~objective.exists).all()):
+                    self._outcome.notes += [f"reductions left {left}"] if (left := bounder.reduced_by) else []
                     return self._finish(Verdict.HOLDS, stage.method)
                 continue
             with self._observer.stage(stage.name):
