@@ -143,7 +143,7 @@ def test_certificates_leave_the_judge_little_to_do(digit):
 def test_a_set_that_suffices_for_merged_networks_suffices(digit, share):
     """Neurons are merged for every question anew, from the bounds on its box."""
     model, region, decision = digit
-    narrow = Region.ball(region.point, 0.03, 0, 1)
+    narrow = Region.ball(region.point, 0.06, 0, 1)
     explainer = SymbolInfluence(model.module, rounding="inference")
     module = explainer.module(region.point)
     merged = BoundJudge(module, narrow, decision, f"zonotope[neurons,{share}%]")
