@@ -109,14 +109,14 @@ def subjects() -> list[Subject]:
                 pack / "sri_resnet_a" / "onnx" / resnet,
                 (CIFAR_MEANS, CIFAR_DEVIATIONS),
                 (0.001, 0.002),
-                6,
+                5,
             ),
             (
                 "vit ibp_3_3_8",
                 pack / "vit" / "onnx" / "ibp_3_3_8.onnx.gz",
                 (CIFAR_MEANS, CIFAR_DEVIATIONS),
                 (0.001, 0.004),
-                6,
+                3,
             ),
         ):
             found.append(Subject(name, partial(_cifar, path, scale), epsilons, count))
