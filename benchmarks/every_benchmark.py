@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 from model_support import ROOT, default_pack, host_version
 
-METHODS = "ibp,crown,forward,zonotope,zonotope+crown"
+METHODS = "ibp,crown,forward,zonotope,zonotope+crown,zonotope[girard,1GB]"
 SAMPLES = 10_000
 MOST_ROWS = 20
 SAMPLING_SECONDS = 40.0
@@ -178,7 +179,7 @@ def main() -> None:
     lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
     outside = 0
     for benchmark, model, specification in instances(arguments.pack, arguments.only):
-        for method in arguments.methods.split(","):
+        for method in re.split(r",(?![^\[]*\])", arguments.methods):  # commas inside brackets belong to a method
             limits = (arguments.timeout, arguments.memory << 30)
             row = run_child(model, specification, method, arguments.host, limits)
             inside, _, count = row.get("inside", "0 of 0").partition(" of ")
