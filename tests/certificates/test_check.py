@@ -389,7 +389,7 @@ def test_a_proof_that_rests_on_rounding_is_not_valid(tmp_path):
     planted = importlib.util.module_from_spec(location)
     sys.modules[location.name] = planted
     location.loader.exec_module(planted)
-    case = planted.LARGE["steep"](0)
+    case = planted.SMALL["steep"](0)
     assert case.output_at_point() >= case.threshold
     network, spec = case.write(tmp_path)
     chosen = Settings(timeout_seconds=5, device="cpu", without=("attack", "inner-attack"))

@@ -220,7 +220,8 @@ class _Joint(nn.Module):
 def before(value: Zonotope, layer: Layer) -> Zonotope:
     """The pre-activation: W x + b, the interval part of the bias in the box."""
     image = matrix(value, layer.weight, layer.bias)
-    return image if layer.radius is None else image.widen(layer.radius.expand_as(image.center))
+    exact = layer.radius is None or not bool((layer.radius != 0).any())
+    return image if exact else image.widen(layer.radius.expand_as(image.center))  # type: ignore[union-attr]
 
 
 def behind(
