@@ -223,7 +223,7 @@ def draw_all(found: Sequence[Measurement], folder: Path) -> None:
         entries = {
             label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=8, fontsize=8)
+        figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=8, fontsize=8)
         figure.savefig(folder / file, dpi=110)
         plt.close(figure)
 
@@ -277,6 +277,15 @@ def _memory(axis: Any, found: Sequence[Measurement]) -> None:
 
 
 def _front(axis: Any, found: Sequence[Measurement]) -> None:
+    from matplotlib.ticker import NullFormatter
+
     _scatter(axis, found, "seconds", lambda one: 100 * one.proved / one.images)
+    steps: list[tuple[float, float]] = []
+    for one in sorted((one for one in found if one.images), key=lambda one: (one.seconds, -one.proved)):
+        share = 100 * one.proved / one.images
+        if not steps or share > steps[-1][1]:
+            steps.append((one.seconds, share))
+    axis.step(*zip(*steps, strict=True), where="post", color="#444444", linewidth=1, zorder=1, label="Pareto front")
     axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_ylim(-4, 104)

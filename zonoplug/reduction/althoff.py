@@ -35,7 +35,7 @@ class _SmallestFrame(FrameReduction):
         number = comb(places.shape[0], size)
         if number > MAX_COMBINATIONS:
             raise ReductionRefusedError(
-                f"{type(self).__name__} would try {number:.3g} sets of {size} out of {places.shape[0]} generators, and"
+                f"{type(self).__name__} would try {_short(number)} sets of {size} out of {places.shape[0]} generators, and"
                 f" goes up to {MAX_COMBINATIONS}. For so many use pca, lowrank or cluster."
             )
         subsets = torch.tensor(list(combinations(places.tolist(), size)), device=generators.device)
@@ -85,3 +85,8 @@ class AlthoffC(AlthoffB):
         largest = volume.nan_to_num(nan=-1.0).topk(min(generators.shape[1] + 3, subsets.shape[0])).indices
         chosen: Tensor = subsets[largest]
         return chosen
+
+
+def _short(number: int) -> str:
+    """A count of any size, in few characters."""
+    return f"{number:.3g}" if number < 10**15 else f"about 1e{len(str(number)) - 1}"
