@@ -35,8 +35,8 @@ class _SmallestFrame(FrameReduction):
         number = comb(places.shape[0], size)
         if number > MAX_COMBINATIONS:
             raise ReductionRefusedError(
-                f"{type(self).__name__} would try {_short(number)} sets of {size} out of {places.shape[0]} generators, and"
-                f" goes up to {MAX_COMBINATIONS}. For so many use pca, lowrank or cluster."
+                f"{type(self).__name__} would try {_short(number)} sets of {size} out of {places.shape[0]} generators,"
+                f" and goes up to {MAX_COMBINATIONS}. For so many use pca, lowrank or cluster."
             )
         subsets = torch.tensor(list(combinations(places.tolist(), size)), device=generators.device)
         frames = choose_one(generators, self.preselect(generators, subsets))
