@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ KEPT_POINTS = 4096
 POINTS_ENTRIES = 4_000_000  # numbers in one batch of points: a large network's activations take many times as much
 KEPT_BYTES = 256 * 2**20
 CONFIRMATIONS = 4
+LATTICE_INPUTS = 2
+LATTICE_POINTS = 64  # along each input
 
 
 class Attack:
@@ -76,6 +80,31 @@ class Attack:
                 return found
         return None
 
+    def scan(self, deadline: Deadline) -> Counterexample | None:
+        """Evaluate lattices over boxes with one or two perturbed inputs, by ONNX Runtime, point by point.
+
+        Whole numbers where an input spans some: networks that round an input have no gradient along it.
+        """
+        box = self._problem.attack_box
+        for number in range(self._problem.objective.num_boxes):
+            low, high = box.lower[number], box.upper[number]
+            moving = (high > low).flatten().nonzero().flatten()
+            if not 1 <= moving.shape[0] <= LATTICE_INPUTS:
+                continue
+            axes = [_lattice(float(low.flatten()[i]), float(high.flatten()[i])).to(low) for i in moving]
+            places = torch.cartesian_prod(*axes).reshape(-1, len(axes))
+            places = places[torch.randperm(places.shape[0], generator=self._random)]
+            for place in places:
+                if deadline.passed:
+                    return None
+                point = low.clone().flatten()
+                point[moving] = place
+                found = self._problem.confirm(point.reshape(low.shape), number)
+                self.points_tried += 1
+                if found is not None:
+                    return found
+        return None
+
     def _descend_from(self, groups: Tensor, disjuncts: Tensor, steps: int, deadline: Deadline) -> Counterexample | None:
         box = self._problem.attack_box
         low, high = box.lower[groups], box.upper[groups]
@@ -91,6 +120,8 @@ class Attack:
                 self._remember(points.detach(), groups, outputs.detach())
                 break
             aimed = margins.gather(1, disjuncts[:, None])
+            if not aimed.requires_grad:  # the network rounds its inputs: there is no slope to go down
+                return None
             (gradient,) = torch.autograd.grad(aimed.sum(), points)
             size = 0.25 * 0.04 ** (step / max(steps - 1, 1))
             moved = points.detach() - size * (high - low) * gradient.sign().nan_to_num()
@@ -122,3 +153,11 @@ class Attack:
             self.points = torch.cat([self.points, points[:room]])
             self.groups = torch.cat([self.groups, groups[:room].to(self.groups.device)])
             self.outputs = torch.cat([self.outputs, outputs[:room]])
+
+
+def _lattice(low: float, high: float) -> Tensor:
+    """Places between two ends: the whole numbers if there are some and not too many, else evenly spaced ones."""
+    first, last = math.ceil(low), math.floor(high)
+    if 1 <= last - first < LATTICE_POINTS:
+        return torch.arange(first, last + 1, dtype=torch.float64)
+    return torch.linspace(low, high, LATTICE_POINTS, dtype=torch.float64)

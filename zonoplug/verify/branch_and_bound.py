@@ -206,6 +206,8 @@ class BranchAndBound:
             points = points.detach().requires_grad_(True)
             with torch.enable_grad():
                 values = objective.values(self._problem.outputs(points), group)
+                if not values.requires_grad:
+                    return torch.zeros_like(points)
                 (found,) = torch.autograd.grad((values * weights).sum(), points)
             return found
 

@@ -200,7 +200,7 @@ class Verification:
         if "attack" in self._settings.without:
             return found
         limit = min(QUICK_ATTACK_SECONDS, 0.2 * max(self._deadline.left_seconds, 0.0))
-        return found or self._attack.descend(4, 40, Deadline(limit))
+        return found or self._attack.scan(Deadline(limit)) or self._attack.descend(4, 40, Deadline(limit))
 
     def _check_model(self) -> None:
         from zonoplug.io.onnx_model import check_agreement
