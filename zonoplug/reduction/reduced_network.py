@@ -220,8 +220,7 @@ class _Joint(nn.Module):
 def before(value: Zonotope, layer: Layer) -> Zonotope:
     """The pre-activation: W x + b, the interval part of the bias in the box."""
     image = matrix(value, layer.weight, layer.bias)
-    exact = layer.radius is None or not bool((layer.radius != 0).any())
-    return image if exact else image.widen(layer.radius.expand_as(image.center))  # type: ignore[union-attr]
+    return image if layer.radius is None else image.widen(layer.radius.expand_as(image.center))
 
 
 def behind(

@@ -21,8 +21,8 @@ def flat_beside_box(zonotope: Zonotope, bounds: Interval) -> Tensor | None:
 
         b + G / 2  >  u / 2
 
-    in values with a box: where something was boxed, the same awaits what is named now. While rounding is covered every
-    value has a box, so there it must make up a hundredth of all radii to count. Any slope is sound.
+    in values with a box that is not 0: where something was boxed, the same awaits what is named now. While rounding is
+    covered every value has a box, so there it must make up a hundredth of all radii to count. Any slope is sound.
 
     Args:
         zonotope, bounds: of the ReLU's input.
@@ -35,9 +35,9 @@ def flat_beside_box(zonotope: Zonotope, bounds: Interval) -> Tensor | None:
     box = zonotope.box
     radius = zonotope.radius()
     flat = (lower < 0) & (upper > 0)
-    if rounding.active():
-        counts = box.flatten(1).sum(dim=1) > SMALLEST_SHARE * radius.flatten(1).sum(dim=1)
-        flat &= counts.reshape(-1, *[1] * len(zonotope.shape))
+    least = SMALLEST_SHARE * radius.flatten(1).sum(dim=1) if rounding.active() else 0.0
+    counts = box.flatten(1).sum(dim=1) > least
+    flat &= counts.reshape(-1, *[1] * len(zonotope.shape))
     flat &= box + NAMED_SHARE * (radius - box) > upper / 2
     if not bool(flat.any()):
         return None
