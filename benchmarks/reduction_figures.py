@@ -21,6 +21,7 @@ COLOURS = {
     "sensitivity": "#D55E00",
     "lazy": "#000000",
 }
+LEAST_MEGABYTES = 50.0
 SHARES = (75, 50, 25, 12)
 MARKERS = "osD^v<>PX*hp"
 
@@ -201,12 +202,13 @@ def draw_all(found: Sequence[Measurement], folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [pair for pair in pairs(found) if _reduced(found, pair, None, None)]
+    measured = [pair for pair in pairs(found) if _reduced(found, pair, None, None)]
     for file, draw, labels in (
         ("proofs.png", _proofs, ("symbols kept, % of the unreduced", "images proved, %")),
         ("memory.png", _memory, ("memory beyond the loaded process, MB", "mean width of the margins")),
         ("front.png", _front, ("seconds for an image", "images proved, %")),
     ):
+        shown = [pair for pair in measured if draw is not _memory or _needs_memory(found, pair)]
         columns = min(4, max(1, len(shown)))
         rows = max(1, math.ceil(len(shown) / columns))
         figure, axes = plt.subplots(
@@ -270,10 +272,16 @@ def _scatter(axis: Any, found: Sequence[Measurement], x: str, y: Any) -> None:
                 axis.plot([getattr(one, x)], [y(one)], label=method, linestyle="", **style)
 
 
+def _needs_memory(found: Sequence[Measurement], pair: tuple[str, float]) -> bool:
+    """Whether a reduced zonotope needed so much that the resident size tells."""
+    return any(one.megabytes > LEAST_MEGABYTES for one in _reduced(found, pair, None, None))
+
+
 def _memory(axis: Any, found: Sequence[Measurement]) -> None:
     _scatter(axis, found, "megabytes", lambda one: one.width)
     axis.set_yscale("log")
     axis.set_xscale("symlog", linthresh=1)
+    axis.set_xlim(left=-0.3)
 
 
 def _front(axis: Any, found: Sequence[Measurement]) -> None:
