@@ -10,6 +10,8 @@ from explanations_tables import Rows, column, mean, values_of, where
 
 from zonoplug.report.explain_pictures import Line, draw_lines
 
+DRAWN = ("girard", "l1", "lazy", "lowrank")  # more lines than these a person cannot tell apart
+
 
 def drift_summary(rows: Rows, nets: dict[str, int]) -> list[str]:
     """At three quarters of the inputs' number: which reductions keep the map; and what protection costs."""
@@ -18,6 +20,8 @@ def drift_summary(rows: Rows, nets: dict[str, int]) -> list[str]:
         small = str(int(0.75 * inputs))
         cells = []
         for name in values_of(rows, "reduction"):
+            if name == "exact":
+                continue
             own = where(rows, net=net, reduction=name, max_symbols=small, protected="False")
             if own:
                 cells.append((mean([0.0 if math.isnan(v) else v for v in column(own, "spearman")]), name))
@@ -43,14 +47,14 @@ def drift_summary(rows: Rows, nets: dict[str, int]) -> list[str]:
 
 
 def draw_drift(rows: Rows, nets: dict[str, int], folder: Path) -> dict[str, str]:
-    """A plot for each network. Returns file name by network."""
+    """A plot for each network, of the rules in DRAWN. Returns file name by network."""
     files = {}
     for net, inputs in nets.items():
         own = where(rows, net=net)
 
         def lines(measure: str, empty: float, own: Rows = own, inputs: int = inputs) -> list[Line]:
             found = []
-            for name in values_of(own, "reduction"):
+            for name in DRAWN:
                 for protected, suffix in (("False", ""), ("True", ", inputs protected")):
                     some = where(own, reduction=name, protected=protected)
                     budgets = sorted({int(row["max_symbols"]) for row in some})

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from explanations_drift import draw_drift, drift_summary
+from explanations_drift import DRAWN, draw_drift, drift_summary
 from explanations_tables import Rows, column, mean, number, read, values_of, where
 
 from zonoplug.explain.metrics import standard_error
@@ -214,6 +214,7 @@ def write_page(folder: Path) -> None:
         *(f"![groups]({_file('tree', net)})" for net in nets),
         "## What reduction does to explanations",
         "\n".join(drift_summary(drifts, nets)),
+        f"The plots show {', '.join(DRAWN)}; all rules are in drift.csv.",
         *(f"![drift]({files[net]})" for net in nets),
     ]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n")
