@@ -10,10 +10,11 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.ascent import Adam
-from zonoplug.lirpa.backward import Backward, Multipliers
+from zonoplug.lirpa.backward import Backward
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box, build, walk
 from zonoplug.lirpa.refine import first_alpha, refine_hulls
+from zonoplug.lirpa.relu_sides import Multipliers
 from zonoplug.testing import tolerance
 
 ZONOTOPE = BoundMethod.parse("zonotope")

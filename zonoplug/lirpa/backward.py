@@ -14,7 +14,7 @@ Source: Zhang et al., NeurIPS 2018 (CROWN); Xu et al., ICLR 2021 (alpha); Wang e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
@@ -30,23 +30,8 @@ from zonoplug.lirpa.interval_images import interval_image
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
 from zonoplug.lirpa.patterns import Pattern
 from zonoplug.lirpa.plan import constant_value, plan_for
+from zonoplug.lirpa.relu_sides import Multipliers, Sides, relu_sides, through_relu
 from zonoplug.lirpa.rounding_allowance import rounding_allowance
-from zonoplug.relaxations import relu
-
-
-@dataclass(slots=True)
-class Multipliers:
-    """What may be chosen freely in a backward pass, by name of the ReLU node.
-
-    Attributes:
-        alpha: lower slopes in [0, 1], (batch, *shape).
-        beta: multipliers >= 0 of fixed signs, (batch, *shape).
-        sign: the fixed signs, (batch, *shape): 1, -1, or 0 where the sign is open.
-    """
-
-    alpha: dict[str, Tensor] = field(default_factory=dict)
-    beta: dict[str, Tensor] = field(default_factory=dict)
-    sign: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -183,7 +168,7 @@ class Backward:
                 a = a.reshape(batch, count, *hulls[node.inputs[0].name].lower.shape[1:])
                 if type(node).__name__ == "BoundRelu":
                     coefficients[node.name] = a
-                    image, shift = _through_relu(a, sides[node.name], node.name, chosen)
+                    image, shift = through_relu(a, sides[node.name], node.name, chosen)
                 else:
                     image, shift = self._through_band(node, a, hulls[node.inputs[0].name])
                 constant = constant + shift
@@ -281,41 +266,6 @@ def _image(node: Any, call: Call) -> Zonotope:
     if not isinstance(image, Zonotope):
         raise UnsupportedOperatorError(f"No backward bounds through {type(node).__name__} (node {node.name!r}).")
     return image
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """The sides of a ReLU's triangle, each (batch, 1, *shape).
-
-    Attributes:
-        slope: of the upper side; of both where the sign is known.
-        intercept: of the upper side.
-        open: where the sign is not known.
-    """
-
-    slope: Tensor
-    intercept: Tensor
-    open: Tensor
-
-
-def relu_sides(hull: Interval) -> Sides:
-    """The triangle over a ReLU's input bounds."""
-    chord = relu(*hull)
-    open_ = ~((hull.lower >= 0) | (hull.upper <= 0))
-    return Sides(chord.slope.unsqueeze(1), (chord.offset + chord.radius).unsqueeze(1), open_.unsqueeze(1))
-
-
-def _through_relu(a: Tensor, sides: Sides, name: str, chosen: Multipliers) -> tuple[Tensor, Tensor]:
-    """A in front of a ReLU, and what its upper side adds to the constant: (batch, rows)."""
-    alpha = chosen.alpha.get(name)
-    below = (sides.slope > 0.5).to(a.dtype) if alpha is None else alpha.unsqueeze(1)
-    below = torch.where(sides.open, below, sides.slope)
-    negative = a.clamp(max=0)
-    shift = (negative * sides.intercept).flatten(2).sum(dim=2)
-    image = (a - negative) * below + negative * sides.slope
-    if name in chosen.beta:
-        image = image - (chosen.beta[name] * chosen.sign[name]).unsqueeze(1)
-    return image, shift
 
 
 class _Probe(Zonotope):

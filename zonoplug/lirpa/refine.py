@@ -13,7 +13,8 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
-from zonoplug.lirpa.backward import Backward, Multipliers
+from zonoplug.lirpa.backward import Backward
+from zonoplug.lirpa.relu_sides import Multipliers
 
 ROWS_AT_ONCE = 256
 LEARNING_RATE = 0.2

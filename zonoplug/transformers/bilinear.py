@@ -21,8 +21,8 @@ from zonoplug.domain.zonotope import Interval, Zonotope, add_zonotopes
 from zonoplug.relaxations import Relaxation, reciprocal, square
 from zonoplug.transformers import product_ranges as ranges
 from zonoplug.transformers.affine import Operand, expand, multiply
-from zonoplug.transformers.elementwise import relax
-from zonoplug.transformers.enclosure import Enclosure, covering, enclose, half_width
+from zonoplug.transformers.elementwise import covering, relax
+from zonoplug.transformers.enclosure import Enclosure, enclose, half_width
 
 Form = Literal["fast", "precise"]
 Bounds = tuple[Interval | None, Interval | None]

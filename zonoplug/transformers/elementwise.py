@@ -26,12 +26,17 @@ def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: Sy
         source, node: where the fresh symbols get their ids, and their origin.
     """
     slope = flat_beside_box(zonotope, bounds) if rule is relu else None
-    relaxation = rule(*bounds) if slope is None else two_pieces(*bounds, 0.0, 1.0, slope)
-    if rounding.active():
-        largest = torch.maximum(bounds.lower.abs(), bounds.upper.abs())
-        error = rounding.relaxation_error(*relaxation, largest)
-        relaxation = relaxation._replace(radius=relaxation.radius + error.masked_fill(exact(relaxation), 0))
-    return apply_relaxation(zonotope, relaxation, source, node)
+    chosen = rule if slope is None else lambda lower, upper: two_pieces(lower, upper, 0.0, 1.0, slope)
+    return apply_relaxation(zonotope, covering(chosen, bounds), source, node)
+
+
+def covering(rule: RelaxationRule, bounds: Interval) -> Relaxation:
+    """The relaxation of a function on `bounds`; it covers its own rounding while that is asked for."""
+    relaxation = rule(*bounds)
+    if not rounding.active():
+        return relaxation
+    error = rounding.relaxation_error(*relaxation, torch.maximum(bounds.lower.abs(), bounds.upper.abs()))
+    return relaxation._replace(radius=relaxation.radius + error.masked_fill(exact(relaxation), 0))
 
 
 def exact(relaxation: Relaxation) -> Tensor:

@@ -10,8 +10,6 @@ from torch import Tensor
 from zonoplug.domain import rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
-from zonoplug.relaxations import Relaxation, RelaxationRule
-from zonoplug.transformers.elementwise import exact
 
 
 class Enclosure(NamedTuple):
@@ -29,15 +27,6 @@ class Enclosure(NamedTuple):
 def half_width(interval: Interval) -> Tensor:
     """(upper - lower) / 2."""
     return (interval.upper - interval.lower) / 2
-
-
-def covering(rule: RelaxationRule, bounds: Interval) -> Relaxation:
-    """The relaxation of a function on `bounds`; it covers its own rounding while that is asked for."""
-    relaxation = rule(*bounds)
-    if not rounding.active():
-        return relaxation
-    error = rounding.relaxation_error(*relaxation, torch.maximum(bounds.lower.abs(), bounds.upper.abs()))
-    return relaxation._replace(radius=relaxation.radius + error.masked_fill(exact(relaxation), 0))
 
 
 def enclose(

@@ -13,7 +13,8 @@ from zonoplug.domain.zonotope import Interval, Zonotope, add_zonotopes
 from zonoplug.relaxations import exp
 from zonoplug.relaxations import log as logarithm
 from zonoplug.transformers.affine import restored, with_axes_last
-from zonoplug.transformers.enclosure import Enclosure, covering, enclose
+from zonoplug.transformers.elementwise import covering
+from zonoplug.transformers.enclosure import Enclosure, enclose
 from zonoplug.transformers.matrix_product import BatchProduct
 from zonoplug.transformers.product_ranges import meet
 

@@ -21,7 +21,8 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import relu
 from zonoplug.transformers.affine import Operand, add, expand, negate, restored, with_axes_last
-from zonoplug.transformers.enclosure import Enclosure, covering, enclose
+from zonoplug.transformers.elementwise import covering
+from zonoplug.transformers.enclosure import Enclosure, enclose
 
 LIMIT_BYTES = 2**28
 STEPS = 3

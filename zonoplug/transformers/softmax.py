@@ -13,7 +13,8 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import Relaxation, exp, reciprocal
 from zonoplug.transformers.affine import add, negate, rearrange
-from zonoplug.transformers.enclosure import Enclosure, covering, enclose
+from zonoplug.transformers.elementwise import covering
+from zonoplug.transformers.enclosure import Enclosure, enclose
 from zonoplug.transformers.log_sum_exp import log_sum_exp
 from zonoplug.transformers.matrix_product import BatchProduct
 from zonoplug.transformers.product_ranges import meet

@@ -27,8 +27,9 @@ from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_scores, split_signs, take
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.backward import LinearBounds, Multipliers
+    from zonoplug.lirpa.backward import LinearBounds
     from zonoplug.lirpa.refine import NeuronSlopes
+    from zonoplug.lirpa.relu_sides import Multipliers
 
 ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
 SEARCH_STEPS = 10
@@ -294,7 +295,7 @@ class ActivationSearch:
         return hulls
 
     def _multipliers(self, alpha: Tensor, beta: Tensor, sign: Tensor) -> Multipliers:
-        from zonoplug.lirpa.backward import Multipliers
+        from zonoplug.lirpa.relu_sides import Multipliers
 
         chosen = Multipliers()
         place = 0
