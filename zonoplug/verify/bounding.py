@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.domain.zonotope import Interval
-from zonoplug.errors import UnsupportedOperatorError, ZonoplugError
+from zonoplug.errors import ZonoplugError
+from zonoplug.verify.allowances import backward_or_none, row_allowance
 from zonoplug.verify.problem import Objective, Problem
 
 if TYPE_CHECKING:
@@ -119,15 +119,22 @@ class Bounder:
 
         They are lowered by what rounding may move the rows, where that can be told.
         """
+        bounds, propagation = self.plain_bound(method, box, group, objective)
+        return self.lowered(bounds, propagation, box, objective.rows(group))
+
+    def plain_bound(
+        self, method: str, box: Box, group: Tensor, objective: Objective
+    ) -> tuple[RowBounds, Propagation | None]:
+        """As `bound`, as the method gives them: for `lowered`. And the walk behind them, if there was one."""
         from zonoplug.lirpa.methods import BoundMethod
         from zonoplug.lirpa.module import bound_box
 
         if not self.takes_batches and group.shape[0] > 1:
             singles = [
-                self.bound(method, Box(box.lower[i : i + 1], box.upper[i : i + 1]), group[i : i + 1], objective)
+                self.plain_bound(method, Box(box.lower[i : i + 1], box.upper[i : i + 1]), group[i : i + 1], objective)
                 for i in range(group.shape[0])
             ]
-            return RowBounds(torch.cat([single.lower for single in singles]))
+            return RowBounds(torch.cat([single.lower for single, _ in singles])), None
         parsed = BoundMethod.parse(method)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -140,9 +147,13 @@ class Bounder:
             if "bounded by intervals" in text and text not in self.warnings:
                 self.warnings.append(text)
         self.reduced_by = "" if propagation is None else propagation.reduced_by
-        allowance = self._allowance(box, objective.rows(group), propagation)
-        described = self._described(bounds.lower - allowance, propagation, box)
-        return replace(described, floor=None if described.floor is None else described.floor - allowance)
+        return self._described(bounds.lower, propagation, box), propagation
+
+    def lowered(self, bounds: RowBounds, propagation: Propagation | None, box: Box, rows: Tensor) -> RowBounds:
+        """Bounds less what rounding may move the rows (n or 1, rows, outputs) on the boxes."""
+        allowance = row_allowance(self.module, self.backward, box, rows, propagation)
+        floor = None if bounds.floor is None else bounds.floor - allowance
+        return replace(bounds, lower=bounds.lower - allowance, floor=floor)
 
     def bound_in_slices(
         self, method: str, box: Box, group: Tensor, objective: Objective, load: Tensor | None = None
@@ -187,30 +198,11 @@ class Bounder:
         allowance = backward.allowance(linear, rows, propagation.hulls, backward.magnitudes(box, propagation.hulls))
         return replace(bounds, lower=lower - allowance, floor=floor - allowance, slopes=slopes)
 
-    def _allowance(self, box: Box, rows: Tensor, propagation: Propagation | None) -> Tensor | float:
-        """How far rounding may move the rows on the boxes, (n, rows); 0 where backward bounds do not apply."""
-        from zonoplug.lirpa.methods import BoundMethod
-        from zonoplug.lirpa.module import walk
-
-        backward = self.backward
-        if backward is None:
-            return 0.0
-        with torch.no_grad():
-            hulls = (propagation or walk(self.module, [box], BoundMethod.parse("zonotope"))).hulls
-            hulls = {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in hulls.items()}
-            rows = rows.expand(box.lower.shape[0], -1, -1)
-            return backward.allowance(backward.bound(box, hulls, rows), rows, hulls, backward.magnitudes(box, hulls))
-
     @property
     def backward(self) -> Backward | None:
         """Our backward bounds on the whole network, None where they do not apply."""
         if not self._backward:
-            from zonoplug.lirpa.backward import Backward
-
-            try:
-                self._backward.append(Backward(self.module) if self.takes_batches else None)
-            except UnsupportedOperatorError:
-                self._backward.append(None)
+            self._backward.append(backward_or_none(self.module) if self.takes_batches else None)
         return self._backward[0]
 
     @staticmethod

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import SpecificationError
+from zonoplug.verify.allowances import rounding_slack
 from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.rounded_box import inward_box, outward_box
 from zonoplug.verify.specification import Specification
@@ -183,15 +184,9 @@ class Problem:
         return None if disjunct is None else Counterexample(inside.astype(np.float64), outputs, disjunct)
 
     def allow_for_rounding(self, outputs: Tensor) -> None:
-        """Set the objective's slack from outputs (n, outputs) that were seen.
-
-            256 eps (|a| . s + |b|),  s = 2 max |y|
-
-        A measured safety factor, not a proof: the round-to-nearest errors that we saw stay far below it.
-        """
-        scale = 2 * outputs.abs().amax(dim=0)
-        rows = self.objective.coefficients.abs() @ scale + self.objective.bound.abs()
-        self.objective = replace(self.objective, slack=256 * torch.finfo(self.dtype).eps * rows)
+        """Set the objective's slack from outputs (n, outputs) that were seen; see `rounding_slack`."""
+        slack = rounding_slack(self.objective.coefficients, self.objective.bound, outputs)
+        self.objective = replace(self.objective, slack=slack)
 
     def _box(self, rounded: Any, numpy_type: np.dtype[Any]) -> Box:
         pairs = [rounded(self.specification, box, numpy_type) for box in range(self.specification.num_boxes)]

@@ -1,0 +1,66 @@
+"""What rounding may do to bounds, as estimates: taken off before a bound counts as a proof, by whoever proves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.input_sets import Box
+from zonoplug.domain.zonotope import Interval
+from zonoplug.errors import UnsupportedOperatorError
+
+if TYPE_CHECKING:
+    from zonoplug.lirpa.backward import Backward
+    from zonoplug.lirpa.propagate import Propagation
+
+ROUNDING_UNITS = 256
+
+
+def rounding_slack(rows: Tensor, bound: Tensor, outputs: Tensor) -> Tensor:
+    """How far above 0 a margin  a . y - b  must be to count.
+
+        256 eps (|a| . s + |b|),  s = 2 max |y|
+
+    A measured safety factor, not a proof: the round-to-nearest errors that we saw stay far below it.
+
+    Args:
+        rows: a, (..., outputs).
+        bound: b, (...).
+        outputs: y that were seen, (n, outputs).
+    """
+    size = rows.abs() @ (2 * outputs.abs().amax(dim=0)) + bound.abs()
+    return ROUNDING_UNITS * torch.finfo(rows.dtype).eps * size
+
+
+def backward_or_none(module: Any) -> Backward | None:
+    """Our backward bounds on the whole network, None where they do not apply."""
+    from zonoplug.lirpa.backward import Backward
+
+    try:
+        return Backward(module)
+    except UnsupportedOperatorError:
+        return None
+
+
+def row_allowance(
+    module: Any, backward: Backward | None, box: Box, rows: Tensor, propagation: Propagation | None
+) -> Tensor | float:
+    """How far rounding inside the network may move bounds of rows, (n, rows); 0 where backward bounds do not apply.
+
+    Args:
+        box: (n, *input_shape).
+        rows: C, (n or 1, rows, outputs).
+        propagation: a walk over the box; without one, a zonotope's is made.
+    """
+    from zonoplug.lirpa.methods import BoundMethod
+    from zonoplug.lirpa.module import walk
+
+    if backward is None:
+        return 0.0
+    with torch.no_grad():
+        hulls = (propagation or walk(module, [box], BoundMethod.parse("zonotope"))).hulls
+        hulls = {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in hulls.items()}
+        rows = rows.expand(box.lower.shape[0], -1, -1)
+        return backward.allowance(backward.bound(box, hulls, rows), rows, hulls, backward.magnitudes(box, hulls))
