@@ -262,3 +262,20 @@ def test_the_gpu_finds_the_cpus_set(make_region):
     on_gpu = Decision(decision.rows.cuda(), decision.offset.cuda(), decision.rivals.cuda())
     found = sufficient_set(SymbolInfluence(network.cuda()), there, on_gpu)
     assert found.kept == here.kept
+
+
+@pytest.mark.parametrize("method", ["zonotope", "zonotope+crown", "ibp"])
+def test_a_margin_that_rounding_may_have_made_is_not_proved(method):
+    """The terms of 1e4 cancel in the margin of 0.01, whose own size says nothing of their rounding errors."""
+    network = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)).requires_grad_(False)
+    network[0].weight.copy_(torch.ones(2, 1))
+    network[0].bias.fill_(1e4)
+    network[2].weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
+    network[2].bias.copy_(torch.tensor([0.01, 0.0]))
+    region = Region.ball(torch.zeros(1, 1), 0.001)
+    module = SymbolInfluence(network).module(region.point)
+    free = torch.ones(1, dtype=torch.bool)
+    decision = Decision.between_classes(torch.tensor([0]), 2, region.point)
+    assert BoundJudge(module, region, decision, method)(free) is Answer.UNKNOWN
+    clear = Decision(decision.rows, decision.offset + 1, decision.rivals)
+    assert BoundJudge(module, region, clear, method)(free) is Answer.PROVED

@@ -12,18 +12,20 @@ from torch import Tensor
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.explain.counterfactual import attack_boxes
-from zonoplug.explain.decision import Decision, network_outputs
+from zonoplug.explain.decision import Decision, OneByOne, network_outputs, takes_batches
 from zonoplug.explain.region import Region
 from zonoplug.explain.traversals import Answer
 from zonoplug.io.onnx_model import OnnxModel
+from zonoplug.lirpa.backward import Backward
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_set
+from zonoplug.verify.allowances import backward_or_none, rounding_slack, row_allowance
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.problem import Problem
 from zonoplug.verify.specification import Specification, Variable
 from zonoplug.verify.verifier import Settings, Verification
 
-ROUNDING_UNITS = 256
+SAMPLES = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -41,21 +43,32 @@ class BoundJudge:
     decision: Decision
     method: str = "zonotope+crown"
     _slack: Tensor = field(init=False)
+    _backward: Backward | None = field(init=False)
 
     def __post_init__(self) -> None:
         BoundMethod.parse(self.method)
-        outputs = network_outputs(self.module, self.region.point)
-        size = self.decision.rows.abs().sum(dim=2) * 2 * outputs.abs().max() + self.decision.offset.abs()
-        # Of the size that the verifier allows for round-to-nearest errors.
-        self._slack = ROUNDING_UNITS * torch.finfo(outputs.dtype).eps * size
+        batches = takes_batches(self.module, self.module, self.region.point)
+        self._backward = backward_or_none(self.module) if batches else None
+        sampled = self.region.box.sample(SAMPLES, torch.Generator().manual_seed(0))[:, 0]
+        points = torch.cat([self.region.point, sampled])
+        outputs = network_outputs(self.module if batches else OneByOne(self.module), points)
+        # The verifier samples other points: with the largest output for each, the slack is not below the verifier's.
+        largest = outputs.abs().amax(dim=1, keepdim=True).expand_as(outputs)
+        self._slack = rounding_slack(self.decision.rows, self.decision.offset, largest)
 
     def lower(self, free: Tensor) -> Tensor:
-        """Lower bounds of the margins while features (features,) or (m, features) are free: (1 or m, rivals)."""
+        """Lower bounds of the margins while features (features,) or (m, features) are free: (1 or m, rivals).
+
+        They are lowered by what rounding may move the margins, as in the verifier.
+        """
         parsed = BoundMethod.parse(self.method)
-        with warnings.catch_warnings(), torch.enable_grad() if parsed.backward == "alpha-crown" else torch.no_grad():
+        box, rows = self.region.freed(free), self.decision.rows
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            bounds, _ = bound_set(self.module, self.region.freed(free), parsed, self.decision.rows)
-        return bounds.lower + self.decision.offset
+            with torch.enable_grad() if parsed.needs_gradients else torch.no_grad():
+                bounds, propagation = bound_set(self.module, box, parsed, rows)
+            allowance = row_allowance(self.module, self._backward, box, rows, propagation)
+        return bounds.lower - allowance + self.decision.offset
 
     def __call__(self, free: Tensor) -> Answer:
         return Answer.PROVED if bool((self.lower(free) > self._slack).all()) else Answer.UNKNOWN
