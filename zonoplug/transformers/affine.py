@@ -139,18 +139,3 @@ def _sum_of_embeddings(operands: Sequence[Operand], axis: int) -> Zonotope:
         else:
             constants.append(embed(operand))
     return reduce(add, constants, reduce(add, zonotopes))
-
-
-def with_axes_last(zonotope: Zonotope, axes: Sequence[int]) -> Zonotope:
-    """The zonotope with `axes` (counted with the batch axis; never 0) as one axis, the last."""
-    rank = zonotope.center.dim()
-    gone = sorted(axis % rank for axis in axes)
-    kept = [axis for axis in range(1, rank) if axis not in gone]
-    return rearrange(zonotope, lambda x: x.permute(0, *kept, *gone).flatten(len(kept) + 1), moves_only=True)
-
-
-def restored(shape: Sequence[int], axes: Sequence[int], keepdims: bool) -> tuple[int, ...]:
-    """The shape, without its batch axis, of what a function of `axes` gives for values of `shape` (batch, ...)."""
-    gone = {axis % len(shape) for axis in axes}
-    sizes = [1 if axis in gone else shape[axis] for axis in range(1, len(shape)) if keepdims or axis not in gone]
-    return tuple(sizes)

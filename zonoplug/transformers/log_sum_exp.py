@@ -12,7 +12,7 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope, add_zonotopes
 from zonoplug.relaxations import exp
 from zonoplug.relaxations import log as logarithm
-from zonoplug.transformers.affine import restored, with_axes_last
+from zonoplug.transformers.axes import along_axes
 from zonoplug.transformers.elementwise import covering
 from zonoplug.transformers.enclosure import Enclosure, enclose
 from zonoplug.transformers.matrix_product import BatchProduct
@@ -39,13 +39,12 @@ def log_sum_exp(
         bounds: bounds of x that hold for all points of interest.
     Cost: O(batch k rows n^2) for n entries in a sum.
     """
-    moved = with_axes_last(zonotope, axes)
-    hull = moved.interval_hull()
-    if bounds is not None:
-        hull = meet(hull, Interval(*(with_axes_last(Zonotope(side), axes).center for side in bounds)))
-    result = _along_last(moved, hull, source, node)
-    shape = restored(zonotope.center.shape, axes, keepdims)
-    return Enclosure(result.zonotope.reshape(shape), Interval(*(side.reshape(-1, *shape) for side in result.bounds)))
+
+    def along_last(moved: Zonotope, outer: Interval | None) -> Enclosure:
+        own = moved.interval_hull()
+        return _along_last(moved, own if outer is None else meet(own, outer), source, node)
+
+    return along_axes(along_last, zonotope, axes, keepdims, bounds)
 
 
 def _along_last(zonotope: Zonotope, hull: Interval, source: SymbolSource, node: str) -> Enclosure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod, sqrt
 
 import torch
@@ -83,10 +84,7 @@ def sum_of_absolute_values(
     """Enclose  sum |x_i|  over the axes (counted with the batch axis, which is not among them)."""
     hull = zonotope.interval_hull() if bounds is None else bounds
     sizes = relax(zonotope, absolute, hull, source, node)
-
-    def total(x: Tensor) -> Tensor:
-        return x.sum(tuple(axes), keepdim=keepdims)
-
+    total = partial(torch.sum, dim=tuple(axes), keepdim=keepdims)
     result = rearrange(sizes, total)
     near = total(torch.maximum(hull.lower, -hull.upper).clamp(min=0))
     far = total(torch.maximum(hull.upper, -hull.lower))
@@ -104,10 +102,7 @@ def euclidean_length(
 ) -> Enclosure:
     """Enclose  sqrt(sum x_i^2)  over the axes (counted with the batch axis, which is not among them)."""
     hull = zonotope.interval_hull() if bounds is None else bounds
-
-    def total(x: Tensor) -> Tensor:
-        return x.sum(tuple(axes), keepdim=keepdims)
-
+    total = partial(torch.sum, dim=tuple(axes), keepdim=keepdims)
     sums = rearrange(relax(zonotope, square, hull, source, node), total)
     own, outer = sums.interval_hull(), Interval(*(total(side) for side in squares(hull)))
     slack = _slack(outer.upper, hull.lower.shape, axes)

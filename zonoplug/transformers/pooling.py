@@ -20,7 +20,8 @@ from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, GeneratorBlock, du
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.relaxations import relu
-from zonoplug.transformers.affine import Operand, add, expand, negate, restored, with_axes_last
+from zonoplug.transformers.affine import Operand, add, expand, negate
+from zonoplug.transformers.axes import along_axes
 from zonoplug.transformers.elementwise import covering
 from zonoplug.transformers.enclosure import Enclosure, enclose
 
@@ -118,12 +119,11 @@ def max_over_axes(
         bounds: bounds of x that hold for all points of interest.
     Cost: O(batch k n).
     """
-    moved = with_axes_last(zonotope, axes)
-    outer = bounds and Interval(*(with_axes_last(Zonotope(side), axes).center for side in bounds))
-    index = torch.arange(moved.shape[-1])[None]
-    result = max_over_windows(moved, index, source, node, outer)
-    shape = restored(zonotope.center.shape, axes, keepdims)
-    return Enclosure(result.zonotope.reshape(shape), Interval(*(side.reshape(-1, *shape) for side in result.bounds)))
+
+    def along_last(moved: Zonotope, outer: Interval | None) -> Enclosure:
+        return max_over_windows(moved, torch.arange(moved.shape[-1])[None], source, node, outer)
+
+    return along_axes(along_last, zonotope, axes, keepdims, bounds)
 
 
 def min_over_axes(
