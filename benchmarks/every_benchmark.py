@@ -12,16 +12,15 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import re
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from model_support import ROOT, default_pack, host_version
+from children import host_version, run_child
+from model_support import default_pack
 
 METHODS = "ibp,crown,forward,zonotope,zonotope+crown,zonotope[girard,1GB]"
 SAMPLES = 10_000
@@ -125,30 +124,14 @@ def sampled(model: Any, box: Any, below: Any, above: Any) -> str:
     return f"{inside} of {count}"
 
 
-def run_child(
-    model: Path, specification: Path, method: str, host: str | None, limits: tuple[int, int]
-) -> dict[str, Any]:
+def row_of(model: Path, specification: Path, method: str, host: str | None, limits: tuple[int, int]) -> dict[str, Any]:
+    """`examine` in a process of its own, with limits on seconds and bytes."""
     seconds, size = limits
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", str(model), str(specification), method]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    if host is not None:
-        environment["ZONOPLUG_LIRPA"] = host
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            timeout=seconds + SAMPLING_SECONDS,
-            env=environment,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size)),
-        )
-        output, errors, ending = done.stdout, done.stderr, f"ended with status {done.returncode}"
-    except subprocess.TimeoutExpired as error:
-        output, errors, ending = error.stdout or b"", b"", f"not done after {seconds} s"
-    rows = [line for line in output.decode().splitlines() if line.startswith("{")]
-    row: dict[str, Any] = json.loads(rows[-1]) if rows else {}
-    if not rows or row["remark"] == "did not end":
-        last = (errors.decode().splitlines() or [""])[-1][:80]
-        row["remark"] = f"{ending} {last}".strip()
+    arguments, limit = [str(model), str(specification), method], (resource.RLIMIT_DATA, size)
+    child = run_child(__file__, arguments, host, seconds, limit, grace=SAMPLING_SECONDS)
+    row = child.row or {}
+    if row.get("remark", "did not end") == "did not end":
+        row["remark"] = f"{child.ending} {(child.remarks or [''])[-1][:80]}".strip()
     return row
 
 
@@ -181,7 +164,7 @@ def main() -> None:
     for benchmark, model, specification in instances(arguments.pack, arguments.only):
         for method in re.split(r",(?![^\[]*\])", arguments.methods):  # commas inside brackets belong to a method
             limits = (arguments.timeout, arguments.memory << 30)
-            row = run_child(model, specification, method, arguments.host, limits)
+            row = row_of(model, specification, method, arguments.host, limits)
             inside, _, count = row.get("inside", "0 of 0").partition(" of ")
             outside += int(count) - int(inside)
             lines.append([cell.replace("|", "/") for cell in cells(benchmark, model, method, row)])

@@ -13,14 +13,14 @@ import csv
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from children import ROOT, host_version, run_child
+
 MEMORY_BYTES = 12 << 30
 TIMEOUT_SECONDS = 120
 HEADER = """# Models of the competition
@@ -142,34 +142,21 @@ def bound(model: Any, row: dict[str, Any], lower: Any, upper: Any, random: Any) 
     return row
 
 
-def run_child(model: Path, specification: Path | None, host: str | None) -> dict[str, Any]:
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", str(model), str(specification or "")]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    if host is not None:
-        environment["ZONOPLUG_LIRPA"] = host
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            timeout=TIMEOUT_SECONDS,
-            env=environment,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES)),
-        )
-        output, errors, ending = done.stdout, done.stderr, f"process ended with status {done.returncode}"
-    except subprocess.TimeoutExpired as error:
-        output, errors, ending = error.stdout or b"", b"", f"not done after {TIMEOUT_SECONDS} s"
-    rows = [line for line in output.decode().splitlines() if line.startswith("{")]
-    printed = [line for line in output.decode().splitlines() if not line.startswith("{")] + errors.decode().splitlines()
-    row: dict[str, Any] = json.loads(rows[-1]) if rows else {"note": f"{ending}: {(printed or ['no message'])[-1]}"}
-    if rows and printed:
-        row["note"] += f" (printed: {printed[-1][:80]})"
-    return row
+def row_of(model: Path, specification: Path | None, host: str | None) -> dict[str, Any]:
+    """`examine` in a process of its own."""
+    arguments = [str(model), str(specification or "")]
+    child = run_child(__file__, arguments, host, TIMEOUT_SECONDS, (resource.RLIMIT_AS, MEMORY_BYTES))
+    if child.row is None:
+        return {"note": f"process {child.ending}: {(child.remarks or ['no message'])[-1]}"}
+    if child.remarks:
+        child.row["note"] += f" (printed: {child.remarks[-1][:80]})"
+    return child.row
 
 
 def table(pack: Path, host: str | None, only: str) -> str:
     rows = []
     for model, specification in models(pack, only):
-        row = run_child(model, specification, host)
+        row = row_of(model, specification, host)
         rows.append(
             [model.relative_to(pack).as_posix(), *(row.get(column, "") for column in COLUMNS[1:-1]), row["note"]]
         )
@@ -202,15 +189,6 @@ def main() -> None:
         print(texts[-1].rsplit("\n\n", 1)[-1])
     if arguments.markdown:
         arguments.markdown.write_text(HEADER + "\n".join(texts))
-
-
-def host_version(host: str | None) -> str:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    if host is not None:
-        environment["ZONOPLUG_LIRPA"] = host
-    code = "from zonoplug.lirpa.compat import HOST_VERSION; print(HOST_VERSION)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    return f"auto_LiRPA {done.stdout.strip()}" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
 if __name__ == "__main__":

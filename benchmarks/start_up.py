@@ -9,7 +9,6 @@ and fresh processes that only import parts of what it needs. Prints medians in s
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -17,10 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from children import ROOT, environment
+
 from zonoplug.examples import digits_model, digits_violated
 from zonoplug.report.tables import text_table
 
-ROOT = Path(__file__).resolve().parent.parent
 PARTS = {
     "Python alone": "pass",
     "the watching process": "import zonoplug.watchdog, zonoplug.io.results, zonoplug.cli",
@@ -35,9 +35,8 @@ PARTS = {
 
 def seconds_of(command: list[str]) -> float:
     """Wall time of one run. Raises CalledProcessError if it fails."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     start = time.perf_counter()
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from children import environment
 from instances import PACK, ROOT, Instance, instances
 
 from zonoplug.report.tables import markdown_table
@@ -30,10 +31,9 @@ print(json.dumps([outcome.verdict.value, outcome.seconds, outcome.subdomains]))
 
 def run(instance: Instance, threads: int, limit: float) -> tuple[str, float, int]:
     count = str(threads)
-    environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    threaded = environment() | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     words = [sys.executable, "-c", RUN, count, str(instance.model), str(instance.specification), str(limit)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, env=threaded, check=True)
     verdict, seconds, subdomains = json.loads(done.stdout.splitlines()[-1])
     return verdict, seconds, subdomains
 

@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from children import ROOT, environment
+
 PACK = Path(os.environ.get("ZONOPLUG_VNNCOMP", ROOT.parent / "shared" / "vnncomp"))
 
 MEASURE = """
@@ -74,9 +75,8 @@ SYNTHESISED: dict[str, Callable[[], Iterable[str]]] = {
 
 def measure(path: Path) -> list[float]:
     """Seconds, bytes, inputs, outputs, boxes and disjuncts of one file."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, env=environment(), check=False
     )
     if done.returncode:
         raise SystemExit(f"{path}: {done.stderr.strip().splitlines()[-1]}")
