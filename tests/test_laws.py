@@ -16,6 +16,7 @@ from zonoplug.lirpa.operators import TRANSFORMERS
 from zonoplug.relaxations import RELAXATIONS, Relaxation
 from zonoplug.testing import (
     Forked,
+    Function,
     check_gradient_reaches_slopes,
     check_operator,
     check_relaxation_is_consistent,
@@ -73,17 +74,6 @@ def test_the_law_notices_a_claim_where_nothing_is_known():
 
     with pytest.raises(AssertionError, match="not known"):
         check_relaxation_is_consistent(bold, torch.tensor([-1.0]), torch.tensor([2.0]))
-
-
-class Function(nn.Module):
-    """A function of the input."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def of(function):

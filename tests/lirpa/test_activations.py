@@ -17,20 +17,9 @@ from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.lirpa.operators import TRANSFORMERS, Call, entry_for
 from zonoplug.lirpa.propagate import propagate
 from zonoplug.lirpa.walk_options import WalkOptions
-from zonoplug.testing import check_contains_samples
+from zonoplug.testing import Function, check_contains_samples
 
 WIDTH = 8
-
-
-class Function(nn.Module):
-    """A module from a function of the input."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def prelu(channels, weight):

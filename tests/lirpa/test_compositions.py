@@ -19,20 +19,7 @@ from zonoplug.lirpa.perturbations import bounded_input
 from zonoplug.lirpa.plan import plan_for
 from zonoplug.lirpa.propagate import propagate
 from zonoplug.lirpa.walk_options import WalkOptions
-from zonoplug.testing import check_contains_samples
-
-
-class Function(nn.Module):
-    """A module from a function of itself and the input, with named submodules."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self.function(self, x)
+from zonoplug.testing import Function, check_contains_samples
 
 
 class Attention(nn.Module):
@@ -111,8 +98,8 @@ def pooling(pool, channels=4):
     return nn.Sequential(conv(1, channels, 3), nn.ReLU(), pool, conv(channels, 2, 2), nn.ReLU(), nn.Flatten())
 
 
-def two(function, **options):
-    return Function(lambda m, x: function(m.a(x), m.b(x)), a=nn.Linear(8, 5), b=nn.Linear(8, 5), **options)
+def two(function):
+    return Function(lambda x, a, b: function(a(x), b(x)), a=nn.Linear(8, 5), b=nn.Linear(8, 5))
 
 
 VECTOR, SEQUENCE, IMAGE = (8,), (3, 8), (1, 8, 8)
@@ -124,14 +111,14 @@ MODULES = {
     "softmax along the second axis": (SEQUENCE, lambda: nn.Sequential(nn.Linear(8, 4), nn.Softmax(1))),
     "log-softmax": (VECTOR, lambda: nn.Sequential(nn.Linear(8, 4), nn.LogSoftmax(1))),
     "layer norm": (SEQUENCE, lambda: nn.LayerNorm(8)),
-    "layer norm by hand": (SEQUENCE, lambda: Function(lambda m, x: normalised(m.a(x)), a=nn.Linear(8, 6))),
-    "RMS norm": (SEQUENCE, lambda: Function(lambda m, x: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-2))),
+    "layer norm by hand": (SEQUENCE, lambda: Function(lambda x, a: normalised(a(x)), a=nn.Linear(8, 6))),
+    "RMS norm": (SEQUENCE, lambda: Function(lambda x: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-2))),
     "LSTM cell": ((3, 4), LSTM),
     "GRU cell": ((3, 4), GRU),
     "gated layer": (VECTOR, lambda: two(lambda a, b: a * torch.sigmoid(a) * b)),
     "product": (VECTOR, lambda: two(torch.mul)),
-    "square": (VECTOR, lambda: Function(lambda m, x: m.a(x) * m.a(x), a=nn.Linear(8, 5))),
-    "square of one value": (VECTOR, lambda: Function(lambda m, x: (lambda y: y * y)(m.a(x)), a=nn.Linear(8, 5))),
+    "square": (VECTOR, lambda: Function(lambda x, a: a(x) * a(x), a=nn.Linear(8, 5))),
+    "square of one value": (VECTOR, lambda: Function(lambda x, a: (lambda y: y * y)(a(x)), a=nn.Linear(8, 5))),
     "matrix product": (SEQUENCE, lambda: two(lambda a, b: a @ b.transpose(1, 2))),
     "quotient": (VECTOR, lambda: two(lambda a, b: a / (1.0 + b * b))),
     "constant numerator": (VECTOR, lambda: two(lambda a, b: 2.0 / (3.0 + torch.sigmoid(a)) - b)),
@@ -142,12 +129,12 @@ MODULES = {
     "max-pool along one axis": ((1, 12), lambda: pooling(nn.MaxPool1d(2))),
     "maximum": (VECTOR, lambda: two(torch.maximum)),
     "minimum": (VECTOR, lambda: two(torch.minimum)),
-    "largest along an axis": (SEQUENCE, lambda: Function(lambda m, x: m.a(x).amax(2), a=nn.Linear(8, 6))),
-    "smallest along an axis": (SEQUENCE, lambda: Function(lambda m, x: m.a(x).amin(1, True), a=nn.Linear(8, 6))),
+    "largest along an axis": (SEQUENCE, lambda: Function(lambda x, a: a(x).amax(2), a=nn.Linear(8, 6))),
+    "smallest along an axis": (SEQUENCE, lambda: Function(lambda x, a: a(x).amin(1, True), a=nn.Linear(8, 6))),
     "where with a constant mask": (VECTOR, lambda: two(lambda a, b: torch.where(torch.arange(5)[None] > 2, a, b))),
     "masked with a constant": (
         VECTOR,
-        lambda: Function(lambda m, x: torch.where(torch.arange(8)[None] > 2, m.a(x), m.c), a=nn.Linear(8, 8), c=BELOW),
+        lambda: Function(lambda x, a, c: torch.where(torch.arange(8)[None] > 2, a(x), c), a=nn.Linear(8, 8), c=BELOW),
     ),
     "nearest upsampling": ((2, 3, 3), lambda: nn.Sequential(nn.Conv2d(2, 2, 2), nn.Upsample(scale_factor=2))),
     "bilinear upsampling": (

@@ -18,20 +18,7 @@ from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_set
 from zonoplug.lirpa.perturbations import bounded_input
 from zonoplug.lirpa.plain_torch import plain_torch
-from zonoplug.testing import check_contains_samples
-
-
-class Function(nn.Module):
-    """A module from a function of itself and the input, with named submodules."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self.function(self, x)
+from zonoplug.testing import Function, check_contains_samples
 
 
 class Cell(nn.Module):
@@ -51,17 +38,17 @@ class Cell(nn.Module):
 def linear(function, width=6, second=False):
     """A function of the results of one or two linear layers."""
     parts = {"a": nn.Linear(8, width), **({"b": nn.Linear(8, width)} if second else {})}
-    return Function(lambda m, x: function(*(getattr(m, name)(x) for name in parts)), **parts)
+    return Function(lambda x, **layers: function(*(layer(x) for layer in layers.values())), **parts)
 
 
 def attention(**options):
     weights = options.pop("weights", False)
     layer = nn.MultiheadAttention(8, 2, **options)
-    return Function(lambda m, x: m.layer(x, x, x, need_weights=weights)[0], layer=layer)
+    return Function(lambda x, layer: layer(x, x, x, need_weights=weights)[0], layer=layer)
 
 
 def recurrent(layer):
-    return Function(lambda m, x: m.layer(x)[0], layer=layer)
+    return Function(lambda x, layer: layer(x)[0], layer=layer)
 
 
 VECTOR, ROWS, IMAGE, VOLUME = (8,), (3, 8), (2, 6, 6), (2, 4, 4, 4)
@@ -82,7 +69,7 @@ LAYERS = {
     "multi-head attention with weights": (ROWS, lambda: attention(batch_first=True, weights=True)),
     "encoder layer": (ROWS, lambda: nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)),
     "causal attention": (
-        ROWS, lambda: Function(lambda m, x: functional.scaled_dot_product_attention(x, x, x, is_causal=True)),
+        ROWS, lambda: Function(lambda x: functional.scaled_dot_product_attention(x, x, x, is_causal=True)),
     ),
     "LSTM": (ROWS, lambda: recurrent(nn.LSTM(8, 5, batch_first=True))),
     "LSTM of two layers, both ways": (
@@ -95,7 +82,7 @@ LAYERS = {
     "nearest upsampling": (IMAGE, lambda: nn.Upsample(scale_factor=2)),
     "bilinear upsampling": (IMAGE, lambda: nn.Upsample(scale_factor=2, mode="bilinear")),
     "upsampling, corners aligned": (IMAGE, lambda: nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)),
-    "resizing": (IMAGE, lambda: Function(lambda m, x: functional.interpolate(x, size=(9, 7)))),
+    "resizing": (IMAGE, lambda: Function(lambda x: functional.interpolate(x, size=(9, 7)))),
     "resizing along one axis": (ROWS, lambda: nn.Upsample(size=11, mode="linear")),
     "transposed convolution 1d": (ROWS, lambda: nn.ConvTranspose1d(3, 2, 3, stride=2, padding=1)),
     "transposed convolution 2d": (IMAGE, lambda: nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1, output_padding=1)),
@@ -104,10 +91,10 @@ LAYERS = {
     "reflected pad": (IMAGE, lambda: nn.ReflectionPad2d((1, 2, 0, 1))),
     "replicated pad": (IMAGE, lambda: nn.ReplicationPad2d((1, 2, 0, 1))),
     "circular pad": (IMAGE, lambda: nn.CircularPad2d(1)),
-    "gather": (ROWS, lambda: Function(lambda m, x: x[:, :, [0, 2, 2]] + 0.0)),
-    "gather of one": (ROWS, lambda: Function(lambda m, x: x[:, 1] + 0.0)),
-    "where with a constant mask": (VECTOR, lambda: Function(lambda m, x: torch.where(MASK, x, -x) + 0.0)),
-    "masked fill": (VECTOR, lambda: Function(lambda m, x: x.masked_fill(MASK, -1.0) + 0.0)),
+    "gather": (ROWS, lambda: Function(lambda x: x[:, :, [0, 2, 2]] + 0.0)),
+    "gather of one": (ROWS, lambda: Function(lambda x: x[:, 1] + 0.0)),
+    "where with a constant mask": (VECTOR, lambda: Function(lambda x: torch.where(MASK, x, -x) + 0.0)),
+    "masked fill": (VECTOR, lambda: Function(lambda x: x.masked_fill(MASK, -1.0) + 0.0)),
     "largest along an axis": (ROWS, lambda: linear(lambda x: x.amax(2))),
     "largest and its place": (ROWS, lambda: linear(lambda x: x.max(1)[0])),
     "smallest and its place": (ROWS, lambda: linear(lambda x: x.min(1)[0])),
@@ -204,7 +191,7 @@ def test_what_cannot_be_written_plainly_is_refused():
 
 
 def test_an_operator_without_transformer_warns_once_by_name_and_can_be_refused():
-    module = nn.Sequential(nn.Linear(8, 6), Function(lambda m, x: x.prod(1, keepdim=True)), nn.Linear(1, 2)).eval()
+    module = nn.Sequential(nn.Linear(8, 6), Function(lambda x: x.prod(1, keepdim=True)), nn.Linear(1, 2)).eval()
     host = compat.build(module, torch.randn(1, 8), module_class=ZonotopeModule)
     box = Box.ball(torch.randn(3, 8), 0.1)
     with pytest.warns(UserWarning, match="BoundReduceProd is bounded by intervals") as caught:

@@ -8,7 +8,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from torch import nn
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.io.onnx_model import load_model
@@ -16,16 +15,7 @@ from zonoplug.lirpa import compat
 from zonoplug.lirpa.host_logic import custom_logic
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box, build
-
-
-class Function(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
+from zonoplug.testing import Function
 
 FUNCTIONS = {
     "less": lambda x: (x[:, :2] < x[:, 1:3]).to(x.dtype),

@@ -19,20 +19,7 @@ from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.lirpa.operators import TRANSFORMERS, Call, entry_for, transforms
 from zonoplug.lirpa.propagate import propagate
 from zonoplug.lirpa.walk_options import WalkOptions
-from zonoplug.testing import check_contains_samples
-
-
-class Function(nn.Module):
-    """A module from a function of the input and of named constants."""
-
-    def __init__(self, function, **constants):
-        super().__init__()
-        self.function = function
-        for name, value in constants.items():
-            self.register_buffer(name, value)
-
-    def forward(self, x):
-        return self.function(self, x)
+from zonoplug.testing import Function, check_contains_samples
 
 
 def constant(*shape):
@@ -57,32 +44,32 @@ EXACT = {
     "convolution in one dimension": (SEQUENCE, lambda: nn.Conv1d(3, 4, 3, padding=1)),
     "transposed convolution": (IMAGE, lambda: nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1, output_padding=1)),
     "batch norm": (IMAGE, lambda: normalised(nn.Sequential(nn.BatchNorm2d(2)))),
-    "add": (VECTOR, lambda: Function(lambda m, x: x + m.c + x, c=constant(8))),
-    "add that broadcasts": (SEQUENCE, lambda: Function(lambda m, x: x + x[:, :1] + m.c, c=constant(1, 3, 1))),
-    "subtract": (VECTOR, lambda: Function(lambda m, x: m.c - x - (x - m.c) - x, c=constant(8))),
-    "negate": (VECTOR, lambda: Function(lambda m, x: -x)),
-    "multiply": (VECTOR, lambda: Function(lambda m, x: m.c * x * m.c, c=constant(8))),
-    "divide": (VECTOR, lambda: Function(lambda m, x: x / m.c, c=constant(8))),
-    "reshape": (IMAGE, lambda: Function(lambda m, x: x.reshape(x.shape[0], 4, 18) + 0.0)),
+    "add": (VECTOR, lambda: Function(lambda x, c: x + c + x, c=constant(8))),
+    "add that broadcasts": (SEQUENCE, lambda: Function(lambda x, c: x + x[:, :1] + c, c=constant(1, 3, 1))),
+    "subtract": (VECTOR, lambda: Function(lambda x, c: c - x - (x - c) - x, c=constant(8))),
+    "negate": (VECTOR, lambda: Function(lambda x: -x)),
+    "multiply": (VECTOR, lambda: Function(lambda x, c: c * x * c, c=constant(8))),
+    "divide": (VECTOR, lambda: Function(lambda x, c: x / c, c=constant(8))),
+    "reshape": (IMAGE, lambda: Function(lambda x: x.reshape(x.shape[0], 4, 18) + 0.0)),
     "flatten": (IMAGE, lambda: nn.Flatten()),
-    "transpose": (IMAGE, lambda: Function(lambda m, x: x.permute(0, 2, 3, 1) + 0.0)),
-    "concatenate": (VECTOR, lambda: Function(lambda m, x: torch.cat([x, 2 * x, x[:, :3]], dim=1))),
-    "slice": (IMAGE, lambda: Function(lambda m, x: x[:, 1:, ::2, 1:4] + 0.0)),
-    "squeeze and unsqueeze": (VECTOR, lambda: Function(lambda m, x: x.unsqueeze(1).squeeze(1) + 0.0)),
+    "transpose": (IMAGE, lambda: Function(lambda x: x.permute(0, 2, 3, 1) + 0.0)),
+    "concatenate": (VECTOR, lambda: Function(lambda x: torch.cat([x, 2 * x, x[:, :3]], dim=1))),
+    "slice": (IMAGE, lambda: Function(lambda x: x[:, 1:, ::2, 1:4] + 0.0)),
+    "squeeze and unsqueeze": (VECTOR, lambda: Function(lambda x: x.unsqueeze(1).squeeze(1) + 0.0)),
     "average pool": (IMAGE, lambda: nn.AvgPool2d(2)),
     "global average pool": (IMAGE, lambda: nn.AdaptiveAvgPool2d(1)),
-    "pad": (IMAGE, lambda: Function(lambda m, x: functional.pad(x, (1, 2, 0, 1)))),
-    "mean": (SEQUENCE, lambda: Function(lambda m, x: x.mean(dim=2))),
-    "sum": (SEQUENCE, lambda: Function(lambda m, x: x.sum(dim=1))),
-    "matrix product with a constant": (SEQUENCE, lambda: Function(lambda m, x: x @ m.c, c=constant(8, 5))),
-    "constant times matrix": (SEQUENCE, lambda: Function(lambda m, x: m.c @ x, c=constant(4, 3))),
+    "pad": (IMAGE, lambda: Function(lambda x: functional.pad(x, (1, 2, 0, 1)))),
+    "mean": (SEQUENCE, lambda: Function(lambda x: x.mean(dim=2))),
+    "sum": (SEQUENCE, lambda: Function(lambda x: x.sum(dim=1))),
+    "matrix product with a constant": (SEQUENCE, lambda: Function(lambda x, c: x @ c, c=constant(8, 5))),
+    "constant times matrix": (SEQUENCE, lambda: Function(lambda x, c: c @ x, c=constant(4, 3))),
 }
 RELAXED = {
     "relu": nn.ReLU,
     "leaky relu": lambda: nn.LeakyReLU(0.2),
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
-    "abs": lambda: Function(lambda m, x: x.abs()),
+    "abs": lambda: Function(torch.abs),
 }
 
 
@@ -162,7 +149,7 @@ def test_relaxed_operators_contain_every_point(name, dtype):
 
 def test_an_operator_without_transformer_falls_back_to_the_hosts_interval(monkeypatch):
     monkeypatch.delitem(TRANSFORMERS, "BoundExp", raising=False)
-    module = nn.Sequential(nn.Linear(8, 8), Function(lambda m, x: torch.exp(x)))
+    module = nn.Sequential(nn.Linear(8, 8), Function(torch.exp))
     host = built(module, VECTOR)
     box = Box.ball(torch.randn(3, 8), 0.1)
     source = SymbolSource()
@@ -174,7 +161,7 @@ def test_an_operator_without_transformer_falls_back_to_the_hosts_interval(monkey
 
 def test_the_fallback_can_be_forbidden_and_the_error_says_what_to_type(monkeypatch):
     monkeypatch.delitem(TRANSFORMERS, "BoundExp", raising=False)
-    host = built(nn.Sequential(nn.Linear(8, 8), Function(lambda m, x: torch.exp(x))), VECTOR)
+    host = built(nn.Sequential(nn.Linear(8, 8), Function(torch.exp)), VECTOR)
     source = SymbolSource()
     zonotope = Box.ball(torch.randn(3, 8), 0.1).to_zonotope(source, "input")
     with pytest.raises(UnsupportedOperatorError, match=r"BoundExp.*Zonotope \(3, 8\) with 8 symbols.*@transforms"):
@@ -183,7 +170,7 @@ def test_the_fallback_can_be_forbidden_and_the_error_says_what_to_type(monkeypat
 
 def test_a_third_party_adds_a_transformer(monkeypatch):
     monkeypatch.delitem(TRANSFORMERS, "BoundExp", raising=False)
-    host = built(nn.Sequential(nn.Linear(8, 8), Function(lambda m, x: torch.exp(x))), VECTOR)
+    host = built(nn.Sequential(nn.Linear(8, 8), Function(torch.exp)), VECTOR)
     source = SymbolSource()
     zonotope = Box.ball(torch.randn(3, 8), 0.1).to_zonotope(source, "input")
 

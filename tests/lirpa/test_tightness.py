@@ -23,7 +23,7 @@ from zonoplug.lirpa.propagate import propagate
 from zonoplug.lirpa.slope_ranges import slope_range
 from zonoplug.lirpa.table import TRANSFORMERS, Call
 from zonoplug.lirpa.walk_options import WalkOptions
-from zonoplug.testing import check_contains_samples, tolerance
+from zonoplug.testing import Function, check_contains_samples, tolerance
 
 WIDTH, OUTPUTS = 6, 4
 ONE = {
@@ -217,7 +217,7 @@ SLOPED = {name: function for name, function in ONE.items() if name not in ("soft
 def test_slopes_of_every_relaxation_are_optimised_soundly(name):
     """Behind the function two layers mix its symbols, so that other slopes than the narrowest bands' may be better."""
     torch.manual_seed(3)
-    layers = [nn.Linear(2, 8), Apply(SLOPED[name]), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)]
+    layers = [nn.Linear(2, 8), Function(SLOPED[name]), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)]
     module = nn.Sequential(*layers).double()
     host = host_of(module, (2,))
     if host is None:
@@ -241,17 +241,6 @@ def test_slopes_of_every_relaxation_are_optimised_soundly(name):
     assert float((best.upper - best.lower).sum()) < float((plain.upper - plain.lower).sum()) - 1e-6
     with torch.no_grad():
         check_contains_samples(best, module(box.sample(2000).flatten(0, 1)).unflatten(0, (2000, 3)))
-
-
-class Apply(nn.Module):
-    """A module from a function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 RANGES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +60,26 @@ def check_operator(module: nn.Module, center: Tensor, radius: float) -> set[str]
             require(bool((difference <= allowed).all()), f"batch elements differ by {float(difference.max()):.3g}")
     host = compat.build(module, center, module_class=ZonotopeModule)
     return {type(node).__name__ for node in plan_for(host, host.final_name, patterns=True).order if node.from_input}
+
+
+class Function(nn.Module):
+    """A module from a function of the input and of named parts, which are layers or constant tensors.
+
+    Function(lambda x, layer, c: layer(x) + c, layer=nn.Linear(8, 8), c=torch.ones(8))
+    """
+
+    def __init__(self, function: Callable[..., Tensor], **parts: nn.Module | Tensor) -> None:
+        super().__init__()
+        self.function = function
+        self._names = tuple(parts)
+        for name, part in parts.items():
+            if isinstance(part, Tensor):
+                self.register_buffer(name, part)
+            else:
+                self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, **{name: getattr(self, name) for name in self._names})
 
 
 class Forked(nn.Module):
