@@ -62,6 +62,11 @@ class BoundMethod:
         """Whether the host optimises slopes, for which gradients must be on."""
         return self.backward is not None and self.backward.endswith("alpha-crown")
 
+    @property
+    def takes_hulls(self) -> bool:
+        """Whether bounds of inner nodes that are known beforehand make the method's bounds tighter."""
+        return self.zonotope or self.backward in ("crown", "alpha-crown")
+
     @classmethod
     def is_ours(cls, text: str | None) -> bool:
         """Whether a method's name asks for a zonotope."""

@@ -209,6 +209,7 @@ def walk(
     final: str | None = None,
     goal: Tensor | None = None,
     known: Mapping[str, Interval] | None = None,
+    observe: Observer | None = None,
     **choices: Any,
 ) -> Propagation:
     """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed).
@@ -219,6 +220,7 @@ def walk(
             there.
         known: node name -> bounds (batch, *shape) from elsewhere that hold for all points of the input sets; used
             wherever they are tighter than the zonotope's own.
+        observe: is shown each relaxation with its operands; not where slopes are optimised.
         choices: fields of `WalkOptions` that the method leaves open.
     """
     options = replace(method.walk_options(), **choices)
@@ -238,7 +240,7 @@ def walk(
             }
             return propagate(module, operands, symbols, options, rows, final, {**outer, **known}, slopes, observe)
 
-        return optimise_slopes(once, goal) if method.alpha else once({}, {})
+        return optimise_slopes(once, goal) if method.alpha else once({}, {}, observe)
 
     if isinstance(options.schedule, Backoff):
         return back_off(walk_with, options, options.schedule, goal)
@@ -253,6 +255,7 @@ def bound_set(
     rounding: Rounding = "nearest",
     goal: Tensor | None = None,
     measure: bool = False,
+    known: Mapping[str, Interval] | None = None,
 ) -> tuple[Interval, Propagation | None]:
     """Bounds over an input set by any method, ours or the host's, and the walk behind them if there was one.
 
@@ -263,6 +266,9 @@ def bound_set(
         goal: (batch or 1, rows) lower bounds that are enough, where a zonotope's slopes are optimised or its budgets
             raised.
         measure: whether each reduction's loss in the rows is reported, in the propagation's `reductions`.
+        known: node name -> bounds (batch, *shape) from elsewhere, intersected with those that a zonotope finds; for the
+            host's methods instead of those that they would compute. Bounds that hold for a part of the input set only,
+            such as the points with some sign, give bounds that hold for that part.
     Returns:
         bounds (batch, rows), or (batch, *out_shape) without `rows`; upper is +inf where it was not computed.
     Raises:
@@ -275,10 +281,14 @@ def bound_set(
     values = (bounded_input(inputs),) if method.backward else ()
     host = super(ZonotopeModule, module).compute_bounds
     if not method.zonotope:
+        given = {}
+        if known is not None:
+            given[compat.intermediate_bounds_argument()] = {name: tuple(bounds) for name, bounds in known.items()}
         with compat.working_in(like.dtype):
-            lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None)
+            lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None, **given)
         return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach()), None
-    propagation = walk(module, [inputs], method, rows, rounding=rounding, goal=goal, measure=measure)
+    propagation = walk(module, [inputs], method, rows, goal=goal, known=known, rounding=rounding, measure=measure)
+    propagation.hulls = {**(known or {}), **propagation.hulls}
     bounds = propagation.bounds
     if method.backward is not None:
         bounds = _backward(host, values, method.backward, bounds, propagation, full, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import ZonoplugError
 from zonoplug.verify.allowances import backward_or_none, row_allowance
 from zonoplug.verify.problem import Objective, Problem
@@ -123,9 +125,18 @@ class Bounder:
         return self.lowered(bounds, propagation, box, objective.rows(group))
 
     def plain_bound(
-        self, method: str, box: Box, group: Tensor, objective: Objective
+        self,
+        method: str,
+        box: Box,
+        group: Tensor,
+        objective: Objective,
+        known: Mapping[str, Interval] | None = None,
     ) -> tuple[RowBounds, Propagation | None]:
-        """As `bound`, as the method gives them: for `lowered`. And the walk behind them, if there was one."""
+        """As `bound`, as the method gives them: for `lowered`. And the walk behind them, if there was one.
+
+        Args:
+            known: bounds of inner nodes, as for `bound_set`.
+        """
         from zonoplug.lirpa.methods import BoundMethod
         from zonoplug.lirpa.module import bound_box
 
@@ -140,7 +151,7 @@ class Bounder:
             warnings.simplefilter("always")
             with torch.enable_grad() if parsed.needs_gradients else torch.no_grad():
                 bounds, propagation = bound_box(
-                    self.module, box, parsed, objective.rows(group), goal=objective.goal(group)
+                    self.module, box, parsed, objective.rows(group), goal=objective.goal(group), known=known
                 )
         for warning in caught:
             text = str(warning.message)

@@ -18,6 +18,7 @@ from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
 from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.ingredients import check_ingredients
+from zonoplug.verify.method_signs import MethodSigns
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
 from zonoplug.verify.problem import Objective, Problem
@@ -122,6 +123,9 @@ class Stage(NamedTuple):
         return any(needed.get(name, False) for name in without)
 
 
+OWN_SIGNS = Stage("activation splits", "alpha-zonotope")  # with multipliers of its own for fixed signs
+
+
 class Verification:
     """One run over one problem; an observer is told of every step."""
 
@@ -182,16 +186,21 @@ class Verification:
         return [stage for stage in self._all_stages(splittable) if not stage.needs(self._settings.without)]
 
     def _all_stages(self, splittable: bool) -> list[Stage]:
+        from zonoplug.lirpa.methods import BoundMethod
+
         if self._settings.method != "auto":
             method = self._settings.method
-            return [Stage("root", method), *([Stage("input splits", method)] if splittable else [])]
+            if splittable:
+                return [Stage("root", method), Stage("input splits", method)]
+            splits = [Stage("activation splits", method)] if BoundMethod.parse(method).takes_hulls else []
+            return [Stage("root", method), *splits]
         first = [Stage("root", "zonotope"), Stage("root", "zonotope+crown")]
         if splittable:
             return [*first, Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
         return [
             *first,
             Stage("attack", "attack"),
-            Stage("activation splits", "alpha-zonotope"),
+            OWN_SIGNS,
             *(Stage("root", method) for method in ("crown", "alpha-crown", "alpha-zonotope+crown")),
         ]
 
@@ -244,9 +253,12 @@ class Verification:
         name, without = stage.name, self._settings.without
         self._outcome.method = name
         try:
-            if stage.kind == "activation splits":
+            if stage == OWN_SIGNS:
                 signs = ActivationSearch(self._problem, bounder, self._attack, self._observer, without)
                 result = signs.run(objective, self._deadline)
+            elif stage.kind == "activation splits":
+                by_method = MethodSigns(self._problem, bounder, self._attack, stage.method, self._observer, without)
+                result = by_method.run(objective, self._deadline)
             else:
                 boxes = BranchAndBound(
                     self._problem, bounder, self._attack, stage.method, observer=self._observer, without=without

@@ -1,0 +1,245 @@
+"""Branch and bound on ReLU signs where any bound method bounds the subdomains.
+
+A subdomain fixes the signs of some pre-activations. Its hulls are its parent's, cut at 0 where a sign is fixed, and
+intersected with what the method finds on them. A zonotope's walk tightens the layers behind a sign, and its symbols are
+constrained by the signs and the unsafe set (`SignConstraints`); the host's methods take hulls as they are, and know no
+more of a sign. One backward pass over the hulls scores the splits and finds points to try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zonoplug.clock import Deadline
+from zonoplug.domain.input_sets import Box
+from zonoplug.domain.zonotope import Interval
+from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.verify.attack import Attack
+from zonoplug.verify.bounding import Bounder, RowBounds
+from zonoplug.verify.branch_and_bound import STEP_BYTES, SearchResult
+from zonoplug.verify.observer import Observer
+from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.sign_constraints import SignConstraints
+from zonoplug.verify.sign_subdomains import SignSubdomains, split_scores, split_signs, take
+
+if TYPE_CHECKING:
+    from zonoplug.lirpa.methods import BoundMethod
+    from zonoplug.lirpa.propagate import Propagation
+
+MAX_BATCH = 64
+DUAL_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """One disjunct of one input box.
+
+    Attributes:
+        objective: with this disjunct alone.
+        box: (1, *input_shape).
+        number, disjunct: their places in the objective.
+    """
+
+    objective: Objective
+    box: Box
+    number: int
+    disjunct: int
+
+    def group(self, count: int) -> Tensor:
+        return torch.full((count,), self.number, dtype=torch.int64, device=self.box.lower.device)
+
+    def boxes(self, count: int) -> Box:
+        shape = (count, *self.box.lower.shape[1:])
+        return Box(self.box.lower.expand(shape), self.box.upper.expand(shape))
+
+
+class MethodSigns:
+    """Proves disjuncts one after another by splitting on ReLU signs.
+
+    Args:
+        problem, bounder, attack: what is verified, and with what.
+        method: a bound method that makes use of known hulls, see `BoundMethod.takes_hulls`.
+        observer: told of every step.
+        without: names of INGREDIENTS to leave out.
+    Raises:
+        UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        bounder: Bounder,
+        attack: Attack,
+        method: str,
+        observer: Observer | None = None,
+        without: Collection[str] = (),
+    ) -> None:
+        from zonoplug.lirpa.methods import BoundMethod
+
+        if bounder.backward is None or not bounder.backward.relus:
+            raise UnsupportedOperatorError("Signs are split only where backward bounds apply and ReLUs are there.")
+        self._problem, self._bounder, self._attack, self._method = problem, bounder, attack, method
+        self._backward = bounder.backward
+        self._observer = observer or Observer()
+        self._without = without
+        self._parsed = BoundMethod.parse(method)
+        own = replace(self._parsed, backward=None, alpha=False)
+        self._constrained = own if self._parsed.zonotope else None
+        self._names = [(relu.name, self._backward.source(relu.name)) for relu in self._backward.relus]
+
+    def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
+        """Search. Each disjunct that is still open in `objective` gets its share of the time left."""
+        result = SearchResult(proved=True)
+        self._observer.search_starts(int(objective.exists.sum()))
+        box = self._problem.box
+        for number, disjunct in objective.exists.nonzero().tolist():
+            others = torch.ones_like(objective.exists)
+            others[number, disjunct] = False
+            one = slice(number, number + 1)
+            task = _Task(objective.without(others), Box(box.lower[one], box.upper[one]), number, disjunct)
+            result.proved = self._prove(task, deadline, result)
+            if not result.proved:
+                break
+        return result
+
+    def _prove(self, task: _Task, deadline: Deadline, result: SearchResult) -> bool:
+        queue, batch = [self._root(task)], 1
+        closed: list[SignSubdomains] = []
+        while queue:
+            if deadline.passed:
+                return False
+            part = take(queue, batch)
+            open_, scores, largest = self._bound(task, part)
+            result.subdomains += len(part)
+            self._observer.signs(part, open_, part.bound, sum(map(len, queue)))
+            if self._observer.record is not None:
+                closed.append(part.pick(~open_))
+            batch = max(1, min(2 * batch, MAX_BATCH, int(STEP_BYTES * len(part) / max(largest, 1))))
+            if not bool(open_.any()):
+                continue
+            if "inner-attack" not in self._without:
+                points = self._minimisers[open_]
+                result.counterexample = self._attack.try_points(points, task.group(points.shape[0]))
+                if result.counterexample is not None:
+                    return False
+            pieces, stuck = split_signs(part.pick(open_), scores[open_], batch - sum(map(len, queue)))
+            result.stuck += stuck
+            self._observer.split("sign", len(pieces) - int(open_.sum()) + stuck)
+            if stuck:
+                return False
+            queue.append(pieces)
+        sizes = [section.stop - section.start for _, _, section, _ in self._places]
+        for part in closed:
+            self._observer.sign_leaves(task.number, torch.full((len(part),), task.disjunct), part, sizes)
+        return True
+
+    def _root(self, task: _Task) -> SignSubdomains:
+        from zonoplug.lirpa.methods import BoundMethod
+        from zonoplug.lirpa.module import walk
+
+        with torch.no_grad():
+            self._hulls = walk(self._bounder.module, [task.box], BoundMethod.parse("zonotope")).hulls
+        self._places = list(self._side_by_side())
+        lower, upper = (
+            torch.cat([side.flatten(1) for side in sides], dim=1)
+            for sides in zip(*(self._hulls[source] for _, source, _, _ in self._places), strict=True)
+        )
+        zero = torch.zeros_like(lower)
+        return SignSubdomains(lower, upper, zero, zero.clone(), zero.clone(), lower.new_full((1,), -torch.inf))
+
+    def _side_by_side(self) -> Iterator[tuple[str, str, slice, tuple[int, ...]]]:
+        """Of each ReLU its name, its input's, its neurons' places side by side, and its shape."""
+        place = 0
+        for relu, source in self._names:
+            shape = tuple(self._hulls[source].lower.shape[1:])
+            yield relu, source, slice(place, place + prod(shape)), shape
+            place += prod(shape)
+
+    def _bound(self, task: _Task, part: SignSubdomains) -> tuple[Tensor, Tensor, int]:
+        """Which subdomains are open, scores for their splits, and the bytes that bounding took at the most.
+
+        Hulls, multipliers and bounds in `part` are replaced by the new ones.
+        """
+        count = len(part)
+        box, group, objective = task.boxes(count), task.group(count), task.objective
+        hulls = {
+            name: Interval(*(side.expand(count, *side.shape[1:]) for side in hull))
+            for name, hull in self._hulls.items()
+        }
+        for _, source, section, shape in self._places:
+            hulls[source] = Interval(*(side[:, section].unflatten(1, shape) for side in (part.lower, part.upper)))
+        largest, propagation = 0, None
+        lower = box.lower.new_full((count, objective.bound.shape[1]), -torch.inf)
+        if self._constrained is not None:
+            propagation, lower = self._bound_constrained(self._constrained, task, part, hulls)
+            largest, hulls = propagation.largest * lower.element_size(), propagation.hulls
+        if self._constrained != self._parsed:
+            plain, walked = self._bounder.plain_bound(self._method, box, group, objective, hulls)
+            lower, largest = torch.fmax(lower, plain.lower), max(largest, plain.largest)
+            propagation, hulls = walked or propagation, hulls if walked is None else walked.hulls
+        bounds = self._bounder.lowered(RowBounds(lower), propagation, box, objective.rows(group))
+        nowhere = torch.zeros(count, dtype=torch.bool, device=group.device)
+        for _, source, section, _ in self._places:
+            low, high = (side.detach().flatten(1) for side in hulls[source])
+            error = 256 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs()).amax(dim=1, keepdim=True)
+            nowhere |= (low > high + error).any(dim=1)  # no point of the box has these signs
+            part.lower[:, section], part.upper[:, section] = torch.minimum(low, high), torch.maximum(low, high)
+        margins = objective.margins(bounds.lower, group)
+        part.bound = torch.where(nowhere, torch.inf, objective.best(margins, group)[:, task.disjunct])
+        open_ = ~(objective.excluded(margins, group).all(dim=1) | nowhere)
+        return open_, self._scores(task, part, margins, hulls), largest
+
+    def _bound_constrained(
+        self, method: BoundMethod, task: _Task, part: SignSubdomains, hulls: Mapping[str, Interval]
+    ) -> tuple[Propagation, Tensor]:
+        """A walk of zonotopes, and bounds of the rows; of the one nearest to a proof under all constraints."""
+        from zonoplug.lirpa.module import walk
+
+        count = len(part)
+        box, group = task.boxes(count), task.group(count)
+        constraints = SignConstraints({relu: part.sign[:, section] for relu, _, section, _ in self._places})
+        goal = task.objective.goal(group).expand(count, -1)
+        with torch.no_grad():
+            propagation = walk(
+                self._bounder.module,
+                [box],
+                method,
+                task.objective.rows(group),
+                known=hulls,
+                observe=constraints.observe,
+            )
+            lower = propagation.bounds.lower
+            row = self._nearest_row(lower - goal)
+            start = {relu: part.beta[:, section] for relu, _, section, _ in self._places}
+            limit = goal.masked_fill(goal.isneginf(), torch.inf)
+            least, multipliers = constraints.bound(propagation.output, limit, row, start, DUAL_STEPS)
+        for relu, _, section, _ in self._places:
+            if relu in multipliers:
+                part.beta[:, section] = multipliers[relu]
+        return propagation, lower.scatter_reduce(1, row.unsqueeze(1), least.unsqueeze(1), "amax")
+
+    @staticmethod
+    def _nearest_row(margins: Tensor) -> Tensor:
+        """The row (n,) with the largest margin (n, rows), padding and NaN aside."""
+        return margins.nan_to_num(nan=-torch.inf, posinf=-torch.inf).argmax(dim=1)
+
+    def _scores(self, task: _Task, part: SignSubdomains, margins: Tensor, hulls: Mapping[str, Interval]) -> Tensor:
+        """Scores of splits, (n, neurons), by the row that is nearest to a proof; notes where its bound is least."""
+        from zonoplug.lirpa.refine import first_alpha
+
+        count = len(part)
+        box, group = task.boxes(count), task.group(count)
+        row = self._nearest_row(margins.masked_fill(task.objective.goal(group).isneginf(), torch.nan))
+        rows = task.objective.rows(group).expand(count, -1, -1)[torch.arange(count, device=row.device), row]
+        with torch.no_grad():
+            passed = self._backward.bound(box, hulls, rows.unsqueeze(1))
+        self._minimisers = torch.where(passed.inputs[:, 0] > 0, box.lower, box.upper)
+        coefficients = torch.cat([passed.coefficients[relu][:, 0].flatten(1) for relu, *_ in self._places], dim=1)
+        part.alpha = first_alpha(Interval(part.lower, part.upper))
+        return split_scores(coefficients, part.lower, part.upper, part.alpha, part.sign)

@@ -1,0 +1,96 @@
+"""Fixed signs and the unsafe set as constraints on the noise symbols of one walk.
+
+A walk represents every pre-activation z_k by symbols that represent the rows, too. So a fixed sign s and the rows of a
+disjunct are half-spaces of the same symbols:
+
+    s z_k(e) >= 0,      rows(e) <= b
+
+with boxes, and symbols that a reduction took, as slack. The least value of a row over them, by the dual, is a bound on
+the subdomain alone; without constraints a zonotope bounds what is behind a sign on the whole input box.
+
+Source: Scott et al., Automatica 69, 2016 (constrained zonotopes); Koller, Ladner, Althoff, arXiv 2505.17854.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.constrained import SymbolConstraints
+from zonoplug.domain.zonotope import Zonotope
+from zonoplug.transformers.affine import specification
+
+if TYPE_CHECKING:
+    from zonoplug.lirpa.table import Call, Transformer
+
+ROUNDING_UNITS = 16
+
+
+class SignConstraints:
+    """Watches a walk, and bounds rows under the fixed signs.
+
+    Args:
+        sign: by name of the ReLU node, (batch, neurons) in {-1, 0, 1}.
+    """
+
+    def __init__(self, sign: Mapping[str, Tensor]) -> None:
+        self._fixed = {name: _fixed(values) for name, values in sign.items() if bool((values != 0).any())}
+        self._sides: dict[str, Zonotope] = {}
+
+    def observe(self, transformer: Transformer, call: Call) -> None:
+        """Note -s z of the fixed neurons; for `walk(..., observe=...)`."""
+        fixed, value = self._fixed.get(call.node.name), call.operands[0]
+        if fixed is not None and isinstance(value, Zonotope):
+            side, neuron = fixed
+            rows = side.new_zeros(*side.shape, value.center[0].numel())
+            self._sides[call.node.name] = specification(
+                value, rows.scatter_(2, neuron.unsqueeze(2), -side.unsqueeze(2))
+            )
+
+    def bound(
+        self, rows: Zonotope, limit: Tensor, wanted: Tensor, start: Mapping[str, Tensor], steps: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Lower bounds of one row on the part of each subdomain where its signs hold and all rows are within limits.
+
+        Args:
+            rows: (batch, rows), as the walk ended with.
+            limit: (batch, rows) what the rows reach at most where it matters; +inf for rows that do not.
+            wanted: (batch,) the row.
+            start: multipliers of the signs to start from, by name of the ReLU, (batch, neurons) >= 0.
+            steps: gradient steps on the multipliers.
+        Returns:
+            bounds (batch,), +inf where nothing is left, and the multipliers behind them.
+        """
+        forms = [*self._sides.values(), rows]
+        ends = [torch.where(self._fixed[name][0] == 0, torch.inf, 0.0).to(limit) for name in self._sides] + [limit]
+        first = [start[name].gather(1, self._fixed[name][1]) for name in self._sides] + [torch.zeros_like(limit)]
+        linear = [_linear(form, rows.symbols) for form in forms]
+        matrix, slack = (torch.cat(parts, dim=1) for parts in zip(*linear, strict=True))
+        free = torch.cat([end - form.center for end, form in zip(ends, forms, strict=True)], dim=1) + slack
+        constraints = SymbolConstraints.on_unit_cube(matrix, free).contracted()
+        element = torch.arange(wanted.shape[0], device=wanted.device)
+        place = element, matrix.shape[1] - limit.shape[1] + wanted
+        least, y = constraints.least(matrix[place], steps, torch.cat(first, dim=1))
+        terms = matrix.abs().sum(dim=2)
+        spread = terms[place] + (y * (free.abs().nan_to_num(posinf=0.0) + terms)).sum(dim=1)
+        bound = rows.center[element, wanted] - slack[place] + least
+        bound = bound - ROUNDING_UNITS * torch.finfo(bound.dtype).eps * spread
+        found = {}
+        for name, part in zip(self._sides, y.split([form.center.shape[1] for form in forms], dim=1), strict=False):
+            found[name] = torch.zeros_like(start[name]).scatter(1, self._fixed[name][1], part)
+        return torch.where(constraints.empty, torch.inf, bound), found
+
+
+def _fixed(sign: Tensor) -> tuple[Tensor, Tensor]:
+    """Signs and places of the fixed neurons, (batch, m) each, m the most of any element; signs 0 fill up."""
+    neuron = sign.abs().topk(int((sign != 0).sum(dim=1).max()), dim=1).indices
+    return sign.gather(1, neuron), neuron
+
+
+def _linear(form: Zonotope, symbols: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients of the symbols, (batch, m, k), and how far all else may move the values, (batch, m)."""
+    matrix = form.generators(symbols).transpose(1, 2)
+    return matrix, (form.radius() - matrix.abs().sum(dim=2)).clamp(min=0)
