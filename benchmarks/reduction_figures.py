@@ -197,11 +197,10 @@ def _lighter(found: Sequence[Measurement], pair: tuple[str, float]) -> str:
 
 def draw_all(found: Sequence[Measurement], folder: Path) -> None:
     """proofs.png, memory.png and front.png, with one panel for each network and radius."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from PIL import Image
 
+    plt.switch_backend("Agg")
     measured = [pair for pair in pairs(found) if _reduced(found, pair, None, None)]
     for file, draw, labels in (
         ("proofs.png", _proofs, ("symbols kept, % of the unreduced", "images proved, %")),
@@ -211,9 +210,8 @@ def draw_all(found: Sequence[Measurement], folder: Path) -> None:
         shown = [pair for pair in measured if draw is not _memory or _needs_memory(found, pair)]
         columns = min(4, max(1, len(shown)))
         rows = max(1, math.ceil(len(shown) / columns))
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(3.6 * columns, 3.0 * rows), squeeze=False, layout="constrained"
-        )
+        size = (3.6 * columns, 3.0 * rows)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
         for axis, pair in zip(axes.flat, shown, strict=False):
             draw(axis, [one for one in found if (one.subject, one.epsilon) == pair])
             axis.set_title(f"{pair[0]}, radius {pair[1]:g}", fontsize=9)
@@ -228,6 +226,8 @@ def draw_all(found: Sequence[Measurement], folder: Path) -> None:
         figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=8, fontsize=8)
         figure.savefig(folder / file, dpi=110)
         plt.close(figure)
+        with Image.open(folder / file) as picture:  # 256 colours are enough, and a third of the bytes
+            picture.convert("RGB").quantize(256).save(folder / file, optimize=True)
 
 
 def _style(rule: str, number: int) -> dict[str, Any]:

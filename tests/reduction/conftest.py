@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 
 import pytest
@@ -28,10 +29,11 @@ class Forked(nn.Module):
         return self.last(torch.relu(self.second(joined)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def forked():
-    """A function: a forked module in a type, and a box of a batch of inputs around 0."""
+    """A function: a forked module in a type, and a box of a batch of inputs around 0; each is built once."""
 
+    @functools.cache
     def make(seed=0, batch=2, dtype=torch.float64, radius=0.5):
         torch.manual_seed(seed)
         net = Forked().to(dtype)

@@ -45,6 +45,7 @@ NAMES = REDUCTIONS.names()
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=50)
 @given(st.integers(0, 6), st.integers(0, 4), st.integers(0, 8), st.booleans(), st.integers(0, 99))
 def test_laws(make_zonotope, name, dtype, dense, diagonal, budget, box, seed):
     zonotope = make_zonotope(dense=dense, diagonal=diagonal, box=box, dtype=dtype, seed=seed)
