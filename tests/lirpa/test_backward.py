@@ -128,16 +128,16 @@ def test_refined_hulls_are_tighter_and_hold(seed, steps):
 
 
 def test_what_cannot_be_passed_backward_is_named():
-    class Product(nn.Module):
+    class Quotient(nn.Module):
         def __init__(self):
             super().__init__()
             self.left, self.right = nn.Linear(3, 3), nn.Linear(3, 3)
 
         def forward(self, x):
-            return self.left(x) * self.right(x)
+            return self.left(x) / (1 + torch.exp(self.right(x)))
 
-    host = build(Product(), torch.zeros(1, 3))
-    with pytest.raises(UnsupportedOperatorError, match="BoundMul"):
+    host = build(Quotient(), torch.zeros(1, 3))
+    with pytest.raises(UnsupportedOperatorError, match="BoundDiv"):
         box = Box.ball(torch.zeros(1, 3), 1.0)
         Backward(host).bound(box, {}, torch.ones(1, 1, 3))
 

@@ -4,9 +4,9 @@
 
 Exact operators of the table pass A by the transpose of their linear part, whatever they are, so nothing is written
 twice. A ReLU gets the two sides of its triangle: the slope of the lower side is free in [0, 1] (alpha), the upper side
-is the chord. Signs of pre-activations that a search has fixed enter by multipliers (beta): where s z >= 0 is known,
-min A z >= min (A - beta s) z for every beta >= 0. Other relaxations pass their band. Every alpha and beta >= 0 is
-sound.
+is the chord. Products and softmax get planes with free shares in [0, 1] (`planes`). Signs of pre-activations that a
+search has fixed enter by multipliers (beta): where s z >= 0 is known, min A z >= min (A - beta s) z for every
+beta >= 0. Other relaxations pass their band. Every alpha, share and beta >= 0 is sound.
 
 Source: Zhang et al., NeurIPS 2018 (CROWN); Xu et al., ICLR 2021 (alpha); Wang et al., NeurIPS 2021 (beta).
 """
@@ -26,20 +26,21 @@ from zonoplug.domain.linear_maps import LinearMap
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa import planes_softmax  # noqa: F401 - files its planes
 from zonoplug.lirpa.interval_images import interval_image
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
-from zonoplug.lirpa.patterns import Pattern
 from zonoplug.lirpa.plan import constant_value, plan_for
+from zonoplug.lirpa.planes import PLANES, Planes
 from zonoplug.lirpa.rounding_allowance import rounding_allowance
 from zonoplug.relaxations import relu
 
 
 @dataclass(slots=True)
 class Multipliers:
-    """What may be chosen freely in a backward pass, by name of the ReLU node.
+    """What may be chosen freely in a backward pass, by name of the node.
 
     Attributes:
-        alpha: lower slopes in [0, 1], (batch, *shape).
+        alpha: lower slopes of ReLUs in [0, 1], (batch, *shape); shares of planes in [0, 1], see `Planes.shares`.
         beta: multipliers >= 0 of fixed signs, (batch, *shape).
         sign: the fixed signs, (batch, *shape): 1, -1, or 0 where the sign is open.
     """
@@ -57,11 +58,13 @@ class LinearBounds:
         lower: (batch, rows) lower bounds.
         inputs: A at the input, (batch, rows, *input_shape).
         coefficients: A behind each ReLU, by the node's name, (batch, rows, *shape).
+        others: A behind each operator bounded by planes, by the node's name, and at its operands (`_operand`).
     """
 
     lower: Tensor
     inputs: Tensor
     coefficients: dict[str, Tensor]
+    others: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Backward:
@@ -71,7 +74,11 @@ class Backward:
         module: the host's module.
         final: the node whose flattened value is bounded; the module's output by default.
     Raises:
-        UnsupportedOperatorError: an operator between the input and `final` is neither exact nor of one variable.
+        UnsupportedOperatorError: an operator between the input and `final` is neither exact nor of one variable, and
+            has no planes.
+
+    Attributes:
+        shares: of planes, (1, ...) by the node's name, for passes that choose none.
     """
 
     def __init__(self, module: Any, final: str | None = None) -> None:
@@ -80,9 +87,9 @@ class Backward:
         self._input = next(
             name for name, index in zip(module.input_name, module.input_index, strict=True) if index is not None
         )
-        order = plan_for(module, self._final).order
-        if any(isinstance(node, Pattern) for node in plan_for(module, self._final, patterns=True).order):
-            raise UnsupportedOperatorError("No backward bounds where a walk bounds several nodes as one.")
+        order = plan_for(module, self._final, patterns=True).order  # as the walk that gives the hulls does
+        self.shares: dict[str, Tensor] = {}
+        self._with_planes: set[str] = set()
         perturbed = {self._input}
         self._constants: dict[str, Tensor] = {}
         self._nodes = []
@@ -97,11 +104,19 @@ class Backward:
                     module, node, [self._constants[parent.name] for parent in node.inputs]
                 )
         self._perturbed = perturbed
+        names = {n.name for node in self._nodes if node.name in self._with_planes for n in node.inputs} & perturbed
+        zeros = {name: torch.zeros(1, *self._shape(name)) for name in names}
+        self.planes({name: Interval(zero, zero) for name, zero in zeros.items()})  # refuses what does not fit them
 
     @property
     def relus(self) -> list[Any]:
         """The ReLU nodes on the way, in topological order."""
         return [node for node in self._nodes if type(node).__name__ == "BoundRelu"]
+
+    @property
+    def uses_planes(self) -> bool:
+        """Whether operators of several variables are on the way."""
+        return bool(self._with_planes)
 
     @property
     def size(self) -> int:
@@ -113,12 +128,21 @@ class Backward:
         name: str = self._module[relu].inputs[0].name
         return name
 
-    def sides(self, hulls: Mapping[str, Interval]) -> dict[str, Sides]:
-        """The triangles of all ReLUs over given hulls, by the node's name."""
-        return {node.name: relu_sides(hulls[node.inputs[0].name]) for node in self.relus}
+    def sides(self, hulls: Mapping[str, Interval]) -> dict[str, Any]:
+        """The triangles of all ReLUs over given hulls, and the planes of other operators, by the node's name."""
+        return {node.name: relu_sides(hulls[node.inputs[0].name]) for node in self.relus} | self.planes(hulls)
+
+    def planes(self, hulls: Mapping[str, Interval]) -> dict[str, Planes]:
+        """The planes of operators of several variables over given hulls, by the node's name."""
+        nodes = [node for node in self._nodes if node.name in self._with_planes]
+        names = {node.name: [parent.name for parent in node.inputs] for node in nodes}
+        ranges = {name: [hulls[n] if n in self._perturbed else None for n in names[name]] for name in names}
+        return {node.name: PLANES[type(node).__name__](node, ranges[node.name], hulls) for node in nodes}
 
     def magnitudes(self, box: Box, hulls: Mapping[str, Interval]) -> dict[str, Tensor]:
         """By ReLU, the sum of absolute terms that its input consists of, (batch, *shape); under "" that of the output.
+
+        The same of operators bounded by planes and their operands, under the names of `LinearBounds.others`.
 
         Args:
             box, hulls: as for `bound`.
@@ -130,6 +154,9 @@ class Backward:
         for node in self._nodes:
             names = [parent.name for parent in node.inputs]
             operands = [Zonotope(largest[n]) if n in self._perturbed else self._constants[n] for n in names]
+            planes = node.name in self._with_planes
+            if planes:
+                found |= {_operand(node, place): largest[n] for place, n in enumerate(names) if n in self._perturbed}
             if entry_for(node).kind == "exact":  # type: ignore[union-attr]
                 ranges = [Interval(-largest[n], largest[n]) if n in self._perturbed else None for n in names]
             else:
@@ -140,6 +167,8 @@ class Backward:
             if image is None:
                 raise UnsupportedOperatorError(f"No range of {type(node).__name__} (node {node.name!r}) is known.")
             largest[node.name] = torch.maximum(image.lower.abs(), image.upper.abs())
+            if planes:
+                found[node.name] = largest[node.name]
         return found | {"": largest[self._final]}
 
     def allowance(
@@ -155,7 +184,7 @@ class Backward:
         hulls: Mapping[str, Interval],
         rows: Tensor,
         multipliers: Multipliers | None = None,
-        sides: Mapping[str, Sides] | None = None,
+        sides: Mapping[str, Any] | None = None,
     ) -> LinearBounds:
         """Lower bounds of C y.
 
@@ -171,12 +200,22 @@ class Backward:
         batch, count = rows.shape[:2]
         pending: dict[str, Tensor] = {self._final: rows.flatten(0, 1)}  # (batch * rows, *shape) throughout
         constant = rows.new_zeros(batch, count)
-        coefficients = {}
+        coefficients, others = {}, {}
         for node in reversed(self._nodes):
             a = pending.pop(node.name, None)
             if a is None:
                 continue
-            if entry_for(node).kind == "exact":  # type: ignore[union-attr]
+            if node.name in self._with_planes:
+                a = a.reshape(batch, count, *self._shape(node.name))
+                shares = chosen.alpha.get(node.name, self.shares.get(node.name, sides[node.name].shares()))
+                images, shift = sides[node.name].through(a, shares)
+                moving = [place for place, parent in enumerate(node.inputs) if parent.name in self._perturbed]
+                others[node.name] = a
+                others |= {_operand(node, place): image for place, image in zip(moving, images, strict=True)}
+                constant = constant + shift
+                names = [node.inputs[place].name for place in moving]
+                parts = [(n, i.reshape(-1, *self._shape(n))) for n, i in zip(names, images, strict=True)]
+            elif entry_for(node).kind == "exact":  # type: ignore[union-attr]
                 parts, shift = self._through_exact(node, a)
                 constant = constant + shift.reshape(batch, count)
             else:
@@ -196,7 +235,7 @@ class Backward:
         flat = at_input.flatten(2)
         lower = constant + torch.bmm(flat, center.flatten(1).unsqueeze(2)).squeeze(2)
         lower = lower - torch.bmm(flat.abs(), radius.flatten(1).unsqueeze(2)).squeeze(2)
-        return LinearBounds(lower, at_input, coefficients)
+        return LinearBounds(lower, at_input, coefficients, others)
 
     def _through_exact(self, node: Any, a: Tensor) -> tuple[list[tuple[str, Tensor]], Tensor]:
         """A at each perturbed operand, and A times the operator's offset: (batch * rows,)."""
@@ -263,11 +302,19 @@ class Backward:
     def _require(self, node: Any, perturbed: set[str]) -> None:
         entry = entry_for(node)
         moving = [parent for parent in node.inputs if parent.name in perturbed]
+        if type(node).__name__ in PLANES and entry is not None and (entry.kind != "exact" or len(moving) > 1):
+            self._with_planes.add(node.name)
+            return
         if entry is None or (entry.kind != "exact" and (entry.kind != "relaxation" or len(moving) != 1)):
             raise UnsupportedOperatorError(
                 f"No backward bounds through {type(node).__name__} (node {node.name!r}): it is neither exact nor a"
-                " function of one variable."
+                " function of one variable, and has no planes."
             )
+
+
+def _operand(node: Any, place: int) -> str:
+    """Under which name others hold the coefficients at an operand."""
+    return f"operand {place} of {node.name}"
 
 
 def _image(node: Any, call: Call) -> Zonotope:

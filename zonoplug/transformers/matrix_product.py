@@ -53,7 +53,7 @@ def matrix_product(
     count, k, rows, terms = first.generators.shape
     columns = second.generators.shape[-1]
     work = 4 * terms**2 * (k + 8 * terms) * count * rows * columns
-    precise = form == "precise" or (form is None and work <= LIMIT_WORK)
+    precise = bool(k) and (form == "precise" or (form is None and work <= LIMIT_WORK))  # boxes have no spectrum
     row_bytes = count * columns * terms * x.unit.element_size() * (8 + 6 * k * precise)
     step = max(1, limit_bytes // max(row_bytes, 1))
     parts = [
@@ -91,7 +91,7 @@ class BatchProduct(LinearMap):
         batch = matrix.shape[0]
         rows = x.reshape(batch, -1, *x.shape[1:])
         if self._constant_first:  # (batch, k, *axes, m, columns) -> (batch, *axes, m, columns k)
-            image = (matrix @ rows.movedim(1, -1).flatten(-2)).unflatten(-1, (x.shape[-1], -1)).movedim(-1, 1)
+            image: Tensor = (matrix @ rows.movedim(1, -1).flatten(-2)).unflatten(-1, (x.shape[-1], -1)).movedim(-1, 1)
         else:  # (batch, k, *axes, rows, m) -> (batch, *axes, k rows, m)
             image = (rows.movedim(1, -3).flatten(-3, -2) @ matrix).unflatten(-2, (-1, x.shape[-2])).movedim(-3, 1)
         return image.reshape(prod(image.shape[:2]), *image.shape[2:])

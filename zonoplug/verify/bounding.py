@@ -128,6 +128,8 @@ class Bounder:
                 for i in range(group.shape[0])
             ]
             return RowBounds(torch.cat([single.lower for single in singles]))
+        if method == "zonotope+crown" and self.backward is not None and self.backward.uses_planes:
+            return self._bound_slice(method, box, group, objective)
         parsed = BoundMethod.parse(method)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -1,0 +1,128 @@
+"""Linear bounds of operators of several variables, with free shares among them: what a backward pass sends A through.
+
+A plane  p . x + q  below f and one above it are all that a backward pass needs. Each family here has shares in [0, 1]
+that choose among its planes. Every share is sound, so they may be optimised.
+
+Source: McCormick, Mathematical Programming 10, 1976, for products; Shi et al., ICLR 2020, for their place in backward
+bounds; Shi et al., TACAS 2025 (GenBaB), for optimising the mixture.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.zonotope import Interval
+from zonoplug.errors import UnsupportedOperatorError
+
+
+class Planes(ABC):
+    """Planes of one operator f on given bounds of its operands."""
+
+    @abstractmethod
+    def shares(self) -> Tensor:
+        """Good shares to start from, (batch, any shape), each in [0, 1]."""
+
+    @abstractmethod
+    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
+        """A linear lower bound of  a . f  in terms of the perturbed operands.
+
+        Args:
+            a: (batch, rows, *shape of f).
+            shares: like those of `shares`, with batch or 1 in front.
+        Returns:
+            its coefficients at each operand, (batch, rows, *shape), and its constant, (batch, rows).
+        """
+
+
+PlanesOf = Callable[[Any, Sequence[Interval | None], Mapping[str, Interval]], Planes]
+PLANES: dict[str, PlanesOf] = {}
+
+
+def planes(*names: str) -> Callable[[PlanesOf], PlanesOf]:
+    """Decorator that files what makes the planes of an operator under names of the host's classes.
+
+    It is called with the node, bounds of its operands (None for constants), and all hulls of the walk.
+    """
+
+    def file(family: PlanesOf) -> PlanesOf:
+        PLANES.update(dict.fromkeys(names, family))
+        return family
+
+    return file
+
+
+def by_sign(a: Tensor) -> tuple[Tensor, Tensor]:
+    """The positive part, which needs lower bounds, and the negative part, which needs upper ones."""
+    below = a.clamp(max=0)
+    return a - below, below
+
+
+class ProductPlanes(Planes):
+    """Mixtures of the two planes on either side of McCormick's envelope of x y, where x and y broadcast.
+
+    x y >= (s l_y + (1 - s) u_y) x + (s l_x + (1 - s) u_x) y - s l_x l_y - (1 - s) u_x u_y
+    x y <= (t u_y + (1 - t) l_y) x + (t l_x + (1 - t) u_x) y - t l_x u_y - (1 - t) u_x l_y
+    """
+
+    def __init__(self, left: Interval, right: Interval) -> None:
+        self._left, self._right = left, right
+
+    def shares(self) -> Tensor:
+        batch, *shape = torch.broadcast_shapes(self._left.lower.shape, self._right.lower.shape)
+        return self._left.lower.new_full((batch, 2, *shape), 0.5)
+
+    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
+        lx, ux = (side.unsqueeze(1) for side in self._left)
+        ly, uy = (side.unsqueeze(1) for side in self._right)
+        above, below = by_sign(a)
+        s, t = shares[:, :1], shares[:, 1:]
+        of_x = above * (uy + s * (ly - uy)) + below * (ly + t * (uy - ly))
+        of_y = above * (ux + s * (lx - ux)) + below * (ux + t * (lx - ux))
+        constant = above * (ux * uy + s * (lx * ly - ux * uy)) + below * (ux * ly + t * (lx * uy - ux * ly))
+        left, right = (torch.Size((*a.shape[:2], *side.lower.shape[1:])) for side in (self._left, self._right))
+        return [of_x.sum_to_size(left), of_y.sum_to_size(right)], -constant.flatten(2).sum(2)
+
+
+class MatrixProductPlanes(ProductPlanes):
+    """Planes of a matrix product: those of each product in it, added up."""
+
+    def __init__(self, left: Interval, right: Interval) -> None:
+        super().__init__(
+            Interval(*(side.unsqueeze(-1) for side in left)), Interval(*(side.unsqueeze(-3) for side in right))
+        )
+
+    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
+        each = a.unsqueeze(-2).expand(*a.shape[:-1], shares.shape[-2], a.shape[-1])
+        (left, right), constant = super().through(each, shares)
+        return [left.squeeze(-1), right.squeeze(-3)], constant
+
+
+def _same_rank(operands: Sequence[Interval | None]) -> tuple[Interval, Interval]:
+    """Both operands, with axes of length 1 behind the batch where one has fewer."""
+    left, right = (operand for operand in operands if operand is not None)
+    rank = max(left.lower.dim(), right.lower.dim())
+
+    def padded(operand: Interval) -> Interval:
+        missing = [1] * (rank - operand.lower.dim())
+        return Interval(*(side.reshape(side.shape[0], *missing, *side.shape[1:]) for side in operand))
+
+    return padded(left), padded(right)
+
+
+@planes("BoundMul")
+def _product(node: Any, operands: Sequence[Interval | None], hulls: Mapping[str, Interval]) -> Planes:
+    return ProductPlanes(*_same_rank(operands))
+
+
+@planes("BoundMatMul")
+def _matrix_product(node: Any, operands: Sequence[Interval | None], hulls: Mapping[str, Interval]) -> Planes:
+    if any(operand is not None and operand.lower.dim() < 3 for operand in operands):
+        raise UnsupportedOperatorError(
+            f"No backward bounds through {type(node).__name__} (node {node.name!r}) of less than rank 3."
+        )
+    return MatrixProductPlanes(*_same_rank(operands))
