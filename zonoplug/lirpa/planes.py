@@ -76,20 +76,29 @@ class ProductPlanes(Planes):
         batch, *shape = torch.broadcast_shapes(self._left.lower.shape, self._right.lower.shape)
         return self._left.lower.new_full((batch, 2, *shape), 0.5)
 
-    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _planes(self, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients of x and of y and constants, (batch, 2, *shape) each: below x y, then above it."""
         lx, ux = (side.unsqueeze(1) for side in self._left)
         ly, uy = (side.unsqueeze(1) for side in self._right)
-        above, below = by_sign(a)
         s, t = shares[:, :1], shares[:, 1:]
-        of_x = above * (uy + s * (ly - uy)) + below * (ly + t * (uy - ly))
-        of_y = above * (ux + s * (lx - ux)) + below * (ux + t * (lx - ux))
-        constant = above * (ux * uy + s * (lx * ly - ux * uy)) + below * (ux * ly + t * (lx * uy - ux * ly))
+        of_x = torch.cat([uy + s * (ly - uy), ly + t * (uy - ly)], dim=1)
+        of_y = torch.cat([ux + s * (lx - ux), ux + t * (lx - ux)], dim=1)
+        constant = torch.cat([ux * uy + s * (lx * ly - ux * uy), ux * ly + t * (lx * uy - ux * ly)], dim=1)
+        return of_x, of_y, -constant
+
+    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
+        parts = [sum_of(each, by_sign(a)) for each in self._planes(shares)]
         left, right = (torch.Size((*a.shape[:2], *side.lower.shape[1:])) for side in (self._left, self._right))
-        return [of_x.sum_to_size(left), of_y.sum_to_size(right)], -constant.flatten(2).sum(2)
+        return [parts[0].sum_to_size(left), parts[1].sum_to_size(right)], parts[2].flatten(2).sum(2)
+
+
+def sum_of(planes: Tensor, signs: tuple[Tensor, Tensor]) -> Tensor:
+    """Lower planes times the positive part of A, plus upper planes times the negative one."""
+    return signs[0] * planes[:, :1] + signs[1] * planes[:, 1:]
 
 
 class MatrixProductPlanes(ProductPlanes):
-    """Planes of a matrix product: those of each product in it, added up."""
+    """Planes of a matrix product (rows, m) by (m, columns): those of each product in it, added up."""
 
     def __init__(self, left: Interval, right: Interval) -> None:
         super().__init__(
@@ -97,14 +106,36 @@ class MatrixProductPlanes(ProductPlanes):
         )
 
     def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
-        each = a.unsqueeze(-2).expand(*a.shape[:-1], shares.shape[-2], a.shape[-1])
-        (left, right), constant = super().through(each, shares)
-        return [left.squeeze(-1), right.squeeze(-3)], constant
+        of_x, of_y, constant = self._planes(shares)  # (batch, 2, *axes, rows, m, columns)
+        signs, batch = by_sign(a), shares.shape[0]
+        left, right = a.new_zeros(()), a.new_zeros(())
+        for side, part in enumerate(signs):
+            along_rows = part.movedim(1, -2)  # (batch, *axes, rows, of A, columns)
+            along_columns = (
+                part.movedim(1, -1).transpose(-3, -2).transpose(-2, -1)
+            )  # (batch, *axes, columns, of A, rows)
+            left = left + shared_product(along_rows, of_x[:, side].transpose(-2, -1), batch).movedim(-2, 1)
+            found = shared_product(along_columns, of_y[:, side].movedim(-1, -3), batch)  # ... columns, of A, m
+            right = right + found.movedim(-2, 1).transpose(-2, -1)
+        total = constant.sum(-2)
+        return [left, right], sum_of(total, signs).flatten(2).sum(2)
+
+
+def shared_product(rows: Tensor, matrix: Tensor, batch: int) -> Tensor:
+    """rows (n, *axes, r, k) @ matrix (n or 1, *axes, k, m), in large products where a matrix serves all of n."""
+    if batch > 1 or rows.shape[0] == 1:
+        return rows @ matrix
+    return (rows.movedim(0, -3).flatten(-3, -2) @ matrix[0]).unflatten(-2, (rows.shape[0], -1)).movedim(-3, 0)
+
+
+def shared(bounds: Interval) -> Interval:
+    """Bounds with a batch of one where all elements of the batch are the same memory."""
+    return Interval(*(side[:1] for side in bounds)) if all(side.stride(0) == 0 for side in bounds) else bounds
 
 
 def _same_rank(operands: Sequence[Interval | None]) -> tuple[Interval, Interval]:
     """Both operands, with axes of length 1 behind the batch where one has fewer."""
-    left, right = (operand for operand in operands if operand is not None)
+    left, right = (shared(operand) for operand in operands if operand is not None)
     rank = max(left.lower.dim(), right.lower.dim())
 
     def padded(operand: Interval) -> Interval:

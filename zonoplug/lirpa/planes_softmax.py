@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.planes import Planes, by_sign, planes
+from zonoplug.lirpa.planes import Planes, by_sign, planes, shared, shared_product
 from zonoplug.lirpa.table import inner_name
 
 
@@ -61,10 +61,11 @@ class SoftmaxPlanes(Planes):
         flat = torch.zeros_like(self._bound), self._bound
         result, constant = torch.zeros_like(above), above.new_zeros(a.shape[:2])
         for part, (slope, offset), bound in zip((above, below), (lower, upper), flat, strict=True):
-            slope = torch.where(self._fits.unsqueeze(-1), slope, 0).unsqueeze(1)
-            offset = torch.where(self._fits, offset, bound).unsqueeze(1)
-            result = result + (part.unsqueeze(-2) @ slope).squeeze(-2) - part * slope.sum(-1)
-            constant = constant + (part * offset).flatten(2).sum(2)
+            slope = torch.where(self._fits.unsqueeze(-1), slope, 0)
+            offset = torch.where(self._fits, offset, bound)
+            image = shared_product(part.movedim(1, -2), slope, slope.shape[0]).movedim(-2, 1)
+            result = result + image - part * slope.sum(-1).unsqueeze(1)
+            constant = constant + (part * offset.unsqueeze(1)).flatten(2).sum(2)
         return [result.movedim(-1, self._axis + 1)], constant
 
 
@@ -78,11 +79,12 @@ def _softmax(node: Any, operands: Sequence[Interval | None], hulls: Mapping[str,
     (hull,) = operands
     assert hull is not None
     axis = int((node.attr or {}).get("axis", -1)) % hull.lower.dim()
-    lower, upper = (side.movedim(axis, -1) for side in hull)
+    lower, upper = (side.movedim(axis, -1) for side in shared(hull))
     apart = 1 - torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
     low = (lower.unsqueeze(-2) - upper.unsqueeze(-1)) * apart
     high = (upper.unsqueeze(-2) - lower.unsqueeze(-1)) * apart
-    shared = hulls.get(inner_name(node.name, "differences"))  # tighter, as symbols cancel in them
-    if shared is not None:
-        low, high = torch.fmax(low, shared.lower), torch.fmin(high, shared.upper)
+    from_walk = hulls.get(inner_name(node.name, "differences"))  # tighter, as symbols cancel in them
+    if from_walk is not None:
+        from_walk = shared(from_walk)
+        low, high = torch.fmax(low, from_walk.lower), torch.fmin(high, from_walk.upper)
     return SoftmaxPlanes(Interval(low, torch.maximum(low, high)), axis)
