@@ -125,7 +125,8 @@ def shared_product(rows: Tensor, matrix: Tensor, batch: int) -> Tensor:
     """rows (n, *axes, r, k) @ matrix (n or 1, *axes, k, m), in large products where a matrix serves all of n."""
     if batch > 1 or rows.shape[0] == 1:
         return rows @ matrix
-    return (rows.movedim(0, -3).flatten(-3, -2) @ matrix[0]).unflatten(-2, (rows.shape[0], -1)).movedim(-3, 0)
+    image: Tensor = (rows.movedim(0, -3).flatten(-3, -2) @ matrix[0]).unflatten(-2, (rows.shape[0], -1))
+    return image.movedim(-3, 0)
 
 
 def shared(bounds: Interval) -> Interval:
