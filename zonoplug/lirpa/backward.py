@@ -31,8 +31,10 @@ from zonoplug.lirpa.interval_images import interval_image
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
 from zonoplug.lirpa.plan import constant_value, plan_for
 from zonoplug.lirpa.planes import PLANES, Planes
-from zonoplug.lirpa.rounding_allowance import rounding_allowance
+from zonoplug.lirpa.rounding_allowance import FACTOR, rounding_allowance
 from zonoplug.relaxations import relu
+
+ROUNDINGS = 2 * FACTOR  # each is half a unit in the last place
 
 
 @dataclass(slots=True)
@@ -58,7 +60,7 @@ class LinearBounds:
         lower: (batch, rows) lower bounds.
         inputs: A at the input, (batch, rows, *input_shape).
         coefficients: A behind each ReLU, by the node's name, (batch, rows, *shape).
-        others: A behind each operator bounded by planes, by the node's name, and at its operands (`_operand`).
+        others: A at the operands of each operator bounded by planes, by `_operand`.
     """
 
     lower: Tensor
@@ -142,7 +144,8 @@ class Backward:
     def magnitudes(self, box: Box, hulls: Mapping[str, Interval]) -> dict[str, Tensor]:
         """By ReLU, the sum of absolute terms that its input consists of, (batch, *shape); under "" that of the output.
 
-        The same of operators bounded by planes and their operands, under the names of `LinearBounds.others`.
+        The same of operands of operators bounded by planes, under the names of `LinearBounds.others`; less where they
+        come from few rounded numbers, so that their errors can be added up.
 
         Args:
             box, hulls: as for `bound`.
@@ -151,12 +154,13 @@ class Backward:
         """
         found: dict[str, Tensor] = {}
         largest = {self._input: torch.maximum(box.lower.abs(), box.upper.abs())}
+        errors = {self._input: torch.zeros_like(largest[self._input])}
         for node in self._nodes:
             names = [parent.name for parent in node.inputs]
             operands = [Zonotope(largest[n]) if n in self._perturbed else self._constants[n] for n in names]
-            planes = node.name in self._with_planes
-            if planes:
-                found |= {_operand(node, place): largest[n] for place, n in enumerate(names) if n in self._perturbed}
+            if node.name in self._with_planes:
+                moving = [(place, n) for place, n in enumerate(names) if n in self._perturbed]
+                found |= {_operand(node, place): errors[n] / ROUNDINGS for place, n in moving}
             if entry_for(node).kind == "exact":  # type: ignore[union-attr]
                 ranges = [Interval(-largest[n], largest[n]) if n in self._perturbed else None for n in names]
             else:
@@ -167,9 +171,35 @@ class Backward:
             if image is None:
                 raise UnsupportedOperatorError(f"No range of {type(node).__name__} (node {node.name!r}) is known.")
             largest[node.name] = torch.maximum(image.lower.abs(), image.upper.abs())
-            if planes:
-                found[node.name] = largest[node.name]
+            if self._with_planes:
+                errors[node.name] = self._errors(node, operands, errors, largest[node.name])
         return found | {"": largest[self._final]}
+
+    def _errors(self, node: Any, operands: Sequence[Any], errors: Mapping[str, Tensor], largest: Tensor) -> Tensor:
+        """Roundings of a node's value since the last operator that is not exact, (batch, *shape).
+
+        In halves of a unit in the last place of 1: each rounded number adds its magnitude, and at most `ROUNDINGS` of
+        the value's own `largest` count.
+        """
+        names, kind = [parent.name for parent in node.inputs], type(node).__name__
+        if node.name in self._with_planes:
+            return largest * (1 if kind == "BoundMul" else ROUNDINGS)
+        moving = [place for place, name in enumerate(names) if name in self._perturbed]
+        new = 1
+        if entry_for(node).kind != "exact":  # type: ignore[union-attr]
+            return largest * ROUNDINGS
+        if kind not in ("BoundAdd", "BoundSub", "BoundMul", "BoundDiv", "BoundConcat"):
+            if len(moving) != 1:
+                return largest * ROUNDINGS
+            linear, offset, _ = self._single_map(node, names[moving[0]], moving[0], largest)
+            if linear is None:
+                return largest * ROUNDINGS
+            new = linear.terms(tuple(self._shape(names[moving[0]]))) + (offset is not None)
+        ranges = [Interval(-errors[n], errors[n]) if n in self._perturbed else None for n in names]
+        inherited = interval_image(node, operands, ranges, tuple(self._shape(node.name)))
+        if inherited is None:
+            return largest * ROUNDINGS
+        return torch.fmin((inherited.upper - inherited.lower) / 2 + new * largest, largest * ROUNDINGS)
 
     def allowance(
         self, bounds: LinearBounds, rows: Tensor, hulls: Mapping[str, Interval], magnitudes: Mapping[str, Tensor]
@@ -200,7 +230,8 @@ class Backward:
         batch, count = rows.shape[:2]
         pending: dict[str, Tensor] = {self._final: rows.flatten(0, 1)}  # (batch * rows, *shape) throughout
         constant = rows.new_zeros(batch, count)
-        coefficients, others = {}, {}
+        coefficients: dict[str, Tensor] = {}
+        others: dict[str, Tensor] = {}
         for node in reversed(self._nodes):
             a = pending.pop(node.name, None)
             if a is None:
@@ -210,7 +241,6 @@ class Backward:
                 shares = chosen.alpha.get(node.name, self.shares.get(node.name, sides[node.name].shares()))
                 images, shift = sides[node.name].through(a, shares)
                 moving = [place for place, parent in enumerate(node.inputs) if parent.name in self._perturbed]
-                others[node.name] = a
                 others |= {_operand(node, place): image for place, image in zip(moving, images, strict=True)}
                 constant = constant + shift
                 names = [node.inputs[place].name for place in moving]
