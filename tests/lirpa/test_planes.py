@@ -16,6 +16,7 @@ from zonoplug.lirpa.backward import Backward, Multipliers
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import build, walk
 from zonoplug.lirpa.planes import MatrixProductPlanes, ProductPlanes
+from zonoplug.lirpa.planes_quotient import QuotientPlanes
 from zonoplug.lirpa.planes_softmax import SoftmaxPlanes
 from zonoplug.lirpa.tuning import tune_shares
 from zonoplug.testing import tolerance
@@ -174,3 +175,44 @@ def test_a_matrix_product_over_the_batch_is_refused():
     host = build(Gram(), torch.zeros(1, 3))
     with pytest.raises(UnsupportedOperatorError, match="rank 3"):
         Backward(host)
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.booleans(), st.sampled_from([((3, 4), (3, 4)), ((3, 1), (1, 4))]))
+def test_planes_of_a_quotient_are_below_every_point(seed, corner, negative, shapes):
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (interval(generator, *shape) for shape in shapes)
+    shift = right.lower.amin() - 0.1
+    right = Interval(right.lower - shift, right.upper - shift)
+    right = Interval(-right.upper, -right.lower) if negative else right
+    planes = QuotientPlanes(left, right)
+    x, y = points(generator, left), points(generator, right)
+    a = torch.randn(2, 3, *(x / y).shape[2:], generator=generator, dtype=torch.float64)
+    require_below(planes, a, random_shares(generator, planes, corner), (x, y), x / y)
+    constant = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
+    planes = QuotientPlanes(constant, right)
+    require_below(planes, a, random_shares(generator, planes, corner), (y,), constant / y)
+
+
+def test_a_quotient_whose_divisor_may_be_zero_has_no_bound():
+    planes = QuotientPlanes(torch.ones(1), Interval(torch.tensor([[-1.0, 1.0]]), torch.tensor([[1.0, 2.0]])))
+    assert bool(planes.through(torch.ones(1, 1, 2), planes.shares())[1].isnan().all())
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_quotients_are_bounded_backward(constant):
+    class Quotient(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return (torch.ones(3, dtype=x.dtype) if constant else self.left(x)) / (1 + torch.exp(self.right(x)))
+
+    torch.manual_seed(0)
+    module, box = Quotient().double(), Box.ball(torch.zeros(2, 3, dtype=torch.float64), 0.3)
+    host, rows = build(module, box.lower[:1]), torch.randn(2, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        hulls = walk(host, [box], BoundMethod.parse("zonotope")).hulls
+        found = Backward(host).bound(box, hulls, rows)
+    least = reached(module, box, rows).amin(0)
+    assert bool((found.lower <= least).all()) and bool((found.lower >= least - 0.2).all())

@@ -26,7 +26,7 @@ from zonoplug.domain.linear_maps import LinearMap
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa import planes_softmax  # noqa: F401 - files its planes
+from zonoplug.lirpa import planes_quotient, planes_softmax  # noqa: F401 - they file their planes
 from zonoplug.lirpa.interval_images import interval_image
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
 from zonoplug.lirpa.plan import constant_value, plan_for
@@ -138,7 +138,10 @@ class Backward:
         """The planes of operators of several variables over given hulls, by the node's name."""
         nodes = [node for node in self._nodes if node.name in self._with_planes]
         names = {node.name: [parent.name for parent in node.inputs] for node in nodes}
-        ranges = {name: [hulls[n] if n in self._perturbed else None for n in names[name]] for name in names}
+        ranges = {
+            name: [hulls[n] if n in self._perturbed else self._constants[n] for n in many]
+            for name, many in names.items()
+        }
         return {node.name: PLANES[type(node).__name__](node, ranges[node.name], hulls) for node in nodes}
 
     def magnitudes(self, box: Box, hulls: Mapping[str, Interval]) -> dict[str, Tensor]:
@@ -332,7 +335,9 @@ class Backward:
     def _require(self, node: Any, perturbed: set[str]) -> None:
         entry = entry_for(node)
         moving = [parent for parent in node.inputs if parent.name in perturbed]
-        if type(node).__name__ in PLANES and entry is not None and (entry.kind != "exact" or len(moving) > 1):
+        kind = type(node).__name__
+        divides = kind == "BoundDiv" and node.inputs[1].name in perturbed
+        if kind in PLANES and entry is not None and (entry.kind != "exact" or len(moving) > 1 or divides):
             self._with_planes.add(node.name)
             return
         if entry is None or (entry.kind != "exact" and (entry.kind != "relaxation" or len(moving) != 1)):

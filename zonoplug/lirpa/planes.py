@@ -39,14 +39,14 @@ class Planes(ABC):
         """
 
 
-PlanesOf = Callable[[Any, Sequence[Interval | None], Mapping[str, Interval]], Planes]
+PlanesOf = Callable[[Any, Sequence[Interval | Tensor], Mapping[str, Interval]], Planes]
 PLANES: dict[str, PlanesOf] = {}
 
 
 def planes(*names: str) -> Callable[[PlanesOf], PlanesOf]:
     """Decorator that files what makes the planes of an operator under names of the host's classes.
 
-    It is called with the node, bounds of its operands (None for constants), and all hulls of the walk.
+    It is called with the node, bounds of its operands (or their value, for constants), and all hulls of the walk.
     """
 
     def file(family: PlanesOf) -> PlanesOf:
@@ -129,32 +129,44 @@ def shared_product(rows: Tensor, matrix: Tensor, batch: int) -> Tensor:
     return image.movedim(-3, 0)
 
 
+def place_of(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Where x lies between low and high, 0 to 1; in the middle where they are equal."""
+    return torch.where(high > low, (x - low) / torch.where(high > low, high - low, 1), 0.5).clamp(0, 1)
+
+
 def shared(bounds: Interval) -> Interval:
     """Bounds with a batch of one where all elements of the batch are the same memory."""
     return Interval(*(side[:1] for side in bounds)) if all(side.stride(0) == 0 for side in bounds) else bounds
 
 
-def _same_rank(operands: Sequence[Interval | None]) -> tuple[Interval, Interval]:
-    """Both operands, with axes of length 1 behind the batch where one has fewer."""
-    left, right = (shared(operand) for operand in operands if operand is not None)
-    rank = max(left.lower.dim(), right.lower.dim())
+def same_rank(operands: Sequence[Interval | Tensor]) -> list[Any]:
+    """Both operands, with axes of length 1 behind the batch where one has fewer; bounds that a batch shares once."""
+    many = [shared(operand) if isinstance(operand, Interval) else operand for operand in operands]
+    rank = max((one.lower if isinstance(one, Interval) else one).dim() for one in many)
 
-    def padded(operand: Interval) -> Interval:
-        missing = [1] * (rank - operand.lower.dim())
-        return Interval(*(side.reshape(side.shape[0], *missing, *side.shape[1:]) for side in operand))
+    def padded(x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], *[1] * (rank - x.dim()), *x.shape[1:])
 
-    return padded(left), padded(right)
+    return [
+        Interval(padded(one.lower), padded(one.upper)) if isinstance(one, Interval) else _constant(one, rank)
+        for one in many
+    ]
+
+
+def _constant(x: Tensor, rank: int) -> Tensor:
+    """A constant, with a batch axis and one for A's rows in front of its own."""
+    return x.reshape([1] * (rank - x.dim()) + list(x.shape)).unsqueeze(1)
 
 
 @planes("BoundMul")
-def _product(node: Any, operands: Sequence[Interval | None], hulls: Mapping[str, Interval]) -> Planes:
-    return ProductPlanes(*_same_rank(operands))
+def _product(node: Any, operands: Sequence[Interval | Tensor], hulls: Mapping[str, Interval]) -> Planes:
+    return ProductPlanes(*same_rank(operands))
 
 
 @planes("BoundMatMul")
-def _matrix_product(node: Any, operands: Sequence[Interval | None], hulls: Mapping[str, Interval]) -> Planes:
-    if any(operand is not None and operand.lower.dim() < 3 for operand in operands):
+def _matrix_product(node: Any, operands: Sequence[Interval | Tensor], hulls: Mapping[str, Interval]) -> Planes:
+    if any(isinstance(operand, Tensor) or operand.lower.dim() < 3 for operand in operands):
         raise UnsupportedOperatorError(
             f"No backward bounds through {type(node).__name__} (node {node.name!r}) of less than rank 3."
         )
-    return MatrixProductPlanes(*_same_rank(operands))
+    return MatrixProductPlanes(*same_rank(operands))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.planes import Planes, by_sign, planes, shared, shared_product
+from zonoplug.lirpa.planes import Planes, by_sign, place_of, planes, shared, shared_product
 from zonoplug.lirpa.table import inner_name
 
 
@@ -46,8 +46,8 @@ class SoftmaxPlanes(Planes):
 
     def shares(self) -> Tensor:
         """Where the lower plane touches at the geometric mean of l and u, and tangents are parallel to chords."""
-        t = _place((self._least * self._most).sqrt(), self._least, self._most)
-        tangents = _place(self._slope.log(), self._low, self._high)
+        t = place_of((self._least * self._most).sqrt(), self._least, self._most)
+        tangents = place_of(self._slope.log(), self._low, self._high)
         return torch.cat([t.unsqueeze(-1), tangents], dim=-1)
 
     def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -69,15 +69,10 @@ class SoftmaxPlanes(Planes):
         return [result.movedim(-1, self._axis + 1)], constant
 
 
-def _place(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Where x lies between low and high, 0 to 1; in the middle where they are equal."""
-    return torch.where(high > low, (x - low) / torch.where(high > low, high - low, 1), 0.5).clamp(0, 1)
-
-
 @planes("BoundSoftmax")
-def _softmax(node: Any, operands: Sequence[Interval | None], hulls: Mapping[str, Interval]) -> Planes:
+def _softmax(node: Any, operands: Sequence[Interval | Tensor], hulls: Mapping[str, Interval]) -> Planes:
     (hull,) = operands
-    assert hull is not None
+    assert isinstance(hull, Interval)
     axis = int((node.attr or {}).get("axis", -1)) % hull.lower.dim()
     lower, upper = (side.movedim(axis, -1) for side in shared(hull))
     apart = 1 - torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)

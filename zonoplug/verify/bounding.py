@@ -201,7 +201,12 @@ class Bounder:
             hulls = (propagation or walk(self.module, [box], BoundMethod.parse("zonotope"))).hulls
             hulls = {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in hulls.items()}
             rows = rows.expand(box.lower.shape[0], -1, -1)
-            return backward.allowance(backward.bound(box, hulls, rows), rows, hulls, backward.magnitudes(box, hulls))
+            try:
+                magnitudes = backward.magnitudes(box, hulls)
+                return backward.allowance(backward.bound(box, hulls, rows), rows, hulls, magnitudes)
+            except UnsupportedOperatorError:  # by an operator whose use, not its kind, is not covered
+                self._backward[0] = None
+                return 0.0
 
     @property
     def backward(self) -> Backward | None:
