@@ -78,6 +78,14 @@ def test_leading_axes_of_a_matrix_product_broadcast(make_pair, check_image):
     check_image(torch.matmul, (x, y), matrix_product.matrix_product(x, y, source, "product"))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_matrix_product_of_boxes_without_symbols_is_that_of_intervals(form):
+    x, y = (Zonotope(torch.ones(1, 2, 2), (), torch.full((1, 2, 2), radius)) for radius in (0.5, 0.25))
+    result = matrix_product.matrix_product(x, y, SymbolSource(), "product", form)
+    assert torch.allclose(result.bounds.upper, torch.full((1, 2, 2), 2 * 1.5 * 1.25), rtol=1e-5)
+    assert torch.allclose(result.bounds.lower, torch.full((1, 2, 2), 2 * 0.5 * 0.75), rtol=1e-5)
+
+
 @given(st.integers(0, 1000), st.sampled_from(DTYPES), st.floats(1e-4, 3), st.booleans(), st.booleans())
 def test_a_quotient_contains_every_point(make_pair, check_image, seed, dtype, radius, box, negative):
     x, y, source = make_pair(radius=radius, seed=seed, dtype=dtype, box=box)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
+from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.explain.counterfactual import attack_boxes
 from zonoplug.explain.decision import Decision, OneByOne, network_outputs, takes_batches
 from zonoplug.explain.region import Region
@@ -67,7 +68,10 @@ class BoundJudge:
             warnings.simplefilter("ignore")
             with torch.enable_grad() if parsed.needs_gradients else torch.no_grad():
                 bounds, propagation = bound_set(self.module, box, parsed, rows)
-            allowance = row_allowance(self.module, self._backward, box, rows, propagation)
+            try:
+                allowance = row_allowance(self.module, self._backward, box, rows, propagation)
+            except UnsupportedOperatorError:  # by an operator whose use, not its kind, is not covered
+                self._backward, allowance = None, 0.0
         return bounds.lower - allowance + self.decision.offset
 
     def __call__(self, free: Tensor) -> Answer:

@@ -4,9 +4,9 @@
 
 Exact operators of the table pass A by the transpose of their linear part, whatever they are, so nothing is written
 twice. A ReLU gets the two sides of its triangle: the slope of the lower side is free in [0, 1] (alpha), the upper side
-is the chord. Signs of pre-activations that a search has fixed enter by multipliers (beta): where s z >= 0 is known,
-min A z >= min (A - beta s) z for every beta >= 0. Other relaxations pass their band. Every alpha and beta >= 0 is
-sound.
+is the chord. Products and softmax get planes with free shares in [0, 1] (`planes`). Signs of pre-activations that a
+search has fixed enter by multipliers (beta): where s z >= 0 is known, min A z >= min (A - beta s) z for every
+beta >= 0. Other relaxations pass their band. Every alpha, share and beta >= 0 is sound.
 
 Source: Zhang et al., NeurIPS 2018 (CROWN); Xu et al., ICLR 2021 (alpha); Wang et al., NeurIPS 2021 (beta).
 """
@@ -14,7 +14,7 @@ Source: Zhang et al., NeurIPS 2018 (CROWN); Xu et al., ICLR 2021 (alpha); Wang e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar
 
@@ -26,12 +26,15 @@ from zonoplug.domain.linear_maps import LinearMap
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa import planes_quotient, planes_softmax  # noqa: F401 - they file their planes
 from zonoplug.lirpa.interval_images import interval_image
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
-from zonoplug.lirpa.patterns import Pattern
 from zonoplug.lirpa.plan import constant_value, plan_for
-from zonoplug.lirpa.relu_sides import Multipliers, Sides, relu_sides, through_relu
-from zonoplug.lirpa.rounding_allowance import rounding_allowance
+from zonoplug.lirpa.planes import PLANES, Planes
+from zonoplug.lirpa.relu_sides import Multipliers, relu_sides, through_relu
+from zonoplug.lirpa.rounding_allowance import FACTOR, rounding_allowance
+
+ROUNDINGS = 2 * FACTOR  # each is half a unit in the last place
 
 
 @dataclass(slots=True)
@@ -42,11 +45,13 @@ class LinearBounds:
         lower: (batch, rows) lower bounds.
         inputs: A at the input, (batch, rows, *input_shape).
         coefficients: A behind each ReLU, by the node's name, (batch, rows, *shape).
+        others: A at the operands of each operator bounded by planes, by `_operand`.
     """
 
     lower: Tensor
     inputs: Tensor
     coefficients: dict[str, Tensor]
+    others: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Backward:
@@ -56,7 +61,11 @@ class Backward:
         module: the host's module.
         final: the node whose flattened value is bounded; the module's output by default.
     Raises:
-        UnsupportedOperatorError: an operator between the input and `final` is neither exact nor of one variable.
+        UnsupportedOperatorError: an operator between the input and `final` is neither exact nor of one variable, and
+            has no planes.
+
+    Attributes:
+        shares: of planes, (1, ...) by the node's name, for passes that choose none.
     """
 
     def __init__(self, module: Any, final: str | None = None) -> None:
@@ -65,9 +74,9 @@ class Backward:
         self._input = next(
             name for name, index in zip(module.input_name, module.input_index, strict=True) if index is not None
         )
-        order = plan_for(module, self._final).order
-        if any(isinstance(node, Pattern) for node in plan_for(module, self._final, patterns=True).order):
-            raise UnsupportedOperatorError("No backward bounds where a walk bounds several nodes as one.")
+        order = plan_for(module, self._final, patterns=True).order  # as the walk that gives the hulls does
+        self.shares: dict[str, Tensor] = {}
+        self._with_planes: set[str] = set()
         perturbed = {self._input}
         self._constants: dict[str, Tensor] = {}
         self._nodes = []
@@ -82,11 +91,19 @@ class Backward:
                     module, node, [self._constants[parent.name] for parent in node.inputs]
                 )
         self._perturbed = perturbed
+        names = {n.name for node in self._nodes if node.name in self._with_planes for n in node.inputs} & perturbed
+        zeros = {name: torch.zeros(1, *self._shape(name)) for name in names}
+        self.planes({name: Interval(zero, zero) for name, zero in zeros.items()})  # refuses what does not fit them
 
     @property
     def relus(self) -> list[Any]:
         """The ReLU nodes on the way, in topological order."""
         return [node for node in self._nodes if type(node).__name__ == "BoundRelu"]
+
+    @property
+    def uses_planes(self) -> bool:
+        """Whether operators of several variables are on the way."""
+        return bool(self._with_planes)
 
     @property
     def size(self) -> int:
@@ -98,12 +115,25 @@ class Backward:
         name: str = self._module[relu].inputs[0].name
         return name
 
-    def sides(self, hulls: Mapping[str, Interval]) -> dict[str, Sides]:
-        """The triangles of all ReLUs over given hulls, by the node's name."""
-        return {node.name: relu_sides(hulls[node.inputs[0].name]) for node in self.relus}
+    def sides(self, hulls: Mapping[str, Interval]) -> dict[str, Any]:
+        """The triangles of all ReLUs over given hulls, and the planes of other operators, by the node's name."""
+        return {node.name: relu_sides(hulls[node.inputs[0].name]) for node in self.relus} | self.planes(hulls)
+
+    def planes(self, hulls: Mapping[str, Interval]) -> dict[str, Planes]:
+        """The planes of operators of several variables over given hulls, by the node's name."""
+        nodes = [node for node in self._nodes if node.name in self._with_planes]
+        names = {node.name: [parent.name for parent in node.inputs] for node in nodes}
+        ranges = {
+            name: [hulls[n] if n in self._perturbed else self._constants[n] for n in many]
+            for name, many in names.items()
+        }
+        return {node.name: PLANES[type(node).__name__](node, ranges[node.name], hulls) for node in nodes}
 
     def magnitudes(self, box: Box, hulls: Mapping[str, Interval]) -> dict[str, Tensor]:
         """By ReLU, the sum of absolute terms that its input consists of, (batch, *shape); under "" that of the output.
+
+        The same of operands of operators bounded by planes, under the names of `LinearBounds.others`; less where they
+        come from few rounded numbers, so that their errors can be added up.
 
         Args:
             box, hulls: as for `bound`.
@@ -112,9 +142,13 @@ class Backward:
         """
         found: dict[str, Tensor] = {}
         largest = {self._input: torch.maximum(box.lower.abs(), box.upper.abs())}
+        errors = {self._input: torch.zeros_like(largest[self._input])}
         for node in self._nodes:
             names = [parent.name for parent in node.inputs]
             operands = [Zonotope(largest[n]) if n in self._perturbed else self._constants[n] for n in names]
+            if node.name in self._with_planes:
+                moving = [(place, n) for place, n in enumerate(names) if n in self._perturbed]
+                found |= {_operand(node, place): errors[n] / ROUNDINGS for place, n in moving}
             if entry_for(node).kind == "exact":  # type: ignore[union-attr]
                 ranges = [Interval(-largest[n], largest[n]) if n in self._perturbed else None for n in names]
             else:
@@ -125,7 +159,35 @@ class Backward:
             if image is None:
                 raise UnsupportedOperatorError(f"No range of {type(node).__name__} (node {node.name!r}) is known.")
             largest[node.name] = torch.maximum(image.lower.abs(), image.upper.abs())
+            if self._with_planes:
+                errors[node.name] = self._errors(node, operands, errors, largest[node.name])
         return found | {"": largest[self._final]}
+
+    def _errors(self, node: Any, operands: Sequence[Any], errors: Mapping[str, Tensor], largest: Tensor) -> Tensor:
+        """Roundings of a node's value since the last operator that is not exact, (batch, *shape).
+
+        In halves of a unit in the last place of 1: each rounded number adds its magnitude, and at most `ROUNDINGS` of
+        the value's own `largest` count.
+        """
+        names, kind = [parent.name for parent in node.inputs], type(node).__name__
+        if node.name in self._with_planes:
+            return largest * (1 if kind == "BoundMul" else ROUNDINGS)
+        moving = [place for place, name in enumerate(names) if name in self._perturbed]
+        new = 1
+        if entry_for(node).kind != "exact":  # type: ignore[union-attr]
+            return largest * ROUNDINGS
+        if kind not in ("BoundAdd", "BoundSub", "BoundMul", "BoundDiv", "BoundConcat"):
+            if len(moving) != 1:
+                return largest * ROUNDINGS
+            linear, offset, _ = self._single_map(node, names[moving[0]], moving[0], largest)
+            if linear is None:
+                return largest * ROUNDINGS
+            new = linear.terms(tuple(self._shape(names[moving[0]]))) + (offset is not None)
+        ranges = [Interval(-errors[n], errors[n]) if n in self._perturbed else None for n in names]
+        inherited = interval_image(node, operands, ranges, tuple(self._shape(node.name)))
+        if inherited is None:
+            return largest * ROUNDINGS
+        return torch.fmin((inherited.upper - inherited.lower) / 2 + new * largest, largest * ROUNDINGS)
 
     def allowance(
         self, bounds: LinearBounds, rows: Tensor, hulls: Mapping[str, Interval], magnitudes: Mapping[str, Tensor]
@@ -140,7 +202,7 @@ class Backward:
         hulls: Mapping[str, Interval],
         rows: Tensor,
         multipliers: Multipliers | None = None,
-        sides: Mapping[str, Sides] | None = None,
+        sides: Mapping[str, Any] | None = None,
     ) -> LinearBounds:
         """Lower bounds of C y.
 
@@ -156,12 +218,22 @@ class Backward:
         batch, count = rows.shape[:2]
         pending: dict[str, Tensor] = {self._final: rows.flatten(0, 1)}  # (batch * rows, *shape) throughout
         constant = rows.new_zeros(batch, count)
-        coefficients = {}
+        coefficients: dict[str, Tensor] = {}
+        others: dict[str, Tensor] = {}
         for node in reversed(self._nodes):
             a = pending.pop(node.name, None)
             if a is None:
                 continue
-            if entry_for(node).kind == "exact":  # type: ignore[union-attr]
+            if node.name in self._with_planes:
+                a = a.reshape(batch, count, *self._shape(node.name))
+                shares = chosen.alpha.get(node.name, self.shares.get(node.name, sides[node.name].shares()))
+                images, shift = sides[node.name].through(a, shares)
+                moving = [place for place, parent in enumerate(node.inputs) if parent.name in self._perturbed]
+                others |= {_operand(node, place): image for place, image in zip(moving, images, strict=True)}
+                constant = constant + shift
+                names = [node.inputs[place].name for place in moving]
+                parts = [(n, i.reshape(-1, *self._shape(n))) for n, i in zip(names, images, strict=True)]
+            elif entry_for(node).kind == "exact":  # type: ignore[union-attr]
                 parts, shift = self._through_exact(node, a)
                 constant = constant + shift.reshape(batch, count)
             else:
@@ -181,7 +253,7 @@ class Backward:
         flat = at_input.flatten(2)
         lower = constant + torch.bmm(flat, center.flatten(1).unsqueeze(2)).squeeze(2)
         lower = lower - torch.bmm(flat.abs(), radius.flatten(1).unsqueeze(2)).squeeze(2)
-        return LinearBounds(lower, at_input, coefficients)
+        return LinearBounds(lower, at_input, coefficients, others)
 
     def _through_exact(self, node: Any, a: Tensor) -> tuple[list[tuple[str, Tensor]], Tensor]:
         """A at each perturbed operand, and A times the operator's offset: (batch * rows,)."""
@@ -248,11 +320,21 @@ class Backward:
     def _require(self, node: Any, perturbed: set[str]) -> None:
         entry = entry_for(node)
         moving = [parent for parent in node.inputs if parent.name in perturbed]
+        kind = type(node).__name__
+        divides = kind == "BoundDiv" and node.inputs[1].name in perturbed
+        if kind in PLANES and entry is not None and (entry.kind != "exact" or len(moving) > 1 or divides):
+            self._with_planes.add(node.name)
+            return
         if entry is None or (entry.kind != "exact" and (entry.kind != "relaxation" or len(moving) != 1)):
             raise UnsupportedOperatorError(
                 f"No backward bounds through {type(node).__name__} (node {node.name!r}): it is neither exact nor a"
-                " function of one variable."
+                " function of one variable, and has no planes."
             )
+
+
+def _operand(node: Any, place: int) -> str:
+    """Under which name others hold the coefficients at an operand."""
+    return f"operand {place} of {node.name}"
 
 
 def _image(node: Any, call: Call) -> Zonotope:

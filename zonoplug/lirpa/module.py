@@ -159,7 +159,7 @@ def _compute_bounds(
     propagation.hulls = {**known, **propagation.hulls}
     bounds = propagation.bounds
     if parsed.backward is not None:
-        bounds = _backward(original, values, parsed.backward, bounds, propagation, C, options)
+        bounds = _backward(original, module, values, parsed.backward, bounds, propagation, C, options)
     return (bounds.lower if options.bound_lower else None, bounds.upper if options.bound_upper else None)
 
 
@@ -175,6 +175,7 @@ def _check_rounding(method: BoundMethod, rounding: Rounding) -> None:
 
 def _backward(
     original: ComputeBounds,
+    module: Any,
     values: tuple[Any, ...],
     method: str,
     bounds: Interval,
@@ -184,6 +185,7 @@ def _backward(
 ) -> Interval:
     """The walk's bounds, intersected with the host's backward bounds over the walk's hulls."""
     argument = "reference_bounds" if method.startswith("full-") else compat.intermediate_bounds_argument()
+    hulls = {name: tuple(hull) for name, hull in propagation.hulls.items() if name in module._modules}
     with compat.working_in(bounds.lower.dtype):
         lower, upper = original(
             values,
@@ -193,7 +195,7 @@ def _backward(
             bound_lower=options.bound_lower,
             bound_upper=options.bound_upper,
             final_node_name=options.final_node_name,
-            **{argument: {name: tuple(hull) for name, hull in propagation.hulls.items()}},
+            **{argument: hulls},
         )
     return intersect(
         bounds,
@@ -291,7 +293,7 @@ def bound_set(
     propagation.hulls = {**(known or {}), **propagation.hulls}
     bounds = propagation.bounds
     if method.backward is not None:
-        bounds = _backward(host, values, method.backward, bounds, propagation, full, options)
+        bounds = _backward(host, module, values, method.backward, bounds, propagation, full, options)
     return bounds, propagation
 
 

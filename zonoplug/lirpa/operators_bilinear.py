@@ -139,7 +139,7 @@ def _fold(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
 
 @transforms("BoundSoftmax", kind="composition")
 def _softmax(call: Call) -> Enclosure:
-    return _row_wise(call, partial(softmax.softmax, sum_to_one=call.sum_to_one))
+    return _row_wise(call, partial(softmax.softmax, sum_to_one=call.sum_to_one, inner=call.inner))
 
 
 @transforms("BoundLogSoftmax", kind="composition")

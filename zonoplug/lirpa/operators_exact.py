@@ -133,17 +133,12 @@ def _reshape(call: Call) -> Zonotope:
     return call.zonotope.reshape(tuple(example.shape[1:]))
 
 
-@transforms(
-    "BoundTranspose",
-    "BoundSlice",
-    "BoundSplit",
-    "BoundGather",
-    "BoundGlobalAveragePool",
-    "BoundReduceMean",
-    "BoundReduceSum",
-    "BoundResize",
-    "BoundTile",
-)
+@transforms("BoundTranspose", "BoundSlice", "BoundSplit", "BoundGather", "BoundTile")
+def _move(call: Call) -> Zonotope:
+    return affine.rearrange(call.zonotope, row_by_row(_forward(call)), moves_only=True)
+
+
+@transforms("BoundGlobalAveragePool", "BoundReduceMean", "BoundReduceSum", "BoundResize")
 def _rearrange(call: Call) -> Zonotope:
     return affine.rearrange(call.zonotope, row_by_row(_forward(call)))
 

@@ -21,7 +21,7 @@ from zonoplug.lirpa.merged_walk import NEURON_LAYERS, merge_neurons
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.lirpa.plan import GraphPlan, constant_value, plan_for
 from zonoplug.lirpa.reducing import Reducer, is_exact
-from zonoplug.lirpa.table import Transformer
+from zonoplug.lirpa.table import Transformer, inner_name
 from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import ReductionReport
 from zonoplug.transformers.affine import Operand, specification
@@ -38,7 +38,7 @@ class Propagation:
     Attributes:
         output: zonotope of the final node, or of C y; (batch, *out_shape) or (batch, rows).
         bounds: its interval hull, rounded as the options say.
-        hulls: node name -> bounds of the inputs of every non-exact operator.
+        hulls: node name -> bounds of the inputs of every non-exact operator; by `inner_name`, of values inside one.
         symbols: the ids given out, with their origins.
         largest: the most generator entries that one value held, over all batch elements.
         kept: activation -> how many neurons of each batch element stayed unmerged, where neurons are merged.
@@ -219,6 +219,7 @@ class _Walk:
                 entry = entry.otherwise
                 continue
             image, bounds = result if isinstance(result, Enclosure) else (result, None)
+            self._hulls |= {inner_name(node.name, name): inner for name, inner in call.inner.items()}
             return (image if exact else self._merged(node, image, hulls[0])), bounds, exact
         if self._options.fallback == "error":
             raise refuse(node, operands)

@@ -13,10 +13,10 @@ from zonoplug.relaxations import relu
 
 @dataclass(slots=True)
 class Multipliers:
-    """What may be chosen freely in a backward pass, by name of the ReLU node.
+    """What may be chosen freely in a backward pass, by name of the node.
 
     Attributes:
-        alpha: lower slopes in [0, 1], (batch, *shape).
+        alpha: lower slopes of ReLUs in [0, 1], (batch, *shape); shares of planes in [0, 1], see `Planes.shares`.
         beta: multipliers >= 0 of fixed signs, (batch, *shape).
         sign: the fixed signs, (batch, *shape): 1, -1, or 0 where the sign is open.
     """

@@ -42,4 +42,6 @@ def rounding_allowance(
     for name, a in bounds.coefficients.items():
         reached = magnitudes[name] * (hulls[name].upper > 0)
         total = total + (a.detach().abs() * reached.unsqueeze(1)).flatten(2).sum(dim=2)
+    for name, a in bounds.others.items():
+        total = total + (a.detach().abs() * magnitudes[name].unsqueeze(1)).flatten(2).sum(dim=2)
     return FACTOR * torch.finfo(total.dtype).eps * total

@@ -7,7 +7,7 @@ and the propagation under way. Third parties add entries with `@transforms(HostC
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor
@@ -34,6 +34,7 @@ class Call:
         slope: a slope for the relaxation, (batch, *shape), to be used instead of its own choice; None for its own.
         form: how products of two perturbed operands are bounded, "precise" or "fast"; None for what the work allows.
         sum_to_one: whether a softmax uses that its outputs sum to one.
+        inner: takes bounds of values inside the operator, by name, that backward bounds can use.
     """
 
     node: Any
@@ -43,6 +44,7 @@ class Call:
     slope: Tensor | None = None
     form: Form | None = None
     sum_to_one: bool = False
+    inner: dict[str, Interval] = field(default_factory=dict)
 
     @property
     def zonotope(self) -> Zonotope:
@@ -117,6 +119,11 @@ def entry_for(node: Any) -> Entry | None:
         if host_class.__module__.startswith("auto_LiRPA."):
             return None
     return None
+
+
+def inner_name(node: str, value: str) -> str:
+    """Under which name the hulls of a walk hold the bounds of a value inside a node's operator."""
+    return f"{value} inside {node}"
 
 
 def reduced(attributes: Any, x: Tensor, *axes: Tensor) -> tuple[list[int], bool]:

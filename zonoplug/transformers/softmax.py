@@ -16,10 +16,11 @@ from zonoplug.transformers.affine import add, negate, rearrange
 from zonoplug.transformers.elementwise import covering
 from zonoplug.transformers.enclosure import Enclosure, enclose
 from zonoplug.transformers.log_sum_exp import log_sum_exp
-from zonoplug.transformers.matrix_product import BatchProduct
+from zonoplug.transformers.matrix_product import CHUNK_BYTES, BatchProduct
 from zonoplug.transformers.product_ranges import meet
 
 LIMIT_BYTES = 2**28
+INNER_BYTES = 2**25
 
 
 def softmax(
@@ -30,6 +31,7 @@ def softmax(
     bounds: Interval | None = None,
     limit_bytes: int = LIMIT_BYTES,
     sum_to_one: bool = False,
+    inner: dict[str, Interval] | None = None,
 ) -> Enclosure:
     """Enclose  exp(x_i) / sum_j exp(x_j) = 1 / sum_j exp(x_j - x_i)  along one axis of length n.
 
@@ -43,11 +45,14 @@ def softmax(
         limit_bytes: memory for temporary values, beyond some numbers for each pair in a row; more is done in chunks.
         sum_to_one: whether to use that the outputs of a row sum to one, by `with_sum_one`; not while rounding is
             covered, as rounded ones do not.
+        inner: takes, as "differences", bounds of x_j - x_i, (batch, *rows, n, n) i before j, unless they are large.
     Cost: O(batch k rows n^2) time.
     Source: Bonaert, Dimitrov, Baader, Vechev, PLDI 2021, section 5.2.
     """
     moved = _last(zonotope, axis)
     differences = _differences(moved, _last_axis(bounds, axis), limit_bytes)
+    if inner is not None and differences.lower.numel() * differences.lower.element_size() <= INNER_BYTES:
+        inner["differences"] = differences
     linear, error, total, usable = _sum_of_exponentials(moved, differences)
     outer = Interval(1 / total.upper, 1 / total.lower)
     magnitude = outer.upper * _farthest(differences)
@@ -181,7 +186,7 @@ def _differences(zonotope: Zonotope, bounds: Interval | None, limit_bytes: int) 
     """Bounds of x_j - x_i for each pair of the last axis, (batch, *rows, n, n) with i before j."""
     own = torch.zeros_like(zonotope.center) if zonotope.box is None else zonotope.box
     spread = torch.zeros_like(own.unsqueeze(-1) - own.unsqueeze(-2))
-    step = max(1, limit_bytes // max(3 * spread.numel() * spread.element_size(), 1))
+    step = max(1, min(limit_bytes, CHUNK_BYTES) // max(3 * spread.numel() * spread.element_size(), 1))
     for block in zonotope.blocks:
         if isinstance(block, DiagonalBlock) and block.norm == inf:
             own = own + block.radius()

@@ -91,6 +91,8 @@ class ActivationSearch:
         self._box, self._box_number = box, box_number
         self._magnitudes: dict[str, Tensor] | None = None
         aims = self._aims(objective, box_number)
+        from zonoplug.lirpa.tuning import tune_shares
+
         for steps in ROOT_STEPS:
             refined = "refined-hulls" not in self._without
             slopes = self._tighten(box, box_number, steps, deadline) if refined else {}
@@ -111,6 +113,9 @@ class ActivationSearch:
             aims, root = aims.pick(open_), root.pick(open_)
             if not len(aims):
                 return False
+            tune_shares(
+                self._backward, box, self._hulls, aims.rows.flatten(0, 1)[None], aims.goal.flatten()[None], deadline
+            )
         tree = HullTree(
             self, self._bounder.module, box, self._hulls, self._names, {} if "hull-tree" in self._without else slopes
         )

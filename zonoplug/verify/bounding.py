@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
-from zonoplug.errors import ZonoplugError
+from zonoplug.errors import UnsupportedOperatorError, ZonoplugError
 from zonoplug.verify.allowances import backward_or_none, row_allowance
 from zonoplug.verify.problem import Objective, Problem
 
@@ -121,6 +121,8 @@ class Bounder:
 
         They are lowered by what rounding may move the rows, where that can be told.
         """
+        if method == "zonotope+crown" and self.backward is not None and self.backward.uses_planes:
+            return self._bound_slice(method, box, group, objective)
         bounds, propagation = self.plain_bound(method, box, group, objective)
         return self.lowered(bounds, propagation, box, objective.rows(group))
 
@@ -162,7 +164,10 @@ class Bounder:
 
     def lowered(self, bounds: RowBounds, propagation: Propagation | None, box: Box, rows: Tensor) -> RowBounds:
         """Bounds less what rounding may move the rows (n or 1, rows, outputs) on the boxes."""
-        allowance = row_allowance(self.module, self.backward, box, rows, propagation)
+        try:
+            allowance = row_allowance(self.module, self.backward, box, rows, propagation)
+        except UnsupportedOperatorError:  # by an operator whose use, not its kind, is not covered
+            self._backward, allowance = [None], 0.0
         floor = None if bounds.floor is None else bounds.floor - allowance
         return replace(bounds, lower=bounds.lower - allowance, floor=floor)
 
