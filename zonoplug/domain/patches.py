@@ -174,8 +174,10 @@ def sum_patches(left: PatchBlock, right: PatchBlock) -> PatchBlock | None:
         return None
     total = left.patches.new_zeros(*left.patches.shape[:3], *window)
     for patches, shift in parts:
-        spans = [slice(at, at + width) for at, width in zip(shift, patches.shape[3:], strict=True)]
-        total[(..., *spans)] += patches
+        place = total
+        for axis, (at, width) in enumerate(zip(shift, patches.shape[3:], strict=True)):
+            place = place.narrow(axis + 3, at, width)
+        place += patches
     return PatchBlock(left.symbols, total, first, left.coordinates, left.norm)
 
 

@@ -113,6 +113,7 @@ class Bounder:
         self.warnings: list[str] = []
         self.reduced_by = ""
         self._backward: list[Backward | None] = []
+        self._walked: tuple[Box, dict[str, Interval]] | None = None
 
     def bound(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
         """Lower bounds of the objective's rows on subdomains (n, *input_shape) of the boxes `group` (n,).
@@ -128,6 +129,8 @@ class Bounder:
                 for i in range(group.shape[0])
             ]
             return RowBounds(torch.cat([single.lower for single in singles]))
+        if method == "zonotope+crown" and self.backward is not None and self._known_hulls(box) is not None:
+            return self._over_hulls(box, group, objective)
         parsed = BoundMethod.parse(method)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -140,9 +143,43 @@ class Bounder:
             if "bounded by intervals" in text and text not in self.warnings:
                 self.warnings.append(text)
         self.reduced_by = "" if propagation is None else propagation.reduced_by
+        if propagation is not None and box.lower.shape[0] == 1 and not self.reduced_by:
+            hulls = {
+                name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in propagation.hulls.items()
+            }
+            self._walked = box, hulls
         allowance = self._allowance(box, objective.rows(group), propagation)
         described = self._described(bounds.lower - allowance, propagation, box)
         return replace(described, floor=None if described.floor is None else described.floor - allowance)
+
+    def hulls(self, box: Box) -> dict[str, Interval]:
+        """The zonotope's hulls on one box (1, *input_shape), by node name; those of the latest walk if it was there."""
+        from zonoplug.lirpa.methods import BoundMethod
+        from zonoplug.lirpa.module import walk
+
+        known = self._known_hulls(box)
+        if known is None:
+            with torch.no_grad():
+                known = walk(self.module, [box], BoundMethod.parse("zonotope")).hulls
+            self._walked = box, known
+        return dict(known)
+
+    def _known_hulls(self, box: Box) -> dict[str, Interval] | None:
+        if self._walked is None or box.lower.shape[0] != 1:
+            return None
+        last, hulls = self._walked
+        same = torch.equal(last.lower, box.lower) and torch.equal(last.upper, box.upper)
+        return hulls if same else None
+
+    def _over_hulls(self, box: Box, group: Tensor, objective: Objective) -> RowBounds:
+        """Backward bounds alone, over the hulls of the latest walk."""
+        hulls, backward = self.hulls(box), self.backward
+        assert backward is not None
+        rows = objective.rows(group).expand(1, -1, -1)
+        with torch.no_grad():
+            linear = backward.bound(box, hulls, rows)
+            lower = linear.lower - backward.allowance(linear, rows, hulls, backward.magnitudes(box, hulls))
+        return RowBounds(lower, lower, linear.inputs.flatten(2) * ((box.upper - box.lower) / 2).flatten(1).unsqueeze(1))
 
     def bound_in_slices(
         self, method: str, box: Box, group: Tensor, objective: Objective, load: Tensor | None = None

@@ -31,7 +31,7 @@ class _Step(torch.autograd.Function):
         return STEPS[name](x)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if context.name != "sign":
             return gradient, None
         (x,) = context.saved_tensors

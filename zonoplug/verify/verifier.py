@@ -202,12 +202,12 @@ class Verification:
         found = self._attack.random_points(max(256, self._problem.objective.num_boxes))
         if "attack" in self._settings.without:
             return found
-        seconds, changes = min(QUICK_ATTACK_SECONDS, 0.2 * max(self._deadline.left_seconds, 0.0)), QUICK_CHANGES
-        if self._attack.jumps:
-            found, changes = found or self._attack.scan(Deadline(seconds)), None
-        found = found or self._attack.descend(4, 40, Deadline(seconds))
-        limit = self._deadline.part(JUMPS_SHARE) if changes is None else Deadline(seconds / 4)
-        return found or self._attack.change_parts(limit, changes)
+        seconds = min(QUICK_ATTACK_SECONDS, 0.2 * max(self._deadline.left_seconds, 0.0))
+        if not self._attack.jumps:
+            found = found or self._attack.descend(4, 40, Deadline(seconds))
+            return found or self._attack.change_parts(Deadline(seconds / 4), QUICK_CHANGES)
+        found = found or self._attack.scan(Deadline(seconds)) or self._attack.descend(4, 40, Deadline(seconds))
+        return found or self._attack.change_parts(self._deadline.part(JUMPS_SHARE))
 
     def _check_model(self) -> None:
         from zonoplug.io.onnx_model import check_agreement
