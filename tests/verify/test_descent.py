@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,19 +54,17 @@ def problem_of(tmp_path, network, lower, upper, outputs, *assertions):
     return load_problem(network, specification, Settings(20, device="cpu"))
 
 
-@pytest.fixture
-def hidden_in_signs(tmp_path):
-    """A binarised network, where about one random point in 10,000 turns the decision."""
+def hidden_in_signs(tmp_path, share, radius):
+    """A binarised network and a box around a point that decides more clearly than `share` of all points."""
     network, first, last = write_binary_network(tmp_path / "net.onnx")
     points = np.random.default_rng(1).uniform(-1, 1, (20000, 24))
     lead = np.sign(points @ first) @ (last[:, 0] - last[:, 1])
-    center = points[np.argsort(lead)[-4]]
-    box = center - 0.9, center + 0.9
-    return problem_of(tmp_path, network, *box, 2, "(>= Y_1 Y_0)")
+    center = points[np.argsort(lead)[int(share * 20000)]]
+    return problem_of(tmp_path, network, center - radius, center + radius, 2, "(>= Y_1 Y_0)")
 
 
-def test_a_descent_goes_through_signs_and_a_flat_softmax(hidden_in_signs):
-    problem = hidden_in_signs
+def test_a_descent_goes_through_signs_and_a_flat_softmax(tmp_path):
+    problem = hidden_in_signs(tmp_path, 0.99, 0.25)
     middle = (problem.attack_box.lower + problem.attack_box.upper) / 2
     followed = outputs_to_follow(problem, middle.requires_grad_(True))
     assert followed.jumps
@@ -77,13 +74,23 @@ def test_a_descent_goes_through_signs_and_a_flat_softmax(hidden_in_signs):
     assert torch.equal(plain, followed.outputs)
     (flat,) = torch.autograd.grad((plain[:, 0] - plain[:, 1]).sum(), middle)
     assert not bool(flat.any())
-    attack = Attack(problem)
-    assert attack.random_points(256) is None
-    found = attack.descend(8, 40, Deadline(20))
-    assert found is not None
     low, high = problem.attack_box.lower[0].numpy(), problem.attack_box.upper[0].numpy()
-    assert (found.inputs >= low.ravel()).all() and (found.inputs <= high.ravel()).all()
-    assert problem.model.evaluate(found.inputs[None].astype(np.float32))[0][0] <= 0.5
+    for seed in range(3):
+        attack = Attack(problem, seed)
+        assert attack.random_points(256) is None
+        found = attack.descend(8, 40, Deadline(20))
+        assert found is not None
+        assert (found.inputs >= low.ravel()).all() and (found.inputs <= high.ravel()).all()
+        assert problem.model.evaluate(found.inputs[None].astype(np.float32))[0][0] <= 0.5
+
+
+def test_local_changes_go_on_where_descents_end(tmp_path):
+    problem = hidden_in_signs(tmp_path, 0.999, 0.15)
+    for seed in range(1, 4):
+        attack = Attack(problem, seed)
+        assert attack.random_points(256) is None
+        assert attack.descend(8, 40, Deadline(20)) is None
+        assert attack.change_parts(Deadline(20), rounds=100) is not None
 
 
 def test_outputs_before_a_softmax_stand_in_for_comparisons_only(tmp_path):
