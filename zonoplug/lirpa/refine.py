@@ -14,9 +14,10 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
-from zonoplug.lirpa.backward import Backward, Multipliers
+from zonoplug.lirpa.backward import Backward, Multipliers, Sides
 
 ROWS_AT_ONCE = 256
+ROW_ENTRIES = 2**21  # coefficients of one layer: more no longer fit the processor's caches
 LEARNING_RATE = 0.2
 SLOPES_BYTES = 256 * 2**20
 FEW_NEURONS = 1024
@@ -79,7 +80,9 @@ def refine_hulls(
             continue
         passes = Backward(module, name)
         lower, upper = hull.lower.flatten().clone(), hull.upper.flatten().clone()
-        for neurons in open_neurons.split(ROWS_AT_ONCE // 2):
+        largest = max([passes.size, *(tight[relu.inputs[0].name].lower.numel() for relu in passes.relus)])
+        rows_at_once = max(min(ROWS_AT_ONCE, ROW_ENTRIES // largest), 2)
+        for neurons in open_neurons.split(rows_at_once // 2):
             alpha = first_slopes(passes, tight, 2 * neurons.shape[0])
             bounds, _ = bound_neurons(passes, box, tight, neurons, alpha, steps)
             if slopes is not None:
@@ -216,20 +219,29 @@ def bound_neurons(
     }
     if not alpha or steps == 0:
         with torch.no_grad():
-            found = passes.bound(many, shared, rows, Multipliers(alpha))
+            found = passes.bound(many, shared, rows, Multipliers(alpha), passes.sides(hulls))
         return found.lower[:, 0], found.coefficients
-    return ascend(passes, many, shared, rows, Multipliers(alpha), steps), {}
+    return ascend(passes, many, shared, rows, Multipliers(alpha), steps, passes.sides(hulls)), {}
 
 
 def ascend(
-    passes: Backward, box: Box, hulls: Mapping[str, Interval], rows: Tensor, multipliers: Multipliers, steps: int
+    passes: Backward,
+    box: Box,
+    hulls: Mapping[str, Interval],
+    rows: Tensor,
+    multipliers: Multipliers,
+    steps: int,
+    sides: Mapping[str, Sides] | None = None,
 ) -> Tensor:
-    """The best lower bound of each row over gradient steps on alpha, (batch,); one row for each element."""
+    """The best lower bound of each row over gradient steps on alpha, (batch,); one row for each element.
+
+    `sides` are those of the hulls; all elements may share one.
+    """
     for value in multipliers.alpha.values():
         value.requires_grad_(True)
     optimiser = Adam(list(multipliers.alpha.values()), [LEARNING_RATE] * len(multipliers.alpha))
     best = None
-    sides = passes.sides(hulls)
+    sides = passes.sides(hulls) if sides is None else sides
     for step in range(steps + 1):
         with torch.enable_grad():
             lower = passes.bound(box, hulls, rows, multipliers, sides).lower[:, 0]
