@@ -93,6 +93,14 @@ def test_local_changes_go_on_where_descents_end(tmp_path):
         assert attack.change_parts(Deadline(20), rounds=100) is not None
 
 
+def test_left_out_ingredients_find_less(tmp_path):
+    problem = hidden_in_signs(tmp_path, 0.99, 0.25)
+    plain = Attack(problem, 0, without=("made-up-slopes", "local-changes"))
+    assert plain.descend(8, 40, Deadline(20)) is None
+    assert plain.change_parts(Deadline(20), rounds=100) is None
+    assert plain.jumps
+
+
 def test_outputs_before_a_softmax_stand_in_for_comparisons_only(tmp_path):
     network, *_ = write_binary_network(tmp_path / "net.onnx")
     box = [-1.0] * 24, [1.0] * 24

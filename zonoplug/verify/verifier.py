@@ -134,7 +134,7 @@ class Verification:
         self._problem = problem
         self._settings = settings
         self._deadline = deadline
-        self._attack = Attack(problem, settings.seed)
+        self._attack = Attack(problem, settings.seed, settings.without)
         self._observer = observer or Observer()
         self._outcome = Outcome(Verdict.UNKNOWN, statistics=self._observer.statistics)
 
