@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, PatchBlock
+from zonoplug.domain.alignment import align_sum
+from zonoplug.domain.blocks import DenseBlock, DiagonalBlock, PatchBlock, sum_local
 from zonoplug.domain.convolutions import Convolution, TransposedConvolution
 from zonoplug.domain.linear_maps import MatrixMap
 from zonoplug.domain.symbols import SymbolSource
@@ -117,3 +118,44 @@ def test_unknown_entries_stay_unknown():
     image = block.map(linear)
     assert bool(image.radius()[0, :, :2, :2].isnan().all())
     assert not bool(image.radius()[0, :, 3, 3].isnan().any())
+
+
+@given(st.data(), st.integers(1, 2))
+def test_sums_of_windows_equal_the_dense_oracle_and_stay_windows(data, rank):
+    """A residual connection: single entries, or a convolution of them, plus what one more convolution makes of it."""
+    block = data.draw(diagonal_blocks(rank))
+    random = torch.Generator().manual_seed(0)
+    channels, kernel = block.shape[0], data.draw(st.sampled_from([1, 3]))
+    ones = (1,) * rank
+
+    def same_size(kernel):
+        weight = torch.randn(channels, channels, *(kernel,) * rank, generator=random, dtype=DTYPE)
+        return Convolution(weight, ones, (kernel // 2,) * rank, ones, 1)
+
+    short = block.map(same_size(1)) if data.draw(st.booleans()) else block
+    long = short.map(same_size(kernel))
+    total = sum_local(short, long)
+    either = align_sum([short], [long])
+    assert len(either) == 1
+    torch.testing.assert_close(either[0].dense(), short.dense() + long.dense())
+    assert torch.equal(either[0].symbols, block.symbols) and either[0].norm == block.norm
+    if total is not None:
+        assert either[0].entries == total.entries < block.num_symbols * prod(block.shape) or kernel == 1
+        torch.testing.assert_close(total.radius(), (DenseBlock(block.symbols, total.dense(), block.norm)).radius())
+    if kernel == 1 or min(block.shape[1:]) >= 7:
+        assert total is not None
+
+
+def test_blocks_that_share_symbols_with_a_third_are_summed_together():
+    index = torch.arange(4).expand(1, 4)
+    ids = SymbolSource().fresh("x", index)
+    one = DiagonalBlock(ids, torch.ones(1, 4, dtype=DTYPE), index, (1, 4, 4))
+    moved = DiagonalBlock(ids, torch.ones(1, 4, dtype=DTYPE), index + 4, (1, 4, 4))
+    total = align_sum([one, moved], [one])
+    dense = sum(block.dense() for block in total)
+    torch.testing.assert_close(dense, 2 * one.dense() + moved.dense())
+    assert sum(block.num_symbols for block in total) == 4, "each symbol counts once in a radius"
+    same = sum_local(one, one)
+    assert isinstance(same, DiagonalBlock) and bool((same.values == 2).all())
+    uneven = DiagonalBlock(ids, one.values, torch.tensor([[0, 2, 1, 3]]), (1, 4, 4))
+    assert sum_local(one, uneven) is None

@@ -43,7 +43,7 @@ def test_refreshed_hulls_hold_every_sample_with_the_fixed_signs(tmp_path, seed):
     problem, search = search_for(tmp_path, seed, "(>= Y_0 1000.0)")
     module, box = search._bounder.module, Box(problem.box.lower, problem.box.upper)
     slopes: dict[str, list[NeuronSlopes]] = {}
-    root = refine_hulls(module, box, search._zonotope_hulls(box), 4, Deadline(60), slopes)
+    root = refine_hulls(module, box, search._bounder.hulls(box), 4, Deadline(60), slopes)
     assert slopes
     names = [name for _, name in search._names]
     points = box.sample(20_000, torch.Generator().manual_seed(seed))[:, 0]

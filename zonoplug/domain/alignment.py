@@ -12,7 +12,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from zonoplug.domain.blocks import DenseBlock, GeneratorBlock
+from zonoplug.domain.blocks import DenseBlock, GeneratorBlock, sum_local
 from zonoplug.domain.symbols import SymbolIds, merge_ids
 
 Blocks = Sequence[GeneratorBlock]
@@ -67,11 +67,32 @@ def sum_columns(blocks: Blocks, ids: SymbolIds) -> Tensor:
 
 
 def align_sum(left: Blocks, right: Blocks) -> tuple[GeneratorBlock, ...]:
-    """Blocks of a sum: those whose symbols one side alone has stay as they are, the others become dense blocks."""
+    """Blocks of a sum: those whose symbols one side alone has stay as they are, and so do windows of the same symbols.
+
+    The others become dense blocks.
+    """
+    sums, left, right = _sum_pairs(left, right)
     left_ids, right_ids = (merge_ids(*(b.symbols for b in blocks)) for blocks in (left, right))
     only_left = [b for b in left if not bool(torch.isin(b.symbols, right_ids).any())]
     only_right = [b for b in right if not bool(torch.isin(b.symbols, left_ids).any())]
     shared = [b for b in (*left, *right) if all(b is not other for other in (*only_left, *only_right))]
     if not shared:
-        return (*only_left, *only_right)
-    return (*reversed(grouped(shared, lambda ids: sum_columns(shared, ids))), *only_left, *only_right)
+        return (*sums, *only_left, *only_right)
+    return (*reversed(grouped(shared, lambda ids: sum_columns(shared, ids))), *sums, *only_left, *only_right)
+
+
+def _sum_pairs(left: Blocks, right: Blocks) -> tuple[list[GeneratorBlock], list[GeneratorBlock], list[GeneratorBlock]]:
+    """Sums of a block of each side that keep their structure, and what is left of both sides."""
+    sums, rest_left, rest_right = [], list(left), list(right)
+    for one in left:
+        for other in rest_right:
+            beside = [*(b for b in left if b is not one), *(b for b in right if b is not other)]
+            if any(bool(torch.isin(one.symbols, b.symbols).any()) for b in beside):
+                continue
+            total = sum_local(one, other)
+            if total is not None:
+                sums.append(total)
+                rest_left = [b for b in rest_left if b is not one]
+                rest_right = [b for b in rest_right if b is not other]
+                break
+    return sums, rest_left, rest_right

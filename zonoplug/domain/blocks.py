@@ -9,15 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import inf, prod
 
+import torch
 from torch import Tensor
 
 from zonoplug.domain.convolutions import LocalMap
 from zonoplug.domain.dense_block import DenseBlock, GeneratorBlock, dual_norm, join_dense, join_small
 from zonoplug.domain.linear_maps import LinearMap, Shape
-from zonoplug.domain.patches import PatchBlock, born, entries_of
+from zonoplug.domain.patches import PatchBlock, born, entries_of, single_entries, sum_patches
 from zonoplug.domain.symbols import SymbolIds
 
-__all__ = ["DenseBlock", "DiagonalBlock", "GeneratorBlock", "PatchBlock", "dual_norm", "join_dense", "join_small"]
+__all__ = [
+    "DenseBlock",
+    "DiagonalBlock",
+    "GeneratorBlock",
+    "PatchBlock",
+    "dual_norm",
+    "join_dense",
+    "join_small",
+    "sum_local",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,3 +93,25 @@ class DiagonalBlock(GeneratorBlock):
         if isinstance(linear, LocalMap) and len(self.coordinates) == linear.rank + 1:
             return self.num_symbols * entries_of((1,) * linear.rank, linear, shape)
         return self.num_symbols * prod(shape)
+
+
+def sum_local(left: GeneratorBlock, right: GeneratorBlock) -> GeneratorBlock | None:
+    """The sums of two blocks' columns as a block that still keeps few entries, or None where there is none.
+
+    That takes the same symbols in the same order, the same norm, and blocks of single entries or of windows.
+    """
+    same = left.norm == right.norm and left.shape == right.shape and torch.equal(left.symbols, right.symbols)
+    if not same or len(left.shape) < 2:
+        return None
+    if isinstance(left, DiagonalBlock) and isinstance(right, DiagonalBlock) and torch.equal(left.index, right.index):
+        return replace(left, values=left.values + right.values)
+    parts = [
+        single_entries(block.symbols, block.values, block.index, block.shape, block.norm)
+        if isinstance(block, DiagonalBlock)
+        else block
+        for block in (left, right)
+    ]
+    first, second = parts
+    if not isinstance(first, PatchBlock) or not isinstance(second, PatchBlock):
+        return None
+    return sum_patches(first, second)

@@ -143,6 +143,44 @@ def born(
     return block if pays(window, out) else DenseBlock(symbols, block.dense(), norm)
 
 
+def single_entries(symbols: SymbolIds, values: Tensor, index: Tensor, shape: Shape, norm: float) -> PatchBlock:
+    """Generators with one entry each, values (batch, k) at flat coordinates index (batch, k), as windows of size 1."""
+    size = prod(shape[1:])
+    place, parts = index % size, []
+    for width in reversed(shape[1:]):
+        parts.append(place % width)
+        place = torch.div(place, width, rounding_mode="floor")
+    channel = torch.div(index, size, rounding_mode="floor").unsqueeze(2)
+    patches = values.new_zeros(*values.shape, shape[0]).scatter_(2, channel, values.unsqueeze(2))
+    patches = patches.reshape(*patches.shape, *[1] * (len(shape) - 1))
+    return PatchBlock(symbols, patches, torch.stack(parts[::-1], dim=-1), shape, norm)
+
+
+def sum_patches(left: PatchBlock, right: PatchBlock) -> PatchBlock | None:
+    """The sums of two blocks' columns, symbol by symbol, in windows that hold both.
+
+    None where the windows of one lie differently to those of the other from symbol to symbol, or where windows no
+    longer pay. The blocks have the same symbols, norm and coordinates.
+    """
+    first = torch.minimum(left.corner, right.corner)
+    shifts = [(block.corner - first).flatten(0, 1) for block in (left, right)]
+    if not left.num_symbols or any(bool((shift != shift[0]).any()) for shift in shifts):
+        return None
+    parts = [(block.patches, shift[0].tolist()) for block, shift in zip((left, right), shifts, strict=True)]
+    window = tuple(
+        max(shift[axis] + patches.shape[axis + 3] for patches, shift in parts) for axis in range(first.shape[2])
+    )
+    if not pays(window, left.coordinates):
+        return None
+    total = left.patches.new_zeros(*left.patches.shape[:3], *window)
+    for patches, shift in parts:
+        place = total
+        for axis, (at, width) in enumerate(zip(shift, patches.shape[3:], strict=True)):
+            place = place.narrow(axis + 3, at, width)
+        place += patches
+    return PatchBlock(left.symbols, total, first, left.coordinates, left.norm)
+
+
 def clipped(symbols: SymbolIds, patches: Tensor, corner: Tensor, coordinates: Shape, norm: float) -> PatchBlock:
     """A block of patches, of which what lies outside the coordinates is dropped, in place."""
     rank = corner.shape[2]

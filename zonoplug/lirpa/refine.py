@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,14 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.backward import Backward
-from zonoplug.lirpa.relu_sides import Multipliers
+from zonoplug.lirpa.relu_sides import Multipliers, Sides
 
 ROWS_AT_ONCE = 256
+ROW_ENTRIES = 2**21  # coefficients of one layer: more no longer fit the processor's caches
 LEARNING_RATE = 0.2
 SLOPES_BYTES = 256 * 2**20
+FEW_NEURONS = 1024
+TRIAL_NEURONS = 16
 
 
 def first_alpha(hull: Interval) -> Tensor:
@@ -46,10 +50,12 @@ def refine_hulls(
     steps: int,
     deadline: Deadline,
     slopes: dict[str, list[NeuronSlopes]] | None = None,
+    rows: Tensor | None = None,
 ) -> dict[str, Interval]:
     """Bounds of every ReLU's input, each layer using the layers before it.
 
-    Only neurons whose sign is open are bounded again. Each gets slopes of its own.
+    Only neurons whose sign is open are bounded again, and of those only the ones that `rows` depend on. Each gets
+    slopes of its own. Where the time is short, the first layers, which zonotopes bound best, keep their hulls.
 
     Args:
         box: one input box, (1, *input_shape).
@@ -57,20 +63,27 @@ def refine_hulls(
         steps: gradient steps on each bound; 0 for plain backward bounds.
         deadline: once it has passed, the remaining layers keep their hulls.
         slopes: takes the slopes that the bounds ended with, by node name, if they fit in `SLOPES_BYTES` together.
+        rows: (1, rows, outputs), the specification matrix that the hulls are for; None for all outputs.
     """
     room = SLOPES_BYTES
     tight = dict(hulls)
-    for node in Backward(module).relus:
+    whole = Backward(module)
+    read = {} if rows is None else _neurons_read(whole, box, tight, rows)
+    order = whole.relus
+    left_out = _too_many(module, box, tight, order, read, steps, deadline)
+    for node in order[left_out:]:
         name = node.inputs[0].name
         if deadline.passed:
             break
         hull = tight[name]
-        open_neurons = ((hull.lower < 0) & (hull.upper > 0)).flatten().nonzero().flatten()
+        open_neurons = _open_neurons(hull, read.get(node.name))
         if not open_neurons.shape[0]:
             continue
         passes = Backward(module, name)
         lower, upper = hull.lower.flatten().clone(), hull.upper.flatten().clone()
-        for neurons in open_neurons.split(ROWS_AT_ONCE // 2):
+        largest = max([passes.size, *(tight[relu.inputs[0].name].lower.numel() for relu in passes.relus)])
+        rows_at_once = max(min(ROWS_AT_ONCE, ROW_ENTRIES // largest), 2)
+        for neurons in open_neurons.split(rows_at_once // 2):
             alpha = first_slopes(passes, tight, 2 * neurons.shape[0])
             bounds, _ = bound_neurons(passes, box, tight, neurons, alpha, steps)
             if slopes is not None:
@@ -85,6 +98,51 @@ def refine_hulls(
                 break
         tight[name] = Interval(lower.reshape(hull.lower.shape), upper.reshape(hull.upper.shape))
     return tight
+
+
+def _open_neurons(hull: Interval, read: Tensor | None) -> Tensor:
+    """Flat places of the neurons whose sign is open and that are read, (m,)."""
+    open_ = (hull.lower < 0) & (hull.upper > 0)
+    return (open_ if read is None else open_ & read).flatten().nonzero().flatten()
+
+
+def _too_many(
+    module: Any,
+    box: Box,
+    hulls: Mapping[str, Interval],
+    order: list[Any],
+    read: Mapping[str, Tensor],
+    steps: int,
+    deadline: Deadline,
+) -> int:
+    """How many of the first layers to leave out, by the time that a few neurons of the last layer take.
+
+    A neuron of layer l of n costs l / n of one in the last, and each gradient step as much as three plain passes.
+    """
+    counts = [int(_open_neurons(hulls[node.inputs[0].name], read.get(node.name)).shape[0]) for node in order]
+    if sum(counts) <= FEW_NEURONS or not counts[-1]:
+        return 0
+    name = order[-1].inputs[0].name
+    passes, neurons = Backward(module, name), _open_neurons(hulls[name], read.get(order[-1].name))[:TRIAL_NEURONS]
+    start = time.monotonic()
+    bound_neurons(passes, box, hulls, neurons, first_slopes(passes, hulls, 2 * neurons.shape[0]), 0)
+    each = (time.monotonic() - start) / neurons.shape[0] * (1 + 3 * steps)
+    seconds = 0.0
+    for place in reversed(range(len(order))):
+        seconds += each * counts[place] * (place + 1) / len(order)
+        if seconds > deadline.left_seconds:
+            return min(place + 1, len(order) - 1)
+    return 0
+
+
+def _neurons_read(whole: Backward, box: Box, hulls: Mapping[str, Interval], rows: Tensor) -> dict[str, Tensor]:
+    """By name of each ReLU, which of its neurons (1, *shape) the rows depend on.
+
+    Those are the ones with a coefficient in a backward bound: its slopes are positive where a sign is open.
+    """
+    with torch.no_grad():
+        coefficients = whole.bound(box, hulls, rows).coefficients
+    return {name: (value != 0).any(dim=1) for name, value in coefficients.items()}
 
 
 def refresh_hulls(
@@ -162,20 +220,29 @@ def bound_neurons(
     }
     if not alpha or steps == 0:
         with torch.no_grad():
-            found = passes.bound(many, shared, rows, Multipliers(alpha))
+            found = passes.bound(many, shared, rows, Multipliers(alpha), passes.sides(hulls))
         return found.lower[:, 0], found.coefficients
-    return ascend(passes, many, shared, rows, Multipliers(alpha), steps), {}
+    return ascend(passes, many, shared, rows, Multipliers(alpha), steps, passes.sides(hulls)), {}
 
 
 def ascend(
-    passes: Backward, box: Box, hulls: Mapping[str, Interval], rows: Tensor, multipliers: Multipliers, steps: int
+    passes: Backward,
+    box: Box,
+    hulls: Mapping[str, Interval],
+    rows: Tensor,
+    multipliers: Multipliers,
+    steps: int,
+    sides: Mapping[str, Sides] | None = None,
 ) -> Tensor:
-    """The best lower bound of each row over gradient steps on alpha, (batch,); one row for each element."""
+    """The best lower bound of each row over gradient steps on alpha, (batch,); one row for each element.
+
+    `sides` are those of the hulls; all elements may share one.
+    """
     for value in multipliers.alpha.values():
         value.requires_grad_(True)
     optimiser = Adam(list(multipliers.alpha.values()), [LEARNING_RATE] * len(multipliers.alpha))
     best = None
-    sides = passes.sides(hulls)
+    sides = passes.sides(hulls) if sides is None else sides
     for step in range(steps + 1):
         with torch.enable_grad():
             lower = passes.bound(box, hulls, rows, multipliers, sides).lower[:, 0]

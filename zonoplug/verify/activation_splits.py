@@ -87,7 +87,7 @@ class ActivationSearch:
         box = Box(
             self._problem.box.lower[box_number : box_number + 1], self._problem.box.upper[box_number : box_number + 1]
         )
-        self._hulls = self._zonotope_hulls(box)
+        self._hulls = self._bounder.hulls(box)
         self._box, self._box_number = box, box_number
         self._magnitudes: dict[str, Tensor] | None = None
         aims = self._aims(objective, box_number)
@@ -95,7 +95,7 @@ class ActivationSearch:
 
         for steps in ROOT_STEPS:
             refined = "refined-hulls" not in self._without
-            slopes = self._tighten(box, box_number, steps, deadline) if refined else {}
+            slopes = self._tighten(box, box_number, steps, deadline, aims.rows) if refined else {}
             parts = []
             for piece in torch.arange(len(aims)).split(BATCH):
                 part = self._root(len(piece))
@@ -131,20 +131,15 @@ class ActivationSearch:
         number = objective.exists[box_number].nonzero().flatten()
         return Aims(objective.coefficients[box_number, members], goal, there, number)
 
-    def _zonotope_hulls(self, box: Box) -> dict[str, Interval]:
-        from zonoplug.lirpa.methods import BoundMethod
-        from zonoplug.lirpa.module import walk
-
-        with torch.no_grad():
-            return walk(self._bounder.module, [box], BoundMethod.parse("zonotope")).hulls
-
-    def _tighten(self, box: Box, box_number: int, steps: int, deadline: Deadline) -> dict[str, list[NeuronSlopes]]:
+    def _tighten(
+        self, box: Box, box_number: int, steps: int, deadline: Deadline, rows: Tensor
+    ) -> dict[str, list[NeuronSlopes]]:
         """Tighten the root's hulls by backward bounds, and compare them with sampled points before they count."""
         from zonoplug.lirpa.refine import refine_hulls
 
         module = self._bounder.module
         slopes: dict[str, list[NeuronSlopes]] = {}
-        hulls = refine_hulls(module, box, self._hulls, steps, deadline.part(0.4), slopes)
+        hulls = refine_hulls(module, box, self._hulls, steps, deadline.part(0.4), slopes, rows)
         points = self._attack.points[self._attack.groups == box_number][:CHECKED_POINTS]
         if not points.shape[0]:
             points = box.sample(CHECKED_POINTS)[:, 0]

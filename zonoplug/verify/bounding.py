@@ -115,14 +115,18 @@ class Bounder:
         self.warnings: list[str] = []
         self.reduced_by = ""
         self._backward: list[Backward | None] = []
+        self._walked: tuple[Box, dict[str, Interval]] | None = None
 
     def bound(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
         """Lower bounds of the objective's rows on subdomains (n, *input_shape) of the boxes `group` (n,).
 
         They are lowered by what rounding may move the rows, where that can be told.
         """
-        if method == "zonotope+crown" and self.backward is not None and self.backward.uses_planes:
-            return self._bound_slice(method, box, group, objective)
+        if method == "zonotope+crown" and self.backward is not None:
+            if self._known_hulls(box) is not None:
+                return self._over_hulls(box, group, objective)
+            if self.backward.uses_planes:
+                return self._bound_slice(method, box, group, objective)
         bounds, propagation = self.plain_bound(method, box, group, objective)
         return self.lowered(bounds, propagation, box, objective.rows(group))
 
@@ -160,6 +164,11 @@ class Bounder:
             if "bounded by intervals" in text and text not in self.warnings:
                 self.warnings.append(text)
         self.reduced_by = "" if propagation is None else propagation.reduced_by
+        if propagation is not None and box.lower.shape[0] == 1 and known is None and not self.reduced_by:
+            hulls = {
+                name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in propagation.hulls.items()
+            }
+            self._walked = box, hulls
         return self._described(bounds.lower, propagation, box), propagation
 
     def lowered(self, bounds: RowBounds, propagation: Propagation | None, box: Box, rows: Tensor) -> RowBounds:
@@ -170,6 +179,35 @@ class Bounder:
             self._backward, allowance = [None], 0.0
         floor = None if bounds.floor is None else bounds.floor - allowance
         return replace(bounds, lower=bounds.lower - allowance, floor=floor)
+
+    def hulls(self, box: Box) -> dict[str, Interval]:
+        """The zonotope's hulls on one box (1, *input_shape), by node name; those of the latest walk if it was there."""
+        from zonoplug.lirpa.methods import BoundMethod
+        from zonoplug.lirpa.module import walk
+
+        known = self._known_hulls(box)
+        if known is None:
+            with torch.no_grad():
+                known = walk(self.module, [box], BoundMethod.parse("zonotope")).hulls
+            self._walked = box, known
+        return dict(known)
+
+    def _known_hulls(self, box: Box) -> dict[str, Interval] | None:
+        if self._walked is None or box.lower.shape[0] != 1:
+            return None
+        last, hulls = self._walked
+        same = torch.equal(last.lower, box.lower) and torch.equal(last.upper, box.upper)
+        return hulls if same else None
+
+    def _over_hulls(self, box: Box, group: Tensor, objective: Objective) -> RowBounds:
+        """Backward bounds alone, over the hulls of the latest walk."""
+        hulls, backward = self.hulls(box), self.backward
+        assert backward is not None
+        rows = objective.rows(group).expand(1, -1, -1)
+        with torch.no_grad():
+            linear = backward.bound(box, hulls, rows)
+            lower = linear.lower - backward.allowance(linear, rows, hulls, backward.magnitudes(box, hulls))
+        return RowBounds(lower, lower, linear.inputs.flatten(2) * ((box.upper - box.lower) / 2).flatten(1).unsqueeze(1))
 
     def bound_in_slices(
         self, method: str, box: Box, group: Tensor, objective: Objective, load: Tensor | None = None

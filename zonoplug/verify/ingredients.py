@@ -8,6 +8,8 @@ from zonoplug.errors import UnknownNameError
 
 INGREDIENTS = {
     "attack": "gradient descent before and between bounds; random points stay, as evidence against wrong bounds",
+    "made-up-slopes": "slopes for signs and roundings, and outputs before a softmax, for descents to follow",
+    "local-changes": "changes of parts of the lowest points that descents found",
     "inner-attack": "the middle and the zonotope's lowest corner of open subdomains, the minimisers of their bounds",
     "zonotope-root": "one zonotope bound of the whole input box, before stronger methods",
     "crown": "CROWN bounds over the zonotope's hulls, alone or with it",

@@ -166,7 +166,7 @@ class Problem:
     def outputs(self, points: Tensor) -> Tensor:
         """The loaded model's flattened outputs (n, outputs) at points (n, *input_shape)."""
         result: Tensor = self.model.module(points)
-        return result.flatten(1)
+        return result.flatten(1).to(self.dtype)  # networks that count give whole numbers
 
     def point_margins(self, outputs: Tensor, group: Tensor) -> Tensor:
         """Largest margin of each disjunct at points, (n, disjuncts); <= 0 means unsafe."""

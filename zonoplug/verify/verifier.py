@@ -27,7 +27,10 @@ AGREEMENT_POINTS = 8
 ROOT_BATCH = 64
 SPLITTABLE_INPUTS = 64
 QUICK_ATTACK_SECONDS = 2.0
+QUICK_CHANGES = 40
 LONG_ATTACK_SHARE = 0.15
+CHANGES_SHARE = 0.05
+JUMPS_SHARE = 0.3  # of the time: bounds say little about networks that jump
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ class Verification:
         self._problem = problem
         self._settings = settings
         self._deadline = deadline
-        self._attack = Attack(problem, settings.seed)
+        self._attack = Attack(problem, settings.seed, settings.without)
         self._observer = observer or Observer()
         self._outcome = Outcome(Verdict.UNKNOWN, statistics=self._observer.statistics)
 
@@ -208,8 +211,12 @@ class Verification:
         found = self._attack.random_points(max(256, self._problem.objective.num_boxes))
         if "attack" in self._settings.without:
             return found
-        limit = min(QUICK_ATTACK_SECONDS, 0.2 * max(self._deadline.left_seconds, 0.0))
-        return found or self._attack.scan(Deadline(limit)) or self._attack.descend(4, 40, Deadline(limit))
+        seconds = min(QUICK_ATTACK_SECONDS, 0.2 * max(self._deadline.left_seconds, 0.0))
+        if not self._attack.jumps:
+            found = found or self._attack.descend(4, 40, Deadline(seconds))
+            return found or self._attack.change_parts(Deadline(seconds / 4), QUICK_CHANGES)
+        found = found or self._attack.scan(Deadline(seconds)) or self._attack.descend(4, 40, Deadline(seconds))
+        return found or self._attack.change_parts(self._deadline.part(JUMPS_SHARE))
 
     def _check_model(self) -> None:
         from zonoplug.io.onnx_model import check_agreement
@@ -249,6 +256,7 @@ class Verification:
         if stage.kind == "attack":
             limit = self._deadline.part(LONG_ATTACK_SHARE)
             found = self._attack.descend(16, 60, limit, excluded, max_batch=64)
+            found = found or self._attack.change_parts(self._deadline.part(CHANGES_SHARE), 10 * QUICK_CHANGES)
             return None if found is None else self._finish(Verdict.VIOLATED, "attack", found)
         name, without = stage.name, self._settings.without
         self._outcome.method = name
@@ -287,7 +295,8 @@ class Verification:
         restarts = 8
         while not self._deadline.passed and "attack" not in self._settings.without:
             with self._observer.stage("attack"):
-                found = self._attack.descend(restarts, 100, self._deadline, excluded, max_batch=64)
+                found = self._attack.descend(restarts, 100, self._deadline.part(0.5), excluded, max_batch=64)
+                found = found or self._attack.change_parts(self._deadline.part(0.2))
             if found is not None:
                 return self._finish(Verdict.VIOLATED, "attack", found)
             restarts = min(2 * restarts, 64)
