@@ -28,6 +28,7 @@ from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_scores, 
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import LinearBounds, Multipliers
+    from zonoplug.lirpa.clipped_hulls import UnsafeRow
     from zonoplug.lirpa.refine import NeuronSlopes
 
 ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
@@ -252,6 +253,7 @@ class ActivationSearch:
                 alpha.clamp_(0, 1)
                 beta.clamp_(min=0)
         part.alpha, part.beta = alpha.detach(), beta.detach()
+        self._weights = weights.detach()
         best = best - self._allowance(passed, mixture.detach() @ aims.rows)[:, 0]
         at_input = passed.inputs[:, 0].detach()
         self._minimisers = torch.where(at_input > 0, many.lower, many.upper)
@@ -259,6 +261,19 @@ class ActivationSearch:
             [passed.coefficients[name].detach()[:, 0].flatten(1) for name, _ in self._names], dim=1
         )
         return best, split_scores(coefficients, part.lower, part.upper, part.alpha, part.sign)
+
+    def unsafe(self, part: SignSubdomains, aim: Aims) -> UnsafeRow:
+        """Where one aim may fail, after `bound` has optimised its multipliers: the constraint that clips hulls."""
+        from zonoplug.lirpa.clipped_hulls import UnsafeRow
+
+        with torch.no_grad():
+            weights = self._weights.masked_fill(~aim.there, -torch.inf).softmax(dim=1).unsqueeze(1)
+            row = weights @ aim.rows
+            chosen = self._multipliers(part.alpha, part.beta, part.sign)
+            hulls = self._subdomain_hulls(part)
+            passed = self._backward.bound(self._box, hulls, row, chosen)
+            goal = weights @ aim.goal.unsqueeze(2)
+        return UnsafeRow(self._backward, row, goal[:, :, 0] + self._allowance(passed, row), chosen)
 
     def _allowance(self, passed: LinearBounds, rows: Tensor) -> Tensor:
         """What rounding may move the rows, (n, rows), with the magnitudes on the whole box."""

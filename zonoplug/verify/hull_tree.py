@@ -22,6 +22,7 @@ from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 
 if TYPE_CHECKING:
+    from zonoplug.lirpa.clipped_hulls import UnsafeRow
     from zonoplug.lirpa.refine import NeuronSlopes
 
 NODE_STEPS = 10
@@ -34,6 +35,11 @@ SLOW = 0.12  # a split that takes off less of the loss does worse than many chea
 SLOW_LIMIT = 1024
 PLAIN_SHARE = 0.6
 EASIER, HARDER = 1.1, 0.6
+CLIP_STEPS = 8
+CLIP_ROUNDS = 8
+CLIP_PROGRESS = 0.05  # of the margin, that a round of clipping must gain to be followed by another
+
+Slopes = Mapping[str, "list[NeuronSlopes]"]
 
 
 class SignSearch(Protocol):
@@ -41,6 +47,7 @@ class SignSearch(Protocol):
 
     def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]: ...
     def search(self, root: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int) -> bool: ...
+    def unsafe(self, part: SignSubdomains, aim: Aims) -> UnsafeRow: ...
     def attack(self, result: SearchResult) -> bool: ...
     def leaves(self, part: SignSubdomains, aims: Aims) -> None: ...
 
@@ -54,12 +61,14 @@ class _Node:
         aims: what is not proved yet.
         scores: (neurons,) how much each neuron's relaxation costs, for the aims and for the hulls behind it.
         closed: the subdomain for each aim that was proved when this was bounded, and these aims.
+        slopes: of the bounds of single neurons.
     """
 
     part: SignSubdomains
     aims: Aims
     scores: Tensor
     closed: tuple[SignSubdomains, Aims]
+    slopes: Slopes
 
     @property
     def loss(self) -> float:
@@ -84,7 +93,8 @@ class HullTree:
         box: Box,
         hulls: Mapping[str, Interval],
         names: list[tuple[str, str]],
-        slopes: Mapping[str, list[NeuronSlopes]],
+        slopes: Slopes,
+        clips: bool = True,
     ) -> None:
         from zonoplug.lirpa.backward import Backward
 
@@ -92,6 +102,8 @@ class HullTree:
         self._box = box
         self._slopes = {name: slopes[name] for _, name in names if name in slopes}
         self._passes = {name: Backward(module, name) for name in self._slopes}
+        self._clips = clips
+        self._magnitudes = {name: passed.magnitudes(box, hulls) for name, passed in self._passes.items()}
         self._rest = {name: hull for name, hull in hulls.items() if name not in dict(names).values()}
         self._layers: list[tuple[str, str, slice, tuple[int, ...]]] = []
         place = 0
@@ -103,7 +115,7 @@ class HullTree:
 
     def run(self, root: SignSubdomains, aims: Aims, deadline: Deadline, result: SearchResult) -> bool:
         """Whether all aims are proved. A counterexample, if one is found, is in `result`."""
-        queue = [self._bounded(root, aims, NODE_STEPS)]
+        queue = [self._bounded(root, aims, NODE_STEPS, self._slopes)]
         self._search.leaves(*queue[0].closed)
         reach = FIRST_TRY * float(-root.bound.min())
         if not self._slopes:
@@ -139,11 +151,36 @@ class HullTree:
         """Prove the easiest aim of a node by the plain search."""
         place = int(node.part.bound.argmax())
         one = slice(place, place + 1)
-        proved = self._search.search(node.part.pick(one), node.aims.pick(one), deadline, result, limit)
+        part, aim = node.part.pick(one), node.aims.pick(one)
+        if self._clips:
+            proved = self._clip_away(part, aim, node.slopes, deadline, result)
+        else:
+            proved = self._search.search(part, aim, deadline, result, limit)
         if proved:
             keep = torch.arange(len(node.aims)) != place
             node.part, node.aims = node.part.pick(keep), node.aims.pick(keep)
         return proved
+
+    def _clip_away(
+        self, part: SignSubdomains, aim: Aims, slopes: Slopes, deadline: Deadline, result: SearchResult
+    ) -> bool:
+        """Prove one aim by clipping hulls with it and bounding it again, in turns, as long as that gets on."""
+        whole, before = part, -torch.inf
+        for _ in range(CLIP_ROUNDS):
+            margin, _ = self._search.bound(part, aim, NODE_STEPS)
+            result.subdomains += 1
+            if bool(margin > 0):
+                self._search.leaves(part, aim)
+                return True
+            if not float(margin) > (1 - CLIP_PROGRESS) * before or deadline.passed:
+                return False
+            before = float(margin)
+            clipped = self._clip(part, slopes, CLIP_STEPS, self._search.unsafe(part, aim))
+            if clipped is None:
+                self._search.leaves(whole, aim)
+                return True
+            slopes = clipped[0]
+        return False
 
     def _split(self, node: _Node, result: SearchResult, deadline: Deadline) -> tuple[list[_Node] | None, float]:
         """The two pieces of the best of several candidates, and the share of the loss that both took off together.
@@ -171,7 +208,7 @@ class HullTree:
             self._search.leaves(*piece.closed)
             if len(piece.aims):
                 result.subdomains += len(piece.aims)
-                piece = self._bounded(piece.part, piece.aims, NODE_STEPS, piece.scores)
+                piece = self._sharpened(piece)
                 self._search.leaves(*piece.closed)
                 if len(piece.aims) and self._search.attack(result):
                     return [], best[0]
@@ -200,40 +237,65 @@ class HullTree:
 
     def _piece(self, node: _Node, neuron: int, side: float) -> _Node:
         """The subdomain with one more sign fixed, and hulls behind it refreshed."""
-        from zonoplug.lirpa.refine import refresh_hulls
-
         part = SignSubdomains(*(tensor.clone() for tensor in node.part.parts()))
         (part.lower if side > 0 else part.upper)[:, neuron] = 0.0
         part.sign[:, neuron] = side
-        hulls = dict(self._rest)
+        behind = {
+            name: node.slopes[name]
+            for _, name, section, _ in self._layers
+            if section.start > neuron and name in node.slopes
+        }
+        clipped = self._clip(part, behind, 0)
+        if clipped is None:
+            return self._nothing(part, node.aims)
+        slopes, cost = clipped
+        return self._bounded(part, node.aims, TRIAL_STEPS, {**node.slopes, **slopes}, cost)
+
+    def _sharpened(self, node: _Node) -> _Node:
+        """A node whose hulls have been clipped by its signs, and where just one aim is open by that as well."""
+        part = node.part.pick(slice(None))
+        slopes, cost = node.slopes, node.scores
+        if self._clips:
+            clipped = self._clip(part, node.slopes, CLIP_STEPS)
+            if clipped is None:
+                return self._nothing(part, node.aims)
+            slopes, cost = clipped
+        return self._bounded(part, node.aims, NODE_STEPS, slopes, cost)
+
+    def _clip(
+        self, part: SignSubdomains, slopes: Slopes, steps: int, unsafe: UnsafeRow | None = None
+    ) -> tuple[Slopes, Tensor] | None:
+        """Narrow the hulls of a subdomain; slopes and the cost of each neuron. None if it holds no point."""
+        from zonoplug.lirpa.clipped_hulls import clip_hulls
+
+        hulls, signs = dict(self._rest), {}
         for _, name, section, shape in self._layers:
             hulls[name] = Interval(
                 part.lower[:1, section].unflatten(1, shape), part.upper[:1, section].unflatten(1, shape)
             )
-        behind = {
-            name: self._slopes[name]
-            for _, name, section, _ in self._layers
-            if section.start > neuron and name in self._slopes
-        }
-        hulls, impact = refresh_hulls(self._passes, self._box, hulls, behind)
-        count = len(part)
-        for _, name, section, _ in self._layers:
-            if name not in behind:
-                continue
-            lower, upper = hulls[name].lower.flatten(1), hulls[name].upper.flatten(1)
-            error = 256 * torch.finfo(lower.dtype).eps * torch.maximum(lower.abs(), upper.abs()).max()
-            if bool((lower > upper + error).any()):  # no point of the box has these signs
-                none = slice(0, 0)
-                return _Node(part.pick(none), node.aims.pick(none), node.scores, (part, node.aims))
-            part.lower[:, section] = torch.minimum(lower, upper).expand(count, -1)
-            part.upper[:, section] = torch.maximum(lower, upper).expand(count, -1)
+            signs[name] = part.sign[:1, section].unflatten(1, shape)
+        clipped = clip_hulls(
+            self._passes, self._box, hulls, slopes, signs, steps, unsafe, self._magnitudes if steps else None
+        )
+        if clipped.empty:
+            return None
         cost = torch.zeros_like(part.lower[0])
-        for relu, _, section, _ in self._layers:
-            if relu in impact:
-                cost[section] = impact[relu].flatten()
-        return self._bounded(part, node.aims, TRIAL_STEPS, cost)
+        for relu, name, section, _ in self._layers:
+            if name in slopes:
+                lower, upper = (end.flatten(1) for end in clipped.hulls[name])
+                part.lower[:, section] = torch.minimum(lower, upper).expand(len(part), -1)
+                part.upper[:, section] = torch.maximum(lower, upper).expand(len(part), -1)
+            if relu in clipped.impact:
+                cost[section] = clipped.impact[relu].flatten()
+        return clipped.slopes, cost
 
-    def _bounded(self, part: SignSubdomains, aims: Aims, steps: int, cost: Tensor | None = None) -> _Node:
+    def _nothing(self, part: SignSubdomains, aims: Aims) -> _Node:
+        none = slice(0, 0)
+        return _Node(part.pick(none), aims.pick(none), torch.zeros_like(part.lower[0]), (part, aims), {})
+
+    def _bounded(
+        self, part: SignSubdomains, aims: Aims, steps: int, slopes: Slopes, cost: Tensor | None = None
+    ) -> _Node:
         """A node of a subdomain's aims that its bounds leave open."""
         bound, scores = self._search.bound(part, aims, steps)
         part.bound = torch.fmax(part.bound, bound) if cost is None else bound
@@ -242,4 +304,4 @@ class HullTree:
         open_ = (part.lower[0] < 0) & (part.upper[0] > 0) & (part.sign[0] == 0)
         mixed = (total if cost is None else total + cost) * open_ + torch.finfo(total.dtype).tiny * open_
         keep = ~(part.bound > 0)
-        return _Node(part.pick(keep), aims.pick(keep), mixed, (part.pick(~keep), aims.pick(~keep)))
+        return _Node(part.pick(keep), aims.pick(keep), mixed, (part.pick(~keep), aims.pick(~keep)), slopes)
