@@ -12,7 +12,8 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.backward import Backward
-from zonoplug.lirpa.refine import NeuronSlopes, refine_hulls, refresh_hulls
+from zonoplug.lirpa.clipped_hulls import clip_hulls
+from zonoplug.lirpa.refine import NeuronSlopes, refine_hulls
 from zonoplug.verify import hull_tree
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
@@ -55,7 +56,8 @@ def test_refreshed_hulls_hold_every_sample_with_the_fixed_signs(tmp_path, seed):
             if not bool((lower <= upper).all()):
                 continue
             split = {**root, names[0]: Interval(lower, upper)}
-            tight, impact = refresh_hulls(passes, box, split, slopes)
+            clipped = clip_hulls(passes, box, split, slopes)
+            tight, impact = clipped.hulls, clipped.impact
             meets = values[names[0]][:, neuron] * side >= 0
             for name in names[1:]:
                 seen = values[name][meets]

@@ -201,13 +201,11 @@ class Backward:
     def started(
         self, behind: Backward, hulls: Mapping[str, Interval], rows: Tensor, multipliers: Multipliers
     ) -> Started:
-        """Lower bounds of C y, (batch, 1, outputs), in the values that `behind` passes: what lies after those is done."""
+        """Lower bounds of C y, rows (batch, 1, outputs), as far as the values that `behind` passes."""
         passed = {node.name for node in behind._nodes}
         pending = {self._final: rows.flatten(0, 1)}
         later = [node for node in self._nodes if node.name not in passed]
-        constant, _ = self._walk(
-            later, pending, rows.new_zeros(rows.shape[:2]), hulls, multipliers, self.sides(hulls)
-        )
+        constant, _ = self._walk(later, pending, rows.new_zeros(rows.shape[:2]), hulls, multipliers, self.sides(hulls))
         return Started(pending, constant)
 
     def _walk(

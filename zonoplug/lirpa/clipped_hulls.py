@@ -86,14 +86,14 @@ def clip_hulls(
     unsafe: UnsafeRow | None = None,
     magnitudes: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> ClippedHulls:
-    """Bounds of ReLU inputs again, layer by layer.
+    """Bounds of ReLU inputs, layer by layer, where signs are fixed and the specification may fail.
 
     Args:
         passes: backward passes to each ReLU's input, by its name, in topological order.
         box: one input box, (1, *input_shape).
         hulls: that hold already where the signs are as fixed, (1, *shape) by node name.
         slopes: to start from, by name of a ReLU's input; other layers keep their hulls.
-        signs: 1, -1 or 0, by name of a ReLU's input, (1, *shape). They count beyond their hulls only where there are steps.
+        signs: 1, -1 or 0, by name of a ReLU's input, (1, *shape); without steps they count by the hulls alone.
         steps: gradient steps on slopes and multipliers.
         unsafe: bound only what may be unsafe.
         magnitudes: of each layer, as `Backward.magnitudes` gives them, to allow for rounding.
@@ -222,7 +222,5 @@ class _Layer:
 
 def _times(begun: Started, factor: Tensor) -> Started:
     """For each element of a batch, `begun` times its factor, (batch, 1)."""
-    pending = {
-        name: value * factor.reshape(-1, *([1] * (value.dim() - 1))) for name, value in begun.pending.items()
-    }
+    pending = {name: value * factor.reshape(-1, *([1] * (value.dim() - 1))) for name, value in begun.pending.items()}
     return Started(pending, begun.constant * factor)

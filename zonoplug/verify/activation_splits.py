@@ -111,9 +111,10 @@ class ActivationSearch:
             aims, root = aims.pick(open_), root.pick(open_)
             if not len(aims):
                 return False
-        tree = HullTree(
-            self, self._bounder.module, box, self._hulls, self._names, {} if "hull-tree" in self._without else slopes
-        )
+        slopes = {} if "hull-tree" in self._without else slopes
+        # A certificate's reader bounds leaves by their signs alone.
+        clips = "clipping" not in self._without and self._observer.record is None
+        tree = HullTree(self, self._bounder.module, box, self._hulls, self._names, slopes, clips)
         result.proved &= tree.run(root, aims, deadline, result)
         return result.counterexample is not None
 

@@ -29,14 +29,20 @@ NODE_STEPS = 10
 TRIAL_STEPS = 3
 PLAIN_LIMIT = 64
 CANDIDATES = 2
+FRESH = 1
+PRODUCT = 1
+LEAST_SHARE = 0.02
 PER_LAYER = 2
 FIRST_TRY = 0.03  # a plain search is tried from this share of the root's worst margin on
 SLOW = 0.12  # a split that takes off less of the loss does worse than many cheap ones
 SLOW_LIMIT = 1024
 PLAIN_SHARE = 0.6
+CLIP_PLAIN_SHARE = 0.15
 EASIER, HARDER = 1.1, 0.6
 CLIP_STEPS = 8
-CLIP_ROUNDS = 8
+AIM_STEPS = 3
+CLIP_PATIENCE = 1
+CLIP_ROUNDS = 12
 CLIP_PROGRESS = 0.05  # of the margin, that a round of clipping must gain to be followed by another
 
 Slopes = Mapping[str, "list[NeuronSlopes]"]
@@ -102,7 +108,8 @@ class HullTree:
         self._box = box
         self._slopes = {name: slopes[name] for _, name in names if name in slopes}
         self._passes = {name: Backward(module, name) for name in self._slopes}
-        self._clips = clips
+        self._clips = clips and bool(self._slopes)
+        self._plain_share = CLIP_PLAIN_SHARE if self._clips else PLAIN_SHARE
         self._magnitudes = {name: passed.magnitudes(box, hulls) for name, passed in self._passes.items()}
         self._rest = {name: hull for name, hull in hulls.items() if name not in dict(names).values()}
         self._layers: list[tuple[str, str, slice, tuple[int, ...]]] = []
@@ -129,7 +136,7 @@ class HullTree:
                 reach *= EASIER if self._close_all(node, deadline, result, PLAIN_LIMIT) else HARDER
             pieces, gain = self._split(node, result, deadline) if len(node.aims) else ([], 2.0)
             if gain < SLOW and result.counterexample is None and not deadline.passed:
-                if self._close_all(node, deadline.part(PLAIN_SHARE), result, slow_limit):
+                if self._close_all(node, deadline.part(self._plain_share), result, slow_limit):
                     pieces = []
                 slow_limit = SLOW_LIMIT
             if result.counterexample is not None or deadline.passed:
@@ -152,9 +159,8 @@ class HullTree:
         place = int(node.part.bound.argmax())
         one = slice(place, place + 1)
         part, aim = node.part.pick(one), node.aims.pick(one)
-        if self._clips:
-            proved = self._clip_away(part, aim, node.slopes, deadline, result)
-        else:
+        proved = self._clips and self._clip_away(part, aim, node.slopes, deadline, result)
+        if not proved and (limit > PLAIN_LIMIT or not self._clips):
             proved = self._search.search(part, aim, deadline, result, limit)
         if proved:
             keep = torch.arange(len(node.aims)) != place
@@ -165,17 +171,18 @@ class HullTree:
         self, part: SignSubdomains, aim: Aims, slopes: Slopes, deadline: Deadline, result: SearchResult
     ) -> bool:
         """Prove one aim by clipping hulls with it and bounding it again, in turns, as long as that gets on."""
-        whole, before = part, -torch.inf
+        whole, before, slow = part, -torch.inf, 0
         for _ in range(CLIP_ROUNDS):
             margin, _ = self._search.bound(part, aim, NODE_STEPS)
             result.subdomains += 1
             if bool(margin > 0):
                 self._search.leaves(part, aim)
                 return True
-            if not float(margin) > (1 - CLIP_PROGRESS) * before or deadline.passed:
+            slow = 0 if float(margin) > (1 - CLIP_PROGRESS) * before else slow + 1
+            if slow > CLIP_PATIENCE or deadline.passed:
                 return False
             before = float(margin)
-            clipped = self._clip(part, slopes, CLIP_STEPS, self._search.unsafe(part, aim))
+            clipped = self._clip(part, slopes, AIM_STEPS, self._search.unsafe(part, aim))
             if clipped is None:
                 self._search.leaves(whole, aim)
                 return True
@@ -188,17 +195,20 @@ class HullTree:
         Each candidate is bounded on both sides. There are no pieces, None, where no neuron is open.
         """
         best: tuple[float, list[_Node]] | None = None
+        best_gain = 0.0
         for neuron in self._candidates(node):
             if deadline.passed:
                 break
             pieces = [self._piece(node, neuron, side) for side in (1.0, -1.0)]
             result.subdomains += 2
             losses = [piece.loss for piece in pieces]
-            gain = sum((node.loss - loss) / max(node.loss, 1e-9) for loss in losses)
+            shares = [(node.loss - loss) / max(node.loss, 1e-9) for loss in losses]
+            gain = sum(shares)
+            merit = max(shares[0], LEAST_SHARE) * max(shares[1], LEAST_SHARE) if PRODUCT else gain
             total, count = self._gains.get(neuron, (0.0, 0))
-            self._gains[neuron] = total + gain, count + 1
-            if best is None or gain > best[0]:
-                best = gain, pieces
+            self._gains[neuron] = total + merit, count + 1
+            if best is None or merit > best[0]:
+                best, best_gain = (merit, pieces), gain
             if not any(losses):
                 break
         if best is None:
@@ -211,10 +221,10 @@ class HullTree:
                 piece = self._sharpened(piece)
                 self._search.leaves(*piece.closed)
                 if len(piece.aims) and self._search.attack(result):
-                    return [], best[0]
+                    return [], best_gain
             if len(piece.aims):
                 open_.append(piece)
-        return open_, best[0]
+        return open_, best_gain
 
     def _candidates(self, node: _Node) -> list[int]:
         """Neurons worth a trial: those that did well before, and the best-scored of each layer."""
@@ -230,7 +240,7 @@ class HullTree:
         fresh = sorted((pair for pair in fresh if pair[1] not in self._gains), reverse=True)
         first = not self._gains
         chosen = [neuron for _, neuron in known[:CANDIDATES]]
-        chosen += [neuron for _, neuron in (fresh if first else fresh[:1])]
+        chosen += [neuron for _, neuron in (fresh if first else fresh[:FRESH])]
         if not chosen and bool((node.scores > 0).any()):
             chosen = [int(node.scores.argmax())]
         return chosen
