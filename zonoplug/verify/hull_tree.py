@@ -29,9 +29,6 @@ NODE_STEPS = 10
 TRIAL_STEPS = 3
 PLAIN_LIMIT = 64
 CANDIDATES = 2
-FRESH = 1
-PRODUCT = 1
-LEAST_SHARE = 0.02
 PER_LAYER = 2
 FIRST_TRY = 0.03  # a plain search is tried from this share of the root's worst margin on
 SLOW = 0.12  # a split that takes off less of the loss does worse than many cheap ones
@@ -39,6 +36,7 @@ SLOW_LIMIT = 1024
 PLAIN_SHARE = 0.6
 CLIP_PLAIN_SHARE = 0.15
 EASIER, HARDER = 1.1, 0.6
+CLIP_EASIER, CLIP_HARDER = 1.25, 0.85
 CLIP_STEPS = 8
 AIM_STEPS = 3
 CLIP_PATIENCE = 1
@@ -108,6 +106,7 @@ class HullTree:
         self._box = box
         self._slopes = {name: slopes[name] for _, name in names if name in slopes}
         self._passes = {name: Backward(module, name) for name in self._slopes}
+        self._reach = torch.inf
         self._clips = clips and bool(self._slopes)
         self._plain_share = CLIP_PLAIN_SHARE if self._clips else PLAIN_SHARE
         self._magnitudes = {name: passed.magnitudes(box, hulls) for name, passed in self._passes.items()}
@@ -132,7 +131,9 @@ class HullTree:
             if deadline.passed:
                 return False
             node = queue.pop()
-            if len(node.aims) and float(-node.part.bound.min()) <= reach:
+            if len(node.aims) and self._clips:
+                self._clip_easiest(node, deadline, result)
+            elif len(node.aims) and float(-node.part.bound.min()) <= reach:
                 reach *= EASIER if self._close_all(node, deadline, result, PLAIN_LIMIT) else HARDER
             pieces, gain = self._split(node, result, deadline) if len(node.aims) else ([], 2.0)
             if gain < SLOW and result.counterexample is None and not deadline.passed:
@@ -167,6 +168,17 @@ class HullTree:
             node.part, node.aims = node.part.pick(keep), node.aims.pick(keep)
         return proved
 
+    def _clip_easiest(self, node: _Node, deadline: Deadline, result: SearchResult) -> None:
+        """Clip away the aims of a node whose margins are within reach, by what succeeded and failed before."""
+        while len(node.aims):
+            margin = float(-node.part.bound.max())
+            if margin > self._reach or deadline.passed:
+                return
+            if not self._close(node, deadline, result, 0):
+                self._reach = CLIP_HARDER * margin
+                return
+            self._reach = max(self._reach, CLIP_EASIER * margin)
+
     def _clip_away(
         self, part: SignSubdomains, aim: Aims, slopes: Slopes, deadline: Deadline, result: SearchResult
     ) -> bool:
@@ -195,20 +207,17 @@ class HullTree:
         Each candidate is bounded on both sides. There are no pieces, None, where no neuron is open.
         """
         best: tuple[float, list[_Node]] | None = None
-        best_gain = 0.0
         for neuron in self._candidates(node):
             if deadline.passed:
                 break
             pieces = [self._piece(node, neuron, side) for side in (1.0, -1.0)]
             result.subdomains += 2
             losses = [piece.loss for piece in pieces]
-            shares = [(node.loss - loss) / max(node.loss, 1e-9) for loss in losses]
-            gain = sum(shares)
-            merit = max(shares[0], LEAST_SHARE) * max(shares[1], LEAST_SHARE) if PRODUCT else gain
+            gain = sum((node.loss - loss) / max(node.loss, 1e-9) for loss in losses)
             total, count = self._gains.get(neuron, (0.0, 0))
-            self._gains[neuron] = total + merit, count + 1
-            if best is None or merit > best[0]:
-                best, best_gain = (merit, pieces), gain
+            self._gains[neuron] = total + gain, count + 1
+            if best is None or gain > best[0]:
+                best = gain, pieces
             if not any(losses):
                 break
         if best is None:
@@ -221,10 +230,10 @@ class HullTree:
                 piece = self._sharpened(piece)
                 self._search.leaves(*piece.closed)
                 if len(piece.aims) and self._search.attack(result):
-                    return [], best_gain
+                    return [], best[0]
             if len(piece.aims):
                 open_.append(piece)
-        return open_, best_gain
+        return open_, best[0]
 
     def _candidates(self, node: _Node) -> list[int]:
         """Neurons worth a trial: those that did well before, and the best-scored of each layer."""
@@ -240,7 +249,7 @@ class HullTree:
         fresh = sorted((pair for pair in fresh if pair[1] not in self._gains), reverse=True)
         first = not self._gains
         chosen = [neuron for _, neuron in known[:CANDIDATES]]
-        chosen += [neuron for _, neuron in (fresh if first else fresh[:FRESH])]
+        chosen += [neuron for _, neuron in (fresh if first else fresh[:1])]
         if not chosen and bool((node.scores > 0).any()):
             chosen = [int(node.scores.argmax())]
         return chosen
