@@ -36,7 +36,7 @@ SLOW_LIMIT = 1024
 PLAIN_SHARE = 0.6
 CLIP_PLAIN_SHARE = 0.15
 EASIER, HARDER = 1.1, 0.6
-CLIP_EASIER, CLIP_HARDER = 1.25, 0.85
+CLIP_EASIER, CLIP_HARDER, CLIP_AGAIN = 1.25, 0.85, 1.05
 CLIP_STEPS = 8
 AIM_STEPS = 3
 CLIP_PATIENCE = 1
@@ -135,6 +135,7 @@ class HullTree:
                 self._clip_easiest(node, deadline, result)
             elif len(node.aims) and float(-node.part.bound.min()) <= reach:
                 reach *= EASIER if self._close_all(node, deadline, result, PLAIN_LIMIT) else HARDER
+            self._reach *= CLIP_AGAIN
             pieces, gain = self._split(node, result, deadline) if len(node.aims) else ([], 2.0)
             if gain < SLOW and result.counterexample is None and not deadline.passed:
                 if self._close_all(node, deadline.part(self._plain_share), result, slow_limit):
@@ -160,7 +161,7 @@ class HullTree:
         place = int(node.part.bound.argmax())
         one = slice(place, place + 1)
         part, aim = node.part.pick(one), node.aims.pick(one)
-        proved = self._clips and self._clip_away(part, aim, node.slopes, deadline, result)
+        proved = self._clips and self._clip_away(part, aim, node, deadline, result)
         if not proved and (limit > PLAIN_LIMIT or not self._clips):
             proved = self._search.search(part, aim, deadline, result, limit)
         if proved:
@@ -175,15 +176,16 @@ class HullTree:
             if margin > self._reach or deadline.passed:
                 return
             if not self._close(node, deadline, result, 0):
-                self._reach = CLIP_HARDER * margin
+                self._reach = CLIP_HARDER * min(self._reach, 2 * margin)
                 return
             self._reach = max(self._reach, CLIP_EASIER * margin)
 
     def _clip_away(
-        self, part: SignSubdomains, aim: Aims, slopes: Slopes, deadline: Deadline, result: SearchResult
+        self, part: SignSubdomains, aim: Aims, node: _Node, deadline: Deadline, result: SearchResult
     ) -> bool:
         """Prove one aim by clipping hulls with it and bounding it again, in turns, as long as that gets on."""
-        whole, before, slow = part, -torch.inf, 0
+        whole, before, slow, slopes = part.pick(slice(None)), -torch.inf, 0, node.slopes
+        alone = len(node.aims) == 1
         for _ in range(CLIP_ROUNDS):
             margin, _ = self._search.bound(part, aim, NODE_STEPS)
             result.subdomains += 1
@@ -199,6 +201,8 @@ class HullTree:
                 self._search.leaves(whole, aim)
                 return True
             slopes = clipped[0]
+            if alone:  # then what follows may use it
+                node.part, node.slopes = part, slopes
         return False
 
     def _split(self, node: _Node, result: SearchResult, deadline: Deadline) -> tuple[list[_Node] | None, float]:
@@ -299,6 +303,7 @@ class HullTree:
         if clipped.empty:
             return None
         cost = torch.zeros_like(part.lower[0])
+        part.lower, part.upper = part.lower.clone(), part.upper.clone()  # other aims' hulls may lie in the same memory
         for relu, name, section, _ in self._layers:
             if name in slopes:
                 lower, upper = (end.flatten(1) for end in clipped.hulls[name])
