@@ -26,14 +26,14 @@ files = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(files)
 
 
-def search_for(tmp_path, seed, assertion, sizes=(5, 14, 14, 14, 1)):
+def search_for(tmp_path, seed, assertion, sizes=(5, 14, 14, 14, 1), without=()):
     network, _ = files.random_network(tmp_path / "n.onnx", seed, sizes=sizes)
     spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * sizes[0], [1] * sizes[0], sizes[-1], [assertion])
     problem = load_problem(network, spec, Settings(device="cpu"))
     attack = Attack(problem)
     attack.random_points(8)
     problem.allow_for_rounding(attack.outputs)
-    return problem, ActivationSearch(problem, Bounder(problem), attack)
+    return problem, ActivationSearch(problem, Bounder(problem), attack, without=without)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -68,19 +68,35 @@ def test_refreshed_hulls_hold_every_sample_with_the_fixed_signs(tmp_path, seed):
     assert narrower > 0
 
 
-@pytest.mark.parametrize("always", ["tree", "plain"])
+@pytest.mark.parametrize("always", ["clipped", "tree", "plain"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed, always, monkeypatch):
-    monkeypatch.setattr(hull_tree, "FIRST_TRY", 0.0 if always == "tree" else 10.0)
-    monkeypatch.setattr(hull_tree, "SLOW", -1e9 if always == "tree" else 3.0)
+    monkeypatch.setattr(hull_tree, "FIRST_TRY", 10.0 if always == "plain" else 0.0)
+    monkeypatch.setattr(hull_tree, "SLOW", 3.0 if always == "plain" else -1e9)
+    without = () if always == "clipped" else ("clipping",)
     problem, search = search_for(tmp_path, seed, "(>= Y_0 1000.0)")
     points = torch.rand(50_000, 5, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     with torch.no_grad():
         highest = float(problem.outputs(points).max())
-    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest!r})")
+    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest!r})", without=without)
     assert not search.run(problem.objective, Deadline(5)).proved
-    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest + 0.3!r})")
+    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest + 0.3!r})", without=without)
     assert search.run(problem.objective, Deadline(30)).proved
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("planted", [0, 1, 2])
+def test_hulls_that_one_disjunct_clips_are_not_used_for_another(tmp_path, seed, planted, monkeypatch):
+    monkeypatch.setattr(hull_tree, "SLOW", -1e9)
+    sizes = (4, 12, 12, 12, 3)
+    problem, search = search_for(tmp_path, seed, "(>= Y_0 1000.0)", sizes)
+    points = torch.rand(50_000, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    with torch.no_grad():
+        highest = problem.outputs(points).amax(dim=0)
+    levels = [float(value) + (0.0 if place == planted else 0.1) for place, value in enumerate(highest)]
+    assertion = "(or " + " ".join(f"(and (>= Y_{place} {level!r}))" for place, level in enumerate(levels)) + ")"
+    problem, search = search_for(tmp_path, seed, assertion, sizes)
+    assert not search.run(problem.objective, Deadline(4)).proved
 
 
 def test_the_tree_proves_without_any_plain_search(tmp_path, monkeypatch):

@@ -20,10 +20,10 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
+from zonoplug.verify.subdomain_hulls import Slopes, SubdomainHulls
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.clipped_hulls import UnsafeRow
-    from zonoplug.lirpa.refine import NeuronSlopes
 
 NODE_STEPS = 10
 TRIAL_STEPS = 3
@@ -35,15 +35,14 @@ SLOW = 0.12  # a split that takes off less of the loss does worse than many chea
 SLOW_LIMIT = 1024
 PLAIN_SHARE = 0.6
 CLIP_PLAIN_SHARE = 0.15
+ONE_SIDED = 0.05  # lets a split count that takes something off one side alone
 EASIER, HARDER = 1.1, 0.6
-CLIP_EASIER, CLIP_HARDER, CLIP_AGAIN = 1.25, 0.85, 1.05
+CLIP_EASIER, CLIP_HARDER, CLIP_AGAIN = 1.25, 0.85, 1.1
 CLIP_STEPS = 8
 AIM_STEPS = 3
 CLIP_PATIENCE = 1
 CLIP_ROUNDS = 12
 CLIP_PROGRESS = 0.05  # of the margin, that a round of clipping must gain to be followed by another
-
-Slopes = Mapping[str, "list[NeuronSlopes]"]
 
 
 class SignSearch(Protocol):
@@ -100,23 +99,12 @@ class HullTree:
         slopes: Slopes,
         clips: bool = True,
     ) -> None:
-        from zonoplug.lirpa.backward import Backward
-
         self._search = search
-        self._box = box
         self._slopes = {name: slopes[name] for _, name in names if name in slopes}
-        self._passes = {name: Backward(module, name) for name in self._slopes}
+        self._hulls = SubdomainHulls(module, box, hulls, names, self._slopes)
         self._reach = torch.inf
         self._clips = clips and bool(self._slopes)
         self._plain_share = CLIP_PLAIN_SHARE if self._clips else PLAIN_SHARE
-        self._magnitudes = {name: passed.magnitudes(box, hulls) for name, passed in self._passes.items()}
-        self._rest = {name: hull for name, hull in hulls.items() if name not in dict(names).values()}
-        self._layers: list[tuple[str, str, slice, tuple[int, ...]]] = []
-        place = 0
-        for relu, name in names:
-            shape = tuple(hulls[name].lower.shape[1:])
-            self._layers.append((relu, name, slice(place, place + prod(shape)), shape))
-            place += prod(shape)
         self._gains: dict[int, tuple[float, int]] = {}
 
     def run(self, root: SignSubdomains, aims: Aims, deadline: Deadline, result: SearchResult) -> bool:
@@ -176,7 +164,7 @@ class HullTree:
             if margin > self._reach or deadline.passed:
                 return
             if not self._close(node, deadline, result, 0):
-                self._reach = CLIP_HARDER * min(self._reach, 2 * margin)
+                self._reach = CLIP_HARDER * margin
                 return
             self._reach = max(self._reach, CLIP_EASIER * margin)
 
@@ -196,7 +184,7 @@ class HullTree:
             if slow > CLIP_PATIENCE or deadline.passed:
                 return False
             before = float(margin)
-            clipped = self._clip(part, slopes, AIM_STEPS, self._search.unsafe(part, aim))
+            clipped = self._hulls.clip(part, slopes, AIM_STEPS, self._search.unsafe(part, aim))
             if clipped is None:
                 self._search.leaves(whole, aim)
                 return True
@@ -211,17 +199,19 @@ class HullTree:
         Each candidate is bounded on both sides. There are no pieces, None, where no neuron is open.
         """
         best: tuple[float, list[_Node]] | None = None
+        best_gain = 0.0
         for neuron in self._candidates(node):
             if deadline.passed:
                 break
             pieces = [self._piece(node, neuron, side) for side in (1.0, -1.0)]
             result.subdomains += 2
             losses = [piece.loss for piece in pieces]
-            gain = sum((node.loss - loss) / max(node.loss, 1e-9) for loss in losses)
+            shares = [(node.loss - loss) / max(node.loss, 1e-9) for loss in losses]
+            gain, merit = sum(shares), prod(max(share, 0.0) + ONE_SIDED for share in shares)
             total, count = self._gains.get(neuron, (0.0, 0))
-            self._gains[neuron] = total + gain, count + 1
-            if best is None or gain > best[0]:
-                best = gain, pieces
+            self._gains[neuron] = total + merit, count + 1
+            if best is None or merit > best[0]:
+                best, best_gain = (merit, pieces), gain
             if not any(losses):
                 break
         if best is None:
@@ -234,15 +224,15 @@ class HullTree:
                 piece = self._sharpened(piece)
                 self._search.leaves(*piece.closed)
                 if len(piece.aims) and self._search.attack(result):
-                    return [], best[0]
+                    return [], best_gain
             if len(piece.aims):
                 open_.append(piece)
-        return open_, best[0]
+        return open_, best_gain
 
     def _candidates(self, node: _Node) -> list[int]:
         """Neurons worth a trial: those that did well before, and the best-scored of each layer."""
         known, fresh = [], []
-        for _, _, section, _ in self._layers:
+        for _, _, section, _ in self._hulls.layers:
             scores = node.scores[section]
             value, index = scores.topk(min(PER_LAYER, scores.shape[0]))
             fresh += [(float(v), section.start + int(i)) for v, i in zip(value, index, strict=True) if v > 0]
@@ -265,10 +255,10 @@ class HullTree:
         part.sign[:, neuron] = side
         behind = {
             name: node.slopes[name]
-            for _, name, section, _ in self._layers
+            for _, name, section, _ in self._hulls.layers
             if section.start > neuron and name in node.slopes
         }
-        clipped = self._clip(part, behind, 0)
+        clipped = self._hulls.clip(part, behind, 0)
         if clipped is None:
             return self._nothing(part, node.aims)
         slopes, cost = clipped
@@ -279,39 +269,11 @@ class HullTree:
         part = node.part.pick(slice(None))
         slopes, cost = node.slopes, node.scores
         if self._clips:
-            clipped = self._clip(part, node.slopes, CLIP_STEPS)
+            clipped = self._hulls.clip(part, node.slopes, CLIP_STEPS)
             if clipped is None:
                 return self._nothing(part, node.aims)
             slopes, cost = clipped
         return self._bounded(part, node.aims, NODE_STEPS, slopes, cost)
-
-    def _clip(
-        self, part: SignSubdomains, slopes: Slopes, steps: int, unsafe: UnsafeRow | None = None
-    ) -> tuple[Slopes, Tensor] | None:
-        """Narrow the hulls of a subdomain; slopes and the cost of each neuron. None if it holds no point."""
-        from zonoplug.lirpa.clipped_hulls import clip_hulls
-
-        hulls, signs = dict(self._rest), {}
-        for _, name, section, shape in self._layers:
-            hulls[name] = Interval(
-                part.lower[:1, section].unflatten(1, shape), part.upper[:1, section].unflatten(1, shape)
-            )
-            signs[name] = part.sign[:1, section].unflatten(1, shape)
-        clipped = clip_hulls(
-            self._passes, self._box, hulls, slopes, signs, steps, unsafe, self._magnitudes if steps else None
-        )
-        if clipped.empty:
-            return None
-        cost = torch.zeros_like(part.lower[0])
-        part.lower, part.upper = part.lower.clone(), part.upper.clone()  # other aims' hulls may lie in the same memory
-        for relu, name, section, _ in self._layers:
-            if name in slopes:
-                lower, upper = (end.flatten(1) for end in clipped.hulls[name])
-                part.lower[:, section] = torch.minimum(lower, upper).expand(len(part), -1)
-                part.upper[:, section] = torch.maximum(lower, upper).expand(len(part), -1)
-            if relu in clipped.impact:
-                cost[section] = clipped.impact[relu].flatten()
-        return clipped.slopes, cost
 
     def _nothing(self, part: SignSubdomains, aims: Aims) -> _Node:
         none = slice(0, 0)
