@@ -81,7 +81,7 @@ def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed, always, m
     problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest!r})", without=without)
     assert not search.run(problem.objective, Deadline(5)).proved
     problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest + 0.3!r})", without=without)
-    assert search.run(problem.objective, Deadline(30)).proved
+    assert search.run(problem.objective, Deadline(90)).proved
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -103,8 +103,8 @@ def test_the_tree_proves_without_any_plain_search(tmp_path, monkeypatch):
     monkeypatch.setattr(hull_tree, "FIRST_TRY", -1.0)
     monkeypatch.setattr(hull_tree, "SLOW", -1e9)
     monkeypatch.setattr(HullTree, "_close", lambda *_: pytest.fail("the plain search ran"))
-    problem, search = search_for(tmp_path, 0, "(>= Y_0 1000.0)")
+    problem, search = search_for(tmp_path, 0, "(>= Y_0 1000.0)", without=("clipping",))
     with torch.no_grad():
         highest = float(problem.outputs(torch.rand(50_000, 5) * 2 - 1).max())
-    problem, search = search_for(tmp_path, 0, f"(>= Y_0 {highest + 0.3!r})")
-    assert search.run(problem.objective, Deadline(30)).proved
+    problem, search = search_for(tmp_path, 0, f"(>= Y_0 {highest + 0.3!r})", without=("clipping",))
+    assert search.run(problem.objective, Deadline(90)).proved

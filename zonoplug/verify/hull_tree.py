@@ -42,7 +42,7 @@ CLIP_STEPS = 8
 AIM_STEPS = 3
 CLIP_PATIENCE = 1
 CLIP_ROUNDS = 12
-CLIP_PROGRESS = 0.05  # of the margin, that a round of clipping must gain to be followed by another
+CLIP_PROGRESS = 0.05  # of the margin or of the open neurons' widths, that a round of clipping has to take off
 
 
 class SignSearch(Protocol):
@@ -172,7 +172,7 @@ class HullTree:
         self, part: SignSubdomains, aim: Aims, node: _Node, deadline: Deadline, result: SearchResult
     ) -> bool:
         """Prove one aim by clipping hulls with it and bounding it again, in turns, as long as that gets on."""
-        whole, before, slow, slopes = part.pick(slice(None)), -torch.inf, 0, node.slopes
+        whole, before, slow, slopes = part.pick(slice(None)), (-torch.inf, torch.inf), 0, node.slopes
         alone = len(node.aims) == 1
         for _ in range(CLIP_ROUNDS):
             margin, _ = self._search.bound(part, aim, NODE_STEPS)
@@ -180,10 +180,12 @@ class HullTree:
             if bool(margin > 0):
                 self._search.leaves(part, aim)
                 return True
-            slow = 0 if float(margin) > (1 - CLIP_PROGRESS) * before else slow + 1
+            width = float((part.upper - part.lower)[(part.lower < 0) & (part.upper > 0)].sum())
+            gained = float(margin) > (1 - CLIP_PROGRESS) * before[0] or width < (1 - CLIP_PROGRESS) * before[1]
+            slow = 0 if gained else slow + 1
             if slow > CLIP_PATIENCE or deadline.passed:
                 return False
-            before = float(margin)
+            before = float(margin), width
             clipped = self._hulls.clip(part, slopes, AIM_STEPS, self._search.unsafe(part, aim))
             if clipped is None:
                 self._search.leaves(whole, aim)
