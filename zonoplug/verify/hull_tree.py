@@ -36,6 +36,7 @@ SLOW_LIMIT = 1024
 PLAIN_SHARE = 0.6
 CLIP_PLAIN_SHARE = 0.15
 ONE_SIDED = 0.05  # lets a split count that takes something off one side alone
+WIDTH_SHARE = 0.5  # of narrower hulls among what a split gains: bounds may stay where they are for long
 EASIER, HARDER = 1.1, 0.6
 CLIP_EASIER, CLIP_HARDER, CLIP_AGAIN = 1.25, 0.85, 1.1
 CLIP_STEPS = 8
@@ -77,6 +78,14 @@ class _Node:
     def loss(self) -> float:
         """How far the aims are from being proved, altogether."""
         return float(-self.part.bound.clamp(max=0).sum())
+
+    @property
+    def width(self) -> float:
+        """Of the open neurons' hulls, altogether."""
+        if not len(self.part):
+            return 0.0
+        lower, upper = self.part.lower[0], self.part.upper[0]
+        return float((upper - lower)[(lower < 0) & (upper > 0)].sum())
 
 
 class HullTree:
@@ -208,8 +217,12 @@ class HullTree:
             pieces = [self._piece(node, neuron, side) for side in (1.0, -1.0)]
             result.subdomains += 2
             losses = [piece.loss for piece in pieces]
+            narrowed = [1 - piece.width / max(node.width, 1e-9) for piece in pieces]
             shares = [(node.loss - loss) / max(node.loss, 1e-9) for loss in losses]
-            gain, merit = sum(shares), prod(max(share, 0.0) + ONE_SIDED for share in shares)
+            gain = sum(shares)
+            merit = prod(
+                max(share, 0.0) + WIDTH_SHARE * less + ONE_SIDED for share, less in zip(shares, narrowed, strict=True)
+            )
             total, count = self._gains.get(neuron, (0.0, 0))
             self._gains[neuron] = total + merit, count + 1
             if best is None or merit > best[0]:
