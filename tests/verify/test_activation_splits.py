@@ -10,12 +10,14 @@ import torch
 
 import zonoplug.lirpa.refine
 from zonoplug.clock import Deadline
+from zonoplug.errors import UnknownNameError
 from zonoplug.verify import verifier
+from zonoplug.verify.activation_branching import ACTIVATION_RULES, ActivationFacts, activation_rule, open_scores
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.outcome import Verdict
-from zonoplug.verify.sign_subdomains import SignSubdomains, split_scores, split_signs
+from zonoplug.verify.sign_subdomains import SignSubdomains, split_signs
 from zonoplug.verify.verifier import Settings, load_problem, verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
@@ -116,12 +118,20 @@ def subdomains(n=3, neurons=5, seed=0):
     )
 
 
+def scores_of(part, coefficients, rule="auto"):
+    open_ = (part.lower < 0) & (part.upper > 0) & (part.sign == 0)
+    random = torch.Generator().manual_seed(0)
+    facts = ActivationFacts(part.lower, part.upper, coefficients, part.alpha, open_, random)
+    return open_scores(activation_rule(rule), facts)
+
+
+@pytest.mark.parametrize("rule", ACTIVATION_RULES.names())
 @pytest.mark.parametrize("room", [0, 12, 100])
-def test_the_pieces_of_a_split_cover_every_sign_pattern(room):
+def test_the_pieces_of_a_split_cover_every_sign_pattern(room, rule):
     part = subdomains()
     part.lower[0, 2], part.upper[0, 2] = 0.5, 0.9
     part.lower[1, 3], part.upper[1, 3] = -0.9, -0.5
-    scores = split_scores(torch.randn(3, 5), part.lower, part.upper, part.alpha, part.sign)
+    scores = scores_of(part, torch.randn(3, 5), rule)
     assert scores[0, 2] == -1
     assert scores[1, 3] == -1
     pieces, stuck = split_signs(part, scores, room)
@@ -140,7 +150,30 @@ def test_the_pieces_of_a_split_cover_every_sign_pattern(room):
 def test_a_subdomain_without_open_neurons_is_counted_not_lost():
     part = subdomains()
     part.lower[1], part.upper[1] = 0.1, 0.2
-    scores = split_scores(torch.ones(3, 5), part.lower, part.upper, part.alpha, part.sign)
+    scores = scores_of(part, torch.ones(3, 5))
     pieces, stuck = split_signs(part, scores, 0)
     assert stuck == 1
     assert len(pieces) == 4
+
+
+def test_an_unknown_rule_is_answered_with_those_there_are():
+    with pytest.raises(UnknownNameError, match="widest"):
+        activation_rule("widesst")
+
+
+@pytest.mark.parametrize("rule", ACTIVATION_RULES.names())
+def test_every_rule_proves_what_holds_and_nothing_else(tmp_path, rule):
+    network, _ = files.random_network(tmp_path / "n.onnx", 1, sizes=(4, 10, 10, 1))
+    for shift, holds in ((0.0, False), (0.2, True)):
+        spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 4, [1] * 4, 1, ["(>= Y_0 1000.0)"])
+        problem = load_problem(network, spec, Settings(device="cpu"))
+        points = torch.rand(50_000, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        with torch.no_grad():
+            highest = float(problem.outputs(points).max())
+        spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 4, [1] * 4, 1, [f"(>= Y_0 {highest + shift!r})"])
+        problem = load_problem(network, spec, Settings(device="cpu"))
+        attack = Attack(problem)
+        attack.random_points(8)
+        problem.allow_for_rounding(attack.outputs)
+        search = ActivationSearch(problem, Bounder(problem), attack, branching=rule, without=("hull-tree",))
+        assert search.run(problem.objective, Deadline(60)).proved == holds

@@ -12,7 +12,8 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.backward import Backward
-from zonoplug.lirpa.refine import NeuronSlopes, refine_hulls, refresh_hulls
+from zonoplug.lirpa.clipped_hulls import clip_hulls
+from zonoplug.lirpa.refine import NeuronSlopes, refine_hulls
 from zonoplug.verify import hull_tree
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
@@ -58,7 +59,8 @@ def test_refreshed_hulls_hold_every_sample_with_the_fixed_signs(tmp_path, seed):
             if not bool((lower <= upper).all()):
                 continue
             split = {**root, names[0]: Interval(lower, upper)}
-            tight, impact = refresh_hulls(passes, box, split, slopes)
+            clipped = clip_hulls(passes, box, split, slopes)
+            tight, impact = clipped.hulls, clipped.impact
             meets = values[names[0]][:, neuron] * side >= 0
             for name in names[1:]:
                 seen = values[name][meets]
@@ -69,27 +71,43 @@ def test_refreshed_hulls_hold_every_sample_with_the_fixed_signs(tmp_path, seed):
     assert narrower > 0
 
 
-@pytest.mark.parametrize("always", ["tree", "plain"])
+@pytest.mark.parametrize("always", ["clipped", "tree", "plain"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed, always, monkeypatch):
-    monkeypatch.setattr(hull_tree, "FIRST_TRY", 0.0 if always == "tree" else 10.0)
-    monkeypatch.setattr(hull_tree, "SLOW", -1e9 if always == "tree" else 3.0)
+    monkeypatch.setattr(hull_tree, "FIRST_TRY", 10.0 if always == "plain" else 0.0)
+    monkeypatch.setattr(hull_tree, "SLOW", 3.0 if always == "plain" else -1e9)
+    without = () if always == "clipped" else ("clipping",)
     problem, search = search_for(tmp_path, seed, "(>= Y_0 1000.0)", SMALLER)
     points = problem.box.sample(20_000, torch.Generator().manual_seed(seed))[:, 0]  # corners are among them
     with torch.no_grad():
         highest = float(problem.outputs(points).max())
-    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest!r})", SMALLER, without=("inner-attack",))
+    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest!r})", SMALLER, without=(*without, "inner-attack"))
     assert not search.run(problem.objective, Deadline(3)).proved
-    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest + 0.3!r})", SMALLER)
-    assert search.run(problem.objective, Deadline(30)).proved
+    problem, search = search_for(tmp_path, seed, f"(>= Y_0 {highest + 0.3!r})", SMALLER, without=without)
+    assert search.run(problem.objective, Deadline(90)).proved
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("planted", [0, 1, 2])
+def test_hulls_that_one_disjunct_clips_are_not_used_for_another(tmp_path, seed, planted, monkeypatch):
+    monkeypatch.setattr(hull_tree, "SLOW", -1e9)
+    sizes = (4, 12, 12, 12, 3)
+    problem, search = search_for(tmp_path, seed, "(>= Y_0 1000.0)", sizes)
+    points = torch.rand(50_000, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    with torch.no_grad():
+        highest = problem.outputs(points).amax(dim=0)
+    levels = [float(value) + (0.0 if place == planted else 0.1) for place, value in enumerate(highest)]
+    assertion = "(or " + " ".join(f"(and (>= Y_{place} {level!r}))" for place, level in enumerate(levels)) + ")"
+    problem, search = search_for(tmp_path, seed, assertion, sizes)
+    assert not search.run(problem.objective, Deadline(4)).proved
 
 
 def test_the_tree_proves_without_any_plain_search(tmp_path, monkeypatch):
     monkeypatch.setattr(hull_tree, "FIRST_TRY", -1.0)
     monkeypatch.setattr(hull_tree, "SLOW", -1e9)
     monkeypatch.setattr(HullTree, "_close", lambda *_: pytest.fail("the plain search ran"))
-    problem, search = search_for(tmp_path, 1, "(>= Y_0 1000.0)", SMALLER)
+    problem, search = search_for(tmp_path, 0, "(>= Y_0 1000.0)", SMALLER, without=("clipping",))
     with torch.no_grad():
         highest = float(problem.outputs(torch.rand(50_000, 5) * 2 - 1).max())
-    problem, search = search_for(tmp_path, 1, f"(>= Y_0 {highest + 0.3!r})", SMALLER)
-    assert search.run(problem.objective, Deadline(30)).proved
+    problem, search = search_for(tmp_path, 0, f"(>= Y_0 {highest + 0.3!r})", SMALLER, without=("clipping",))
+    assert search.run(problem.objective, Deadline(90)).proved

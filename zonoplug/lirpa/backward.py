@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +52,18 @@ class LinearBounds:
     inputs: Tensor
     coefficients: dict[str, Tensor]
     others: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Started(NamedTuple):
+    """A backward pass on its way:  sum of pending . value  +  constant.
+
+    Attributes:
+        pending: by node name, (batch * rows, *shape).
+        constant: (batch, rows).
+    """
+
+    pending: dict[str, Tensor]
+    constant: Tensor
 
 
 class Backward:
@@ -203,6 +215,7 @@ class Backward:
         rows: Tensor,
         multipliers: Multipliers | None = None,
         sides: Mapping[str, Any] | None = None,
+        also: Started | None = None,
     ) -> LinearBounds:
         """Lower bounds of C y.
 
@@ -212,15 +225,55 @@ class Backward:
             rows: C, (batch, rows, outputs).
             multipliers: alpha, beta and signs; the default alpha follows the chord's slope.
             sides: what `sides(hulls)` gives, for a caller who uses the same hulls many times.
+            also: what is bounded together with C y, as a sum.
         """
         chosen = multipliers or Multipliers()
         sides = self.sides(hulls) if sides is None else sides
         batch, count = rows.shape[:2]
         pending: dict[str, Tensor] = {self._final: rows.flatten(0, 1)}  # (batch * rows, *shape) throughout
         constant = rows.new_zeros(batch, count)
+        if also is not None:
+            for name, part in also.pending.items():
+                pending[name] = pending[name] + part.flatten(1) if name == self._final else part
+            constant = constant + also.constant
+        constant, coefficients, others = self._walk(self._nodes, pending, constant, hulls, chosen, sides)
+        at_input = pending[self._input].reshape(batch, count, *box.lower.shape[1:])
+        center = box.lower + (box.upper - box.lower) / 2
+        radius = torch.maximum(box.upper - center, center - box.lower)
+        flat = at_input.flatten(2)
+        lower = constant + torch.bmm(flat, center.flatten(1).unsqueeze(2)).squeeze(2)
+        lower = lower - torch.bmm(flat.abs(), radius.flatten(1).unsqueeze(2)).squeeze(2)
+        return LinearBounds(lower, at_input, coefficients, others)
+
+    def started(
+        self, behind: Backward, hulls: Mapping[str, Interval], rows: Tensor, multipliers: Multipliers
+    ) -> Started:
+        """Lower bounds of C y, rows (batch, 1, outputs), as far as the values that `behind` passes."""
+        passed = {node.name for node in behind._nodes}
+        pending = {self._final: rows.flatten(0, 1)}
+        later = [node for node in self._nodes if node.name not in passed]
+        none = rows.new_zeros(rows.shape[:2])
+        constant, *_ = self._walk(later, pending, none, hulls, multipliers, self.sides(hulls))
+        return Started(pending, constant)
+
+    def _walk(
+        self,
+        nodes: Sequence[Any],
+        pending: dict[str, Tensor],
+        constant: Tensor,
+        hulls: Mapping[str, Interval],
+        chosen: Multipliers,
+        sides: Mapping[str, Any],
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Take `pending` from behind `nodes` to their front.
+
+        Returns:
+            the constant, and the coefficients behind each ReLU, and at the operands of planes.
+        """
+        batch, count = constant.shape
         coefficients: dict[str, Tensor] = {}
         others: dict[str, Tensor] = {}
-        for node in reversed(self._nodes):
+        for node in reversed(nodes):
             a = pending.pop(node.name, None)
             if a is None:
                 continue
@@ -247,13 +300,7 @@ class Backward:
                 parts = [(node.inputs[0].name, image.flatten(0, 1))]
             for name, part in parts:
                 pending[name] = pending[name] + part if name in pending else part
-        at_input = pending[self._input].reshape(batch, count, *box.lower.shape[1:])
-        center = box.lower + (box.upper - box.lower) / 2
-        radius = torch.maximum(box.upper - center, center - box.lower)
-        flat = at_input.flatten(2)
-        lower = constant + torch.bmm(flat, center.flatten(1).unsqueeze(2)).squeeze(2)
-        lower = lower - torch.bmm(flat.abs(), radius.flatten(1).unsqueeze(2)).squeeze(2)
-        return LinearBounds(lower, at_input, coefficients, others)
+        return constant, coefficients, others
 
     def _through_exact(self, node: Any, a: Tensor) -> tuple[list[tuple[str, Tensor]], Tensor]:
         """A at each perturbed operand, and A times the operator's offset: (batch * rows,)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,10 +37,20 @@ class NeuronSlopes:
     Attributes:
         neurons: (m,) places in the flattened layer.
         alpha: by name of each ReLU before it, (2 m, *shape): for the lower bounds, then for the upper ones.
+        beta: multipliers of fixed signs, likewise; under "" those of signs in the same layer.
+        gamma: multipliers of the negated specification, (2 m, 1).
     """
 
     neurons: Tensor
     alpha: dict[str, Tensor]
+    beta: dict[str, Tensor] = field(default_factory=dict)
+    gamma: Tensor | None = None
+
+    def pick(self, index: Tensor) -> NeuronSlopes:
+        """Copies for the neurons at these places."""
+        both = torch.cat([index, index + self.neurons.shape[0]])
+        alpha, beta = ({key: value[both] for key, value in side.items()} for side in (self.alpha, self.beta))
+        return NeuronSlopes(self.neurons[index], alpha, beta, None if self.gamma is None else self.gamma[both])
 
 
 def refine_hulls(
@@ -145,50 +155,7 @@ def _neurons_read(whole: Backward, box: Box, hulls: Mapping[str, Interval], rows
     return {name: (value != 0).any(dim=1) for name, value in coefficients.items()}
 
 
-def refresh_hulls(
-    passes: Mapping[str, Backward],
-    box: Box,
-    hulls: Mapping[str, Interval],
-    slopes: Mapping[str, list[NeuronSlopes]],
-) -> tuple[dict[str, Interval], dict[str, Tensor]]:
-    """Bounds of ReLU inputs again, after some of `hulls` became smaller: one plain pass with slopes known from before.
-
-    Args:
-        passes: backward passes to each ReLU's input, by its name, in topological order.
-        hulls: (1, *shape) by node name.
-    Returns:
-        the hulls, and how much each neuron's relaxation costs the bounds behind it: by name of a ReLU, (1, *shape),
-        every layer that is bounded weighing the same.
-    """
-    tight = dict(hulls)
-    impact: dict[str, Tensor] = {}
-    for name, known in slopes.items():
-        hull = tight[name]
-        flat_lower, flat_upper = hull.lower.flatten(), hull.upper.flatten()
-        lower, upper = flat_lower.clone(), flat_upper.clone()
-        costs: dict[str, Tensor] = {}
-        for one in known:
-            still = ((flat_lower[one.neurons] < 0) & (flat_upper[one.neurons] > 0)).nonzero().flatten()
-            if not still.shape[0]:
-                continue
-            neurons = one.neurons[still]
-            both = torch.cat([still, still + one.neurons.shape[0]])
-            alpha = {key: value[both] for key, value in one.alpha.items()}
-            bounds, coefficients = bound_neurons(passes[name], box, tight, neurons, alpha, 0)
-            below, above = bounds.chunk(2)
-            lower[neurons] = torch.fmax(lower[neurons], below)
-            upper[neurons] = torch.fmin(upper[neurons], -above)
-            for key, a in coefficients.items():
-                costs[key] = costs.get(key, torch.zeros_like(a[:1, 0])) + a.abs().sum(dim=(0, 1)).unsqueeze(0)
-        tight[name] = Interval(lower.reshape(hull.lower.shape), upper.reshape(hull.upper.shape))
-        spread = {key: cost * _triangle(tight[passes[name].source(key)]) for key, cost in costs.items()}
-        total = sum(float(cost.sum()) for cost in spread.values())
-        for key, cost in spread.items():
-            impact[key] = impact.get(key, torch.zeros_like(cost)) + cost / max(total, torch.finfo(cost.dtype).tiny)
-    return tight, impact
-
-
-def _triangle(hull: Interval) -> Tensor:
+def triangle_height(hull: Interval) -> Tensor:
     """The height of a ReLU's triangle, 0 where the sign is known."""
     open_ = (hull.lower < 0) & (hull.upper > 0)
     return torch.where(open_, -hull.lower * hull.upper / (hull.upper - hull.lower), 0.0).nan_to_num()

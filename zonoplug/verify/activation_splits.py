@@ -18,16 +18,18 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.verify.activation_branching import ActivationFacts, activation_rule, open_scores
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.hull_tree import HullTree
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
-from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_scores, split_signs, take
+from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs, take
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import LinearBounds
+    from zonoplug.lirpa.clipped_hulls import UnsafeRow
     from zonoplug.lirpa.refine import NeuronSlopes
     from zonoplug.lirpa.relu_sides import Multipliers
 
@@ -47,7 +49,9 @@ class ActivationSearch:
         problem, bounder, attack: what is verified, and with what.
         observer: told of every step.
         without: names of INGREDIENTS to leave out.
+        branching: one of ACTIVATION_RULES, or "auto" for the one that measured best.
     Raises:
+        UnknownNameError: no rule is called so.
         UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.
     """
 
@@ -58,6 +62,7 @@ class ActivationSearch:
         attack: Attack,
         observer: Observer | None = None,
         without: Collection[str] = (),
+        branching: str = "auto",
     ) -> None:
         from zonoplug.lirpa.backward import Backward
 
@@ -66,6 +71,8 @@ class ActivationSearch:
         self._attack = attack
         self._observer = observer or Observer()
         self._without = without
+        self._rule = activation_rule(branching)
+        self._random = torch.Generator().manual_seed(0)
         if not bounder.takes_batches:
             raise UnsupportedOperatorError("The host's graph of this model takes one point at a time.")
         self._backward = Backward(bounder.module)
@@ -116,9 +123,10 @@ class ActivationSearch:
             tune_shares(
                 self._backward, box, self._hulls, aims.rows.flatten(0, 1)[None], aims.goal.flatten()[None], deadline
             )
-        tree = HullTree(
-            self, self._bounder.module, box, self._hulls, self._names, {} if "hull-tree" in self._without else slopes
-        )
+        slopes = {} if "hull-tree" in self._without else slopes
+        # A certificate's reader bounds leaves by their signs alone.
+        clips = "clipping" not in self._without and self._observer.record is None
+        tree = HullTree(self, self._bounder.module, box, self._hulls, self._names, slopes, clips)
         result.proved &= tree.run(root, aims, deadline, result)
         return result.counterexample is not None
 
@@ -238,6 +246,7 @@ class ActivationSearch:
         weights = aims.goal.new_zeros(count, aims.goal.shape[1]).requires_grad_(True)
         climber = Adam([alpha, beta, weights], [ALPHA_RATE, BETA_RATE, 0.3], decay=0.96)
         best = aims.goal.new_full((count,), -torch.inf)
+        kept_alpha, kept_beta, kept_weights = part.alpha, part.beta, weights.detach()
         for step in range(steps + 1):
             with torch.enable_grad():
                 mixture = weights.masked_fill(~aims.there, -torch.inf).softmax(dim=1).unsqueeze(1)
@@ -245,6 +254,12 @@ class ActivationSearch:
                 passed = self._backward.bound(many, hulls, mixture @ aims.rows, chosen, sides)
                 margin = passed.lower[:, 0] - (mixture @ aims.goal.unsqueeze(2))[:, 0, 0]
                 gain = margin.clamp(max=0.1).sum()
+            better = (margin.detach() > best).unsqueeze(1)
+            with torch.no_grad():
+                kept_alpha, kept_beta = (
+                    torch.where(better, now, kept) for now, kept in ((alpha, kept_alpha), (beta, kept_beta))
+                )
+                kept_weights = torch.where(better, weights, kept_weights)
             best = torch.fmax(best, margin.detach())
             if step == steps or bool((best > 0).all()):
                 break
@@ -252,14 +267,29 @@ class ActivationSearch:
             with torch.no_grad():
                 alpha.clamp_(0, 1)
                 beta.clamp_(min=0)
-        part.alpha, part.beta = alpha.detach(), beta.detach()
+        part.alpha, part.beta, self._weights = kept_alpha, kept_beta, kept_weights
         best = best - self._allowance(passed, mixture.detach() @ aims.rows)[:, 0]
         at_input = passed.inputs[:, 0].detach()
         self._minimisers = torch.where(at_input > 0, many.lower, many.upper)
         coefficients = torch.cat(
             [passed.coefficients[name].detach()[:, 0].flatten(1) for name, _ in self._names], dim=1
         )
-        return best, split_scores(coefficients, part.lower, part.upper, part.alpha, part.sign)
+        open_ = (part.lower < 0) & (part.upper > 0) & (part.sign == 0)
+        facts = ActivationFacts(part.lower, part.upper, coefficients, part.alpha, open_, self._random)
+        return best, open_scores(self._rule, facts)
+
+    def unsafe(self, part: SignSubdomains, aim: Aims) -> UnsafeRow:
+        """Where one aim may fail, after `bound` has optimised its multipliers: the constraint that clips hulls."""
+        from zonoplug.lirpa.clipped_hulls import UnsafeRow
+
+        with torch.no_grad():
+            weights = self._weights.masked_fill(~aim.there, -torch.inf).softmax(dim=1).unsqueeze(1)
+            row = weights @ aim.rows
+            chosen = self._multipliers(part.alpha, part.beta, part.sign)
+            hulls = self._subdomain_hulls(part)
+            passed = self._backward.bound(self._box, hulls, row, chosen)
+            goal = weights @ aim.goal.unsqueeze(2)
+        return UnsafeRow(self._backward, row, goal[:, :, 0] + self._allowance(passed, row), chosen)
 
     def _allowance(self, passed: LinearBounds, rows: Tensor) -> Tensor:
         """What rounding may move the rows, (n, rows), with the magnitudes on the whole box."""

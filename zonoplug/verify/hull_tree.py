@@ -20,9 +20,10 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
+from zonoplug.verify.subdomain_hulls import Slopes, SubdomainHulls
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.refine import NeuronSlopes
+    from zonoplug.lirpa.clipped_hulls import UnsafeRow
 
 NODE_STEPS = 10
 TRIAL_STEPS = 3
@@ -33,7 +34,16 @@ FIRST_TRY = 0.03  # a plain search is tried from this share of the root's worst 
 SLOW = 0.12  # a split that takes off less of the loss does worse than many cheap ones
 SLOW_LIMIT = 1024
 PLAIN_SHARE = 0.6
+CLIP_PLAIN_SHARE = 0.15
+ONE_SIDED = 0.05  # lets a split count that takes something off one side alone
+WIDTH_SHARE = 0.5  # of narrower hulls among what a split gains: bounds may stay where they are for long
 EASIER, HARDER = 1.1, 0.6
+CLIP_EASIER, CLIP_HARDER, CLIP_AGAIN = 1.25, 0.85, 1.1
+CLIP_STEPS = 8
+AIM_STEPS = 3
+CLIP_PATIENCE = 1
+CLIP_ROUNDS = 12
+CLIP_PROGRESS = 0.05  # of the margin or of the open neurons' widths, that a round of clipping has to take off
 
 
 class SignSearch(Protocol):
@@ -41,6 +51,7 @@ class SignSearch(Protocol):
 
     def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]: ...
     def search(self, root: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int) -> bool: ...
+    def unsafe(self, part: SignSubdomains, aim: Aims) -> UnsafeRow: ...
     def attack(self, result: SearchResult) -> bool: ...
     def leaves(self, part: SignSubdomains, aims: Aims) -> None: ...
 
@@ -54,17 +65,27 @@ class _Node:
         aims: what is not proved yet.
         scores: (neurons,) how much each neuron's relaxation costs, for the aims and for the hulls behind it.
         closed: the subdomain for each aim that was proved when this was bounded, and these aims.
+        slopes: of the bounds of single neurons.
     """
 
     part: SignSubdomains
     aims: Aims
     scores: Tensor
     closed: tuple[SignSubdomains, Aims]
+    slopes: Slopes
 
     @property
     def loss(self) -> float:
         """How far the aims are from being proved, altogether."""
         return float(-self.part.bound.clamp(max=0).sum())
+
+    @property
+    def width(self) -> float:
+        """Of the open neurons' hulls, altogether."""
+        if not len(self.part):
+            return 0.0
+        lower, upper = self.part.lower[0], self.part.upper[0]
+        return float((upper - lower)[(lower < 0) & (upper > 0)].sum())
 
 
 class HullTree:
@@ -84,26 +105,20 @@ class HullTree:
         box: Box,
         hulls: Mapping[str, Interval],
         names: list[tuple[str, str]],
-        slopes: Mapping[str, list[NeuronSlopes]],
+        slopes: Slopes,
+        clips: bool = True,
     ) -> None:
-        from zonoplug.lirpa.backward import Backward
-
         self._search = search
-        self._box = box
         self._slopes = {name: slopes[name] for _, name in names if name in slopes}
-        self._passes = {name: Backward(module, name) for name in self._slopes}
-        self._rest = {name: hull for name, hull in hulls.items() if name not in dict(names).values()}
-        self._layers: list[tuple[str, str, slice, tuple[int, ...]]] = []
-        place = 0
-        for relu, name in names:
-            shape = tuple(hulls[name].lower.shape[1:])
-            self._layers.append((relu, name, slice(place, place + prod(shape)), shape))
-            place += prod(shape)
+        self._hulls = SubdomainHulls(module, box, hulls, names, self._slopes)
+        self._reach = torch.inf
+        self._clips = clips and bool(self._slopes)
+        self._plain_share = CLIP_PLAIN_SHARE if self._clips else PLAIN_SHARE
         self._gains: dict[int, tuple[float, int]] = {}
 
     def run(self, root: SignSubdomains, aims: Aims, deadline: Deadline, result: SearchResult) -> bool:
         """Whether all aims are proved. A counterexample, if one is found, is in `result`."""
-        queue = [self._bounded(root, aims, NODE_STEPS)]
+        queue = [self._bounded(root, aims, NODE_STEPS, self._slopes)]
         self._search.leaves(*queue[0].closed)
         reach = FIRST_TRY * float(-root.bound.min())
         if not self._slopes:
@@ -113,11 +128,14 @@ class HullTree:
             if deadline.passed:
                 return False
             node = queue.pop()
-            if len(node.aims) and float(-node.part.bound.min()) <= reach:
+            if len(node.aims) and self._clips:
+                self._clip_easiest(node, deadline, result)
+            elif len(node.aims) and float(-node.part.bound.min()) <= reach:
                 reach *= EASIER if self._close_all(node, deadline, result, PLAIN_LIMIT) else HARDER
+            self._reach *= CLIP_AGAIN
             pieces, gain = self._split(node, result, deadline) if len(node.aims) else ([], 2.0)
             if gain < SLOW and result.counterexample is None and not deadline.passed:
-                if self._close_all(node, deadline.part(PLAIN_SHARE), result, slow_limit):
+                if self._close_all(node, deadline.part(self._plain_share), result, slow_limit):
                     pieces = []
                 slow_limit = SLOW_LIMIT
             if result.counterexample is not None or deadline.passed:
@@ -139,11 +157,52 @@ class HullTree:
         """Prove the easiest aim of a node by the plain search."""
         place = int(node.part.bound.argmax())
         one = slice(place, place + 1)
-        proved = self._search.search(node.part.pick(one), node.aims.pick(one), deadline, result, limit)
+        part, aim = node.part.pick(one), node.aims.pick(one)
+        proved = self._clips and self._clip_away(part, aim, node, deadline, result)
+        if not proved and (limit > PLAIN_LIMIT or not self._clips):
+            proved = self._search.search(part, aim, deadline, result, limit)
         if proved:
             keep = torch.arange(len(node.aims)) != place
             node.part, node.aims = node.part.pick(keep), node.aims.pick(keep)
         return proved
+
+    def _clip_easiest(self, node: _Node, deadline: Deadline, result: SearchResult) -> None:
+        """Clip away the aims of a node whose margins are within reach, by what succeeded and failed before."""
+        while len(node.aims):
+            margin = float(-node.part.bound.max())
+            if margin > self._reach or deadline.passed:
+                return
+            if not self._close(node, deadline, result, 0):
+                self._reach = CLIP_HARDER * margin
+                return
+            self._reach = max(self._reach, CLIP_EASIER * margin)
+
+    def _clip_away(
+        self, part: SignSubdomains, aim: Aims, node: _Node, deadline: Deadline, result: SearchResult
+    ) -> bool:
+        """Prove one aim by clipping hulls with it and bounding it again, in turns, as long as that gets on."""
+        whole, before, slow, slopes = part.pick(slice(None)), (-torch.inf, torch.inf), 0, node.slopes
+        alone = len(node.aims) == 1
+        for _ in range(CLIP_ROUNDS):
+            margin, _ = self._search.bound(part, aim, NODE_STEPS)
+            result.subdomains += 1
+            if bool(margin > 0):
+                self._search.leaves(part, aim)
+                return True
+            width = float((part.upper - part.lower)[(part.lower < 0) & (part.upper > 0)].sum())
+            gained = float(margin) > (1 - CLIP_PROGRESS) * before[0] or width < (1 - CLIP_PROGRESS) * before[1]
+            slow = 0 if gained else slow + 1
+            if slow > CLIP_PATIENCE or deadline.passed:
+                return False
+            before = float(margin), width
+            clipped = self._hulls.clip(part, slopes, AIM_STEPS, self._search.unsafe(part, aim))
+            if clipped is None:
+                self._search.leaves(whole, aim)
+                return True
+            slopes = clipped[0]
+            if alone:  # then what follows may use it
+                node.part, node.slopes = part, slopes
+        return False
 
     def _split(self, node: _Node, result: SearchResult, deadline: Deadline) -> tuple[list[_Node] | None, float]:
         """The two pieces of the best of several candidates, and the share of the loss that both took off together.
@@ -151,17 +210,23 @@ class HullTree:
         Each candidate is bounded on both sides. There are no pieces, None, where no neuron is open.
         """
         best: tuple[float, list[_Node]] | None = None
+        best_gain = 0.0
         for neuron in self._candidates(node):
             if deadline.passed:
                 break
             pieces = [self._piece(node, neuron, side) for side in (1.0, -1.0)]
             result.subdomains += 2
             losses = [piece.loss for piece in pieces]
-            gain = sum((node.loss - loss) / max(node.loss, 1e-9) for loss in losses)
+            narrowed = [1 - piece.width / max(node.width, 1e-9) for piece in pieces]
+            shares = [(node.loss - loss) / max(node.loss, 1e-9) for loss in losses]
+            gain = sum(shares)
+            merit = prod(
+                max(share, 0.0) + WIDTH_SHARE * less + ONE_SIDED for share, less in zip(shares, narrowed, strict=True)
+            )
             total, count = self._gains.get(neuron, (0.0, 0))
-            self._gains[neuron] = total + gain, count + 1
-            if best is None or gain > best[0]:
-                best = gain, pieces
+            self._gains[neuron] = total + merit, count + 1
+            if best is None or merit > best[0]:
+                best, best_gain = (merit, pieces), gain
             if not any(losses):
                 break
         if best is None:
@@ -171,18 +236,18 @@ class HullTree:
             self._search.leaves(*piece.closed)
             if len(piece.aims):
                 result.subdomains += len(piece.aims)
-                piece = self._bounded(piece.part, piece.aims, NODE_STEPS, piece.scores)
+                piece = self._sharpened(piece)
                 self._search.leaves(*piece.closed)
                 if len(piece.aims) and self._search.attack(result):
-                    return [], best[0]
+                    return [], best_gain
             if len(piece.aims):
                 open_.append(piece)
-        return open_, best[0]
+        return open_, best_gain
 
     def _candidates(self, node: _Node) -> list[int]:
         """Neurons worth a trial: those that did well before, and the best-scored of each layer."""
         known, fresh = [], []
-        for _, _, section, _ in self._layers:
+        for _, _, section, _ in self._hulls.layers:
             scores = node.scores[section]
             value, index = scores.topk(min(PER_LAYER, scores.shape[0]))
             fresh += [(float(v), section.start + int(i)) for v, i in zip(value, index, strict=True) if v > 0]
@@ -200,40 +265,38 @@ class HullTree:
 
     def _piece(self, node: _Node, neuron: int, side: float) -> _Node:
         """The subdomain with one more sign fixed, and hulls behind it refreshed."""
-        from zonoplug.lirpa.refine import refresh_hulls
-
         part = SignSubdomains(*(tensor.clone() for tensor in node.part.parts()))
         (part.lower if side > 0 else part.upper)[:, neuron] = 0.0
         part.sign[:, neuron] = side
-        hulls = dict(self._rest)
-        for _, name, section, shape in self._layers:
-            hulls[name] = Interval(
-                part.lower[:1, section].unflatten(1, shape), part.upper[:1, section].unflatten(1, shape)
-            )
         behind = {
-            name: self._slopes[name]
-            for _, name, section, _ in self._layers
-            if section.start > neuron and name in self._slopes
+            name: node.slopes[name]
+            for _, name, section, _ in self._hulls.layers
+            if section.start > neuron and name in node.slopes
         }
-        hulls, impact = refresh_hulls(self._passes, self._box, hulls, behind)
-        count = len(part)
-        for _, name, section, _ in self._layers:
-            if name not in behind:
-                continue
-            lower, upper = hulls[name].lower.flatten(1), hulls[name].upper.flatten(1)
-            error = 256 * torch.finfo(lower.dtype).eps * torch.maximum(lower.abs(), upper.abs()).max()
-            if bool((lower > upper + error).any()):  # no point of the box has these signs
-                none = slice(0, 0)
-                return _Node(part.pick(none), node.aims.pick(none), node.scores, (part, node.aims))
-            part.lower[:, section] = torch.minimum(lower, upper).expand(count, -1)
-            part.upper[:, section] = torch.maximum(lower, upper).expand(count, -1)
-        cost = torch.zeros_like(part.lower[0])
-        for relu, _, section, _ in self._layers:
-            if relu in impact:
-                cost[section] = impact[relu].flatten()
-        return self._bounded(part, node.aims, TRIAL_STEPS, cost)
+        clipped = self._hulls.clip(part, behind, 0)
+        if clipped is None:
+            return self._nothing(part, node.aims)
+        slopes, cost = clipped
+        return self._bounded(part, node.aims, TRIAL_STEPS, {**node.slopes, **slopes}, cost)
 
-    def _bounded(self, part: SignSubdomains, aims: Aims, steps: int, cost: Tensor | None = None) -> _Node:
+    def _sharpened(self, node: _Node) -> _Node:
+        """A node whose hulls have been clipped by its signs, and where just one aim is open by that as well."""
+        part = node.part.pick(slice(None))
+        slopes, cost = node.slopes, node.scores
+        if self._clips:
+            clipped = self._hulls.clip(part, node.slopes, CLIP_STEPS)
+            if clipped is None:
+                return self._nothing(part, node.aims)
+            slopes, cost = clipped
+        return self._bounded(part, node.aims, NODE_STEPS, slopes, cost)
+
+    def _nothing(self, part: SignSubdomains, aims: Aims) -> _Node:
+        none = slice(0, 0)
+        return _Node(part.pick(none), aims.pick(none), torch.zeros_like(part.lower[0]), (part, aims), {})
+
+    def _bounded(
+        self, part: SignSubdomains, aims: Aims, steps: int, slopes: Slopes, cost: Tensor | None = None
+    ) -> _Node:
         """A node of a subdomain's aims that its bounds leave open."""
         bound, scores = self._search.bound(part, aims, steps)
         part.bound = torch.fmax(part.bound, bound) if cost is None else bound
@@ -242,4 +305,4 @@ class HullTree:
         open_ = (part.lower[0] < 0) & (part.upper[0] > 0) & (part.sign[0] == 0)
         mixed = (total if cost is None else total + cost) * open_ + torch.finfo(total.dtype).tiny * open_
         keep = ~(part.bound > 0)
-        return _Node(part.pick(keep), aims.pick(keep), mixed, (part.pick(~keep), aims.pick(~keep)))
+        return _Node(part.pick(keep), aims.pick(keep), mixed, (part.pick(~keep), aims.pick(~keep)), slopes)

@@ -19,6 +19,7 @@ INGREDIENTS = {
     "activation-splits": "the search that fixes the signs of ReLUs",
     "refined-hulls": "the tightening of hulls layer by layer before signs are fixed",
     "hull-tree": "the tightening of hulls behind each sign in the upper part of the search",
+    "clipping": "the tightening of hulls by fixed signs and by the negated specification",
 }
 
 

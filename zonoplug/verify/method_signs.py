@@ -20,13 +20,14 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.verify.activation_branching import ActivationFacts, activation_rule, open_scores
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, RowBounds
 from zonoplug.verify.branch_and_bound import STEP_BYTES, SearchResult
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_constraints import SignConstraints
-from zonoplug.verify.sign_subdomains import SignSubdomains, split_scores, split_signs, take
+from zonoplug.verify.sign_subdomains import SignSubdomains, split_signs, take
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.methods import BoundMethod
@@ -67,6 +68,7 @@ class MethodSigns:
         method: a bound method that makes use of known hulls, see `BoundMethod.takes_hulls`.
         observer: told of every step.
         without: names of INGREDIENTS to leave out.
+        branching: which sign to fix: a name in `ACTIVATION_RULES`, or "auto".
     Raises:
         UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.
     """
@@ -79,6 +81,7 @@ class MethodSigns:
         method: str,
         observer: Observer | None = None,
         without: Collection[str] = (),
+        branching: str = "auto",
     ) -> None:
         from zonoplug.lirpa.methods import BoundMethod
 
@@ -88,6 +91,8 @@ class MethodSigns:
         self._backward = bounder.backward
         self._observer = observer or Observer()
         self._without = without
+        self._rule = activation_rule(branching)
+        self._random = torch.Generator().manual_seed(0)
         self._parsed = BoundMethod.parse(method)
         own = replace(self._parsed, backward=None, alpha=False)
         self._constrained = own if self._parsed.zonotope else None
@@ -140,11 +145,7 @@ class MethodSigns:
         return True
 
     def _root(self, task: _Task) -> SignSubdomains:
-        from zonoplug.lirpa.methods import BoundMethod
-        from zonoplug.lirpa.module import walk
-
-        with torch.no_grad():
-            self._hulls = walk(self._bounder.module, [task.box], BoundMethod.parse("zonotope")).hulls
+        self._hulls = self._bounder.hulls(task.box)
         self._places = list(self._side_by_side())
         lower, upper = (
             torch.cat([side.flatten(1) for side in sides], dim=1)
@@ -242,4 +243,6 @@ class MethodSigns:
         self._minimisers = torch.where(passed.inputs[:, 0] > 0, box.lower, box.upper)
         coefficients = torch.cat([passed.coefficients[relu][:, 0].flatten(1) for relu, *_ in self._places], dim=1)
         part.alpha = first_alpha(Interval(part.lower, part.upper))
-        return split_scores(coefficients, part.lower, part.upper, part.alpha, part.sign)
+        open_ = (part.lower < 0) & (part.upper > 0) & (part.sign == 0)
+        facts = ActivationFacts(part.lower, part.upper, coefficients, part.alpha, open_, self._random)
+        return open_scores(self._rule, facts)

@@ -63,22 +63,6 @@ class SignSubdomains:
         return SignSubdomains(*(torch.cat(parts) for parts in zip(*(one.parts() for one in many), strict=True)))
 
 
-def split_scores(coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, sign: Tensor) -> Tensor:
-    """How much of the bound each open neuron's relaxation costs: (n, neurons), -1 where the sign is known.
-
-        |a| times the largest gap between the ReLU and the side of its triangle that the bound used
-
-    Args:
-        coefficients: a, of the bound behind each ReLU, (n, neurons).
-    """
-    open_ = (lower < 0) & (upper > 0) & (sign == 0)
-    width = (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
-    above = -lower * upper / width
-    below = torch.maximum(-alpha * lower, (1 - alpha) * upper)
-    gap = torch.where(coefficients < 0, above, below)
-    return (coefficients.abs() * gap).masked_fill(~open_, -1.0)
-
-
 def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSubdomains, int]:
     """Split each subdomain on the sign of its best-scored neurons: 2 pieces, or 4, 8, ... while they fit in `room`.
 
