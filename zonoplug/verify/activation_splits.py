@@ -91,6 +91,8 @@ class ActivationSearch:
 
     def _search_box(self, objective: Objective, box_number: int, deadline: Deadline, result: SearchResult) -> bool:
         """Prove all disjuncts of one box. Returns whether a counterexample ended the search."""
+        from zonoplug.lirpa.tuning import tune_shares
+
         box = Box(
             self._problem.box.lower[box_number : box_number + 1], self._problem.box.upper[box_number : box_number + 1]
         )
@@ -98,11 +100,9 @@ class ActivationSearch:
         self._box, self._box_number = box, box_number
         self._magnitudes: dict[str, Tensor] | None = None
         aims = self._aims(objective, box_number)
-        from zonoplug.lirpa.tuning import tune_shares
-
         for steps in ROOT_STEPS:
             refined = "refined-hulls" not in self._without
-            slopes = self._tighten(box, box_number, steps, deadline, aims.rows) if refined else {}
+            slopes = self._tighten(box, box_number, steps, deadline, aims.all_rows) if refined else {}
             parts = []
             for piece in torch.arange(len(aims)).split(BATCH):
                 part = self._root(len(piece))
@@ -120,9 +120,7 @@ class ActivationSearch:
             aims, root = aims.pick(open_), root.pick(open_)
             if not len(aims):
                 return False
-            tune_shares(
-                self._backward, box, self._hulls, aims.rows.flatten(0, 1)[None], aims.goal.flatten()[None], deadline
-            )
+            tune_shares(self._backward, box, self._hulls, aims.all_rows, aims.goal.flatten()[None], deadline)
         slopes = {} if "hull-tree" in self._without else slopes
         # A certificate's reader bounds leaves by their signs alone.
         clips = "clipping" not in self._without and self._observer.record is None

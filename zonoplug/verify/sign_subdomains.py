@@ -27,6 +27,11 @@ class Aims:
     def __len__(self) -> int:
         return int(self.goal.shape[0])
 
+    @property
+    def all_rows(self) -> Tensor:
+        """The rows of all disjuncts as one specification matrix, (1, rows, outputs)."""
+        return self.rows.flatten(0, 1).unsqueeze(0)
+
     def pick(self, index: Tensor | slice) -> Aims:
         return Aims(self.rows[index], self.goal[index], self.there[index], self.number[index])
 
