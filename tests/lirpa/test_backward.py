@@ -9,6 +9,7 @@ from torch import nn
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa import refine
 from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.backward import Backward
 from zonoplug.lirpa.methods import BoundMethod
@@ -126,6 +127,37 @@ def test_refined_hulls_are_tighter_and_hold(seed, steps):
             value = host(point, final_node_name=name).detach()
             assert bool((value >= hull.lower - 1e-9).all() & (value <= hull.upper + 1e-9).all())
     assert gained > 0
+
+
+def test_only_neurons_that_the_rows_read_are_bounded_again():
+    """A corner of the last convolution's output reads the neurons around it, and their hulls alone get tighter."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Conv2d(2, 1, 3, padding=1), nn.Flatten()).double()
+    center = torch.rand(1, 1, 8, 8, dtype=torch.double)
+    box = Box(center - 0.5, center + 0.5)
+    host = build(model, center)
+    hulls = walk(host, [box], ZONOTOPE).hulls
+    rows = torch.zeros(1, 1, 64, dtype=torch.double)
+    rows[..., 0] = 1.0
+    tight = refine_hulls(host, box, hulls, 4, Deadline(60), rows=rows)
+    everywhere = refine_hulls(host, box, hulls, 4, Deadline(60))
+    last = Backward(host).relus[-1].inputs[0].name
+    moved = (tight[last].lower != hulls[last].lower) | (tight[last].upper != hulls[last].upper)
+    assert bool(moved[..., :2, :2].any()) and not bool(moved[..., 2:, :].any() | moved[..., :, 2:].any())
+    passes = Backward(host)
+    found = [float(passes.bound(box, one, rows).lower) for one in (hulls, tight, everywhere)]
+    assert found[0] < found[1] <= found[2] + 1e-9 and found[1] == pytest.approx(found[2])
+
+
+def test_short_time_goes_to_the_last_layers(monkeypatch):
+    monkeypatch.setattr(refine, "FEW_NEURONS", 0)
+    _, host, box, _, hulls = case(0, batch=1)
+    places = [node.inputs[0].name for node in Backward(host).relus]
+    assert len(places) > 1
+    late = refine._too_many(host, box, hulls, Backward(host).relus, {}, 0, Deadline(0))
+    assert late == len(places) - 1
+    assert refine._too_many(host, box, hulls, Backward(host).relus, {}, 0, Deadline(1e6)) == 0
 
 
 def test_what_cannot_be_passed_backward_is_named():
