@@ -79,14 +79,6 @@ class _Node:
         """How far the aims are from being proved, altogether."""
         return float(-self.part.bound.clamp(max=0).sum())
 
-    @property
-    def width(self) -> float:
-        """Of the open neurons' hulls, altogether."""
-        if not len(self.part):
-            return 0.0
-        lower, upper = self.part.lower[0], self.part.upper[0]
-        return float((upper - lower)[(lower < 0) & (upper > 0)].sum())
-
 
 class HullTree:
     """Proves aims on one box.
@@ -189,7 +181,7 @@ class HullTree:
             if bool(margin > 0):
                 self._search.leaves(part, aim)
                 return True
-            width = float((part.upper - part.lower)[(part.lower < 0) & (part.upper > 0)].sum())
+            width = part.open_width
             gained = float(margin) > (1 - CLIP_PROGRESS) * before[0] or width < (1 - CLIP_PROGRESS) * before[1]
             slow = 0 if gained else slow + 1
             if slow > CLIP_PATIENCE or deadline.passed:
@@ -217,7 +209,7 @@ class HullTree:
             pieces = [self._piece(node, neuron, side) for side in (1.0, -1.0)]
             result.subdomains += 2
             losses = [piece.loss for piece in pieces]
-            narrowed = [1 - piece.width / max(node.width, 1e-9) for piece in pieces]
+            narrowed = [1 - piece.part.open_width / max(node.part.open_width, 1e-9) for piece in pieces]
             shares = [(node.loss - loss) / max(node.loss, 1e-9) for loss in losses]
             gain = sum(shares)
             merit = prod(

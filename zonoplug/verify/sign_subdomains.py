@@ -57,6 +57,14 @@ class SignSubdomains:
     def __len__(self) -> int:
         return int(self.bound.shape[0])
 
+    @property
+    def open_width(self) -> float:
+        """The widths of the first subdomain's pre-activations whose sign is open, altogether; 0 where there is none."""
+        if not len(self):
+            return 0.0
+        lower, upper = self.lower[0], self.upper[0]
+        return float((upper - lower)[(lower < 0) & (upper > 0)].sum())
+
     def parts(self) -> tuple[Tensor, ...]:
         return self.lower, self.upper, self.sign, self.alpha, self.beta, self.bound
 
