@@ -112,9 +112,9 @@ class ActivationSearch:
             aims, root = aims.pick(open_), root.pick(open_)
             if not len(aims):
                 return False
-            tune_shares(
-                self._backward, box, self._hulls, aims.rows.flatten(0, 1)[None], aims.goal.flatten()[None], deadline
-            )
+            if "tuned-planes" not in self._without:
+                rows, goal = aims.rows.flatten(0, 1), aims.goal.flatten()
+                tune_shares(self._backward, box, self._hulls, rows[None], goal[None], deadline)
         tree = HullTree(
             self, self._bounder.module, box, self._hulls, self._names, {} if "hull-tree" in self._without else slopes
         )
