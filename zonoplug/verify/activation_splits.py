@@ -120,7 +120,9 @@ class ActivationSearch:
             aims, root = aims.pick(open_), root.pick(open_)
             if not len(aims):
                 return False
-            tune_shares(self._backward, box, self._hulls, aims.all_rows, aims.goal.flatten()[None], deadline)
+            if "tuned-planes" not in self._without:
+                rows, goal = aims.all_rows, aims.goal.flatten()
+                tune_shares(self._backward, box, self._hulls, rows, goal[None], deadline)
         slopes = {} if "hull-tree" in self._without else slopes
         # A certificate's reader bounds leaves by their signs alone.
         clips = "clipping" not in self._without and self._observer.record is None

@@ -18,6 +18,7 @@ INGREDIENTS = {
     "contraction": "the cutting of subdomains by the unsafe set, as constraints on noise symbols",
     "activation-splits": "the search that fixes the signs of ReLUs",
     "refined-hulls": "the tightening of hulls layer by layer before signs are fixed",
+    "tuned-planes": "the planes of products and softmax, chosen by gradient before signs are fixed",
     "hull-tree": "the tightening of hulls behind each sign in the upper part of the search",
     "clipping": "the tightening of hulls by fixed signs and by the negated specification",
 }
