@@ -104,6 +104,11 @@ class Backward:
         return [node for node in self._nodes if type(node).__name__ == "BoundRelu"]
 
     @property
+    def is_affine(self) -> bool:
+        """Whether every node on the way is exact, so that no hulls are needed."""
+        return all(entry_for(node).kind == "exact" for node in self._nodes)  # type: ignore[union-attr]
+
+    @property
     def size(self) -> int:
         """How many numbers the bounded value has."""
         return prod(self._shape(self._final))

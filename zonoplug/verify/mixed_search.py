@@ -1,0 +1,159 @@
+"""Branch and bound on input boxes and ReLU signs in one tree, with constraints that contract both."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from zonoplug.clock import Deadline
+from zonoplug.domain.input_sets import Box
+from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.verify.attack import Attack
+from zonoplug.verify.bounding import Bounder
+from zonoplug.verify.branch_and_bound import SearchResult
+from zonoplug.verify.mixed_bounds import Margins, MixedBounds
+from zonoplug.verify.mixed_branching import MixedFacts, MIXED_RULES
+from zonoplug.verify.mixed_subdomains import MixedSubdomains, pieces_of, take
+from zonoplug.verify.observer import Observer
+from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.sign_subdomains import Aims
+
+ROOT_STEPS = 40
+STEPS = 10
+TRIAL_STEPS = 3
+CANDIDATES = 4
+CLIPPED = 32
+BATCH = 256
+QUEUE_BYTES = 2**30
+WORTH_ANOTHER = 0.9  # a contraction to this share of the box's total width is followed by new bounds before a split
+
+
+class MixedSearch:
+    """Proves disjuncts by splits of inputs and of signs, whichever makes more progress.
+
+    Args:
+        problem, bounder, attack: what is verified, and with what.
+        branching: a name in `MIXED_RULES`.
+        observer: told of every step.
+        without: names of INGREDIENTS to leave out.
+    Raises:
+        UnsupportedOperatorError: backward bounds do not pass the network.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        bounder: Bounder,
+        attack: Attack,
+        branching: str = "gap",
+        observer: Observer | None = None,
+        without: Collection[str] = (),
+    ) -> None:
+        if bounder.backward is None:
+            raise UnsupportedOperatorError("Backward bounds do not pass this network.")
+        self._problem = problem
+        self._bounder = bounder
+        self._attack = attack
+        self._rule = MIXED_RULES.get(branching)
+        self._observer = observer or Observer()
+        self._without = without
+
+    def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
+        """Search all boxes and disjuncts that are open in `objective`."""
+        result = SearchResult(proved=True)
+        self._observer.search_starts(int(objective.exists.sum()))
+        for number in objective.exists.any(dim=1).nonzero().flatten().tolist():
+            result.proved = self._search_box(objective, number, deadline, result)
+            if not result.proved:
+                break
+        return result
+
+    def _search_box(self, objective: Objective, number: int, deadline: Deadline, result: SearchResult) -> bool:
+        one = slice(number, number + 1)
+        self._box_number = number
+        box = Box(self._problem.box.lower[one], self._problem.box.upper[one])
+        self._bounds = MixedBounds(self._bounder, box, Aims.of(objective, number))
+        queue = [self._bounds.root()]
+        steps = ROOT_STEPS
+        while queue:
+            if deadline.passed:
+                return False
+            part = take(queue, BATCH)
+            again, split, found = self._bounded(part, steps, result, sum(map(len, queue)))
+            steps = STEPS
+            if len(again):
+                queue.append(again)
+            if len(split):
+                if self._attacked(found, result):
+                    return False
+                pieces = self._split(split, found, result)
+                if pieces is None:
+                    return False
+                if len(pieces):
+                    queue.append(pieces)
+        return True
+
+    def _bounded(
+        self, part: MixedSubdomains, steps: int, result: SearchResult, waiting: int
+    ) -> tuple[MixedSubdomains, MixedSubdomains, Margins]:
+        """What is open of some subdomains: to be bounded again since the box shrank; to be split, and facts on that."""
+        gone = self._bounds.refresh(part)
+        found = self._bounds.margins(part, steps)
+        result.subdomains += len(part)
+        part.bound = found.bound
+        open_ = ~(gone | (found.bound > 0))
+        self._observer.signs(part, open_, part.bound, waiting)
+        part, found = part.pick(open_), found.pick(open_)
+        before = (part.box_upper - part.box_lower).sum(dim=1)
+        if "contraction" not in self._without and len(part):
+            gone = self._bounds.contract(part, found)
+            part, found, before = part.pick(~gone), found.pick(~gone), before[~gone]
+            if CLIPPED and len(part):
+                gone = self._bounds.clip(part, found, CLIPPED)
+                part, found, before = part.pick(~gone), found.pick(~gone), before[~gone]
+        shrunk = (part.box_upper - part.box_lower).sum(dim=1) < WORTH_ANOTHER * before
+        return part.pick(shrunk), part.pick(~shrunk), found.pick(~shrunk)
+
+    def _attacked(self, found: Margins, result: SearchResult) -> bool:
+        if "inner-attack" in self._without:
+            return False
+        points = found.minimiser.unflatten(1, self._problem.box.lower.shape[1:])
+        group = torch.full((points.shape[0],), self._box_number, dtype=torch.int64, device=points.device)
+        result.counterexample = self._attack.try_points(points, group)
+        return result.counterexample is not None
+
+    def _split(self, part: MixedSubdomains, found: Margins, result: SearchResult) -> MixedSubdomains | None:
+        """The pieces of subdomains; None where one cannot be split."""
+        scores = self._rule(MixedFacts(part, found, self._bounds.neurons_at(found.point)))
+        best, places = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+        if bool((best[:, 0] < 0).any()):
+            result.stuck += int((best[:, 0] < 0).sum())
+            return None
+        if CANDIDATES > 1:
+            chosen = self._try_out(part, places.masked_fill(best < 0, -1), result)
+        else:
+            chosen = places[:, 0]
+        above, below = pieces_of(part, chosen)
+        signs = int((chosen < part.sign.shape[1]).sum())
+        self._observer.split("sign", signs)
+        self._observer.split("input", len(part) - signs)
+        pieces = MixedSubdomains.join([above, below])
+        return pieces.pick(pieces.bound.argsort(descending=True))
+
+    def _try_out(self, part: MixedSubdomains, places: Tensor, result: SearchResult) -> Tensor:
+        """The place of each subdomain, (n,), whose pieces do best in a short trial; `places` (n, candidates)."""
+        count = places.shape[1]
+        many = part.pick(torch.arange(len(part)).repeat_interleave(count))
+        tried = places.flatten()
+        tried = torch.where(tried < 0, places[:, :1].expand_as(places).flatten(), tried)
+        gains = []
+        for piece in pieces_of(many, tried):
+            gone = self._bounds.refresh(piece)
+            bound = self._bounds.margins(piece, TRIAL_STEPS).bound
+            bound = torch.where(gone, torch.inf, bound).clamp(max=0)
+            gains.append((bound - many.bound).clamp(min=0) / -many.bound)
+            result.subdomains += len(piece)
+        total = (gains[0].clamp(min=1e-3) * gains[1].clamp(min=1e-3)).unflatten(0, (-1, count))
+        return places.gather(1, total.argmax(dim=1, keepdim=True)).squeeze(1)
