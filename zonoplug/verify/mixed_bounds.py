@@ -23,6 +23,7 @@ ALPHA_RATE = 0.15
 BETA_SHARE = 0.3
 WEIGHT_RATE = 0.3
 MEAN_SHARE = 0.2
+POSITIVE = 0.0
 EXACT_FACTOR = 8.0  # units of rounding, of the absolute terms of a sum, by which a first layer's hulls are widened
 
 
@@ -225,7 +226,7 @@ class MixedBounds:
             shift = center - found.center
             room = -(found.floor + (found.slopes * shift).sum(dim=1))
             slope = found.slopes * radius
-            wanted = torch.where(part.open_neurons, (-found.coefficients).clamp(min=0), 0.0)
+            wanted = torch.where(part.open_neurons, (-found.coefficients).clamp(min=0) + POSITIVE * found.coefficients.clamp(min=0), 0.0)
             for layer in self.layers:
                 if layer.matrix is None or layer.middle is None or layer.error is None:
                     continue

@@ -23,6 +23,9 @@ class MixedFacts:
     values: Tensor
 
 
+FAR_SHARE = 0.02
+LOWER_SHARE = 1e-4
+
 MixedRule = Callable[[MixedFacts], Tensor]
 """Scores (n, neurons + inputs); -1 where nothing can be split."""
 
@@ -31,24 +34,49 @@ MIXED_RULES: Registry[MixedRule] = Registry("mixed branching rule", "zonoplug.mi
 
 @MIXED_RULES.register("gap")
 def gap(facts: MixedFacts) -> Tensor:
-    """What each neuron's relaxation costs the bound; inputs by the width that the neurons' gaps owe to them."""
-    part, found = facts.part, facts.found
-    signs = split_scores(found.coefficients, part.lower, part.upper, part.alpha, part.sign)
+    """The most that a neuron's relaxation can cost: its coefficient times the largest gap. Splits signs alone."""
+    part = facts.part
+    signs = split_scores(facts.found.coefficients, part.lower, part.upper, part.alpha, part.sign)
     return torch.cat([signs, torch.full_like(part.box_lower, -1.0)], dim=1)
+
+
+@MIXED_RULES.register("inputs")
+def inputs(facts: MixedFacts) -> Tensor:
+    """How far an input moves the linear bound over its width. Splits inputs alone."""
+    part = facts.part
+    width = part.box_upper - part.box_lower
+    moved = facts.found.slopes.abs() * width
+    scores = moved / moved.sum(dim=1, keepdim=True).clamp(min=torch.finfo(width.dtype).tiny)
+    scores = scores + 0.3 * width / width.sum(dim=1, keepdim=True).clamp(min=torch.finfo(width.dtype).tiny)
+    middle = part.box_lower + width / 2
+    divisible = (middle > part.box_lower) & (middle < part.box_upper)
+    return torch.cat([torch.full_like(part.lower, -1.0), scores.masked_fill(~divisible, -1.0)], dim=1)
 
 
 @MIXED_RULES.register("primal")
 def primal(facts: MixedFacts) -> Tensor:
-    """How far each neuron's relaxation lies from the neuron at the point where the relaxation is least."""
+    """What each neuron's relaxation costs at the point where the bound is about least. Splits signs alone.
+
+        |a| (chord(z) - relu(z))  where the bound used the chord,  z the neuron at that point,
+
+    and a little of `gap`, for neurons whose relaxation happens to be exact there. The lower sides cost nothing once
+    their slopes are optimised, unless layers follow.
+    """
     part, found = facts.part, facts.found
-    lower, upper, value = part.lower, part.upper, facts.values.clamp(part.lower, part.upper)
-    width = (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
-    exact = value.clamp(min=0)
-    above = upper * (value - lower) / width - exact
-    below = exact - part.alpha * value
-    cost = found.coefficients.abs() * torch.where(found.coefficients < 0, above, BELOW*below)
-    cost = cost + FAR * split_scores(found.coefficients, lower, upper, part.alpha, part.sign).clamp(min=0)*(found.coefficients<0)
+    value = facts.values.clamp(part.lower, part.upper)
+    width = (part.upper - part.lower).clamp(min=torch.finfo(value.dtype).tiny)
+    above = part.upper * (value - part.lower) / width - value.clamp(min=0)
+    far = split_scores(found.coefficients, part.lower, part.upper, part.alpha, part.sign).clamp(min=0)
+    cost = torch.where(found.coefficients < 0, -found.coefficients * above + FAR_SHARE * far, LOWER_SHARE * far)
     signs = cost.masked_fill(~part.open_neurons, -1.0)
     return torch.cat([signs, torch.full_like(part.box_lower, -1.0)], dim=1)
-BELOW=0.0
-FAR=0.02
+
+
+@MIXED_RULES.register("trial")
+def trial(facts: MixedFacts) -> Tensor:
+    """The best signs and the best inputs, each by its own rule; for a search that tries out several."""
+    count = facts.part.lower.shape[1]
+    signs, halves = primal(facts), inputs(facts)
+    signs = signs / signs.amax(dim=1, keepdim=True).clamp(min=torch.finfo(signs.dtype).tiny)
+    halves = halves / halves.amax(dim=1, keepdim=True).clamp(min=torch.finfo(halves.dtype).tiny)
+    return torch.cat([signs[:, :count], halves[:, count:]], dim=1)

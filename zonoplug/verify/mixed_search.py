@@ -11,21 +11,21 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack import Attack
-from zonoplug.verify.bounding import Bounder
+from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.mixed_bounds import Margins, MixedBounds
-from zonoplug.verify.mixed_branching import MixedFacts, MIXED_RULES
+from zonoplug.verify.mixed_branching import MIXED_RULES, MixedFacts, inputs
 from zonoplug.verify.mixed_subdomains import MixedSubdomains, pieces_of, take
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_subdomains import Aims
 
 ROOT_STEPS = 40
-STEPS = 10
+STEPS = 7
 TRIAL_STEPS = 3
 CANDIDATES = 4
-CLIPPED = 32
-BATCH = 256
+CLIPPED = 128
+BATCH = 512
 QUEUE_BYTES = 2**30
 WORTH_ANOTHER = 0.9  # a contraction to this share of the box's total width is followed by new bounds before a split
 
@@ -47,16 +47,17 @@ class MixedSearch:
         problem: Problem,
         bounder: Bounder,
         attack: Attack,
-        branching: str = "gap",
+        branching: str = "primal",
         observer: Observer | None = None,
         without: Collection[str] = (),
     ) -> None:
-        if bounder.backward is None:
-            raise UnsupportedOperatorError("Backward bounds do not pass this network.")
+        if bounder.backward is None or not bounder.backward.relus:
+            raise UnsupportedOperatorError("Backward bounds do not pass this network, or it has no ReLUs.")
         self._problem = problem
         self._bounder = bounder
         self._attack = attack
         self._rule = MIXED_RULES.get(branching)
+        self._tries = CANDIDATES if branching == "trial" else 1
         self._observer = observer or Observer()
         self._without = without
 
@@ -75,8 +76,9 @@ class MixedSearch:
         self._box_number = number
         box = Box(self._problem.box.lower[one], self._problem.box.upper[one])
         self._bounds = MixedBounds(self._bounder, box, Aims.of(objective, number))
-        queue = [self._bounds.root()]
-        steps = ROOT_STEPS
+        root = self._bounds.root()
+        self._check_root(self._bounds.margins(root.copy(), STEPS).bound, objective)
+        queue, steps = [root], ROOT_STEPS
         while queue:
             if deadline.passed:
                 return False
@@ -110,11 +112,23 @@ class MixedSearch:
         if "contraction" not in self._without and len(part):
             gone = self._bounds.contract(part, found)
             part, found, before = part.pick(~gone), found.pick(~gone), before[~gone]
-            if CLIPPED and len(part):
+            if "clipping" not in self._without and len(part):
                 gone = self._bounds.clip(part, found, CLIPPED)
                 part, found, before = part.pick(~gone), found.pick(~gone), before[~gone]
         shrunk = (part.box_upper - part.box_lower).sum(dim=1) < WORTH_ANOTHER * before
         return part.pick(shrunk), part.pick(~shrunk), found.pick(~shrunk)
+
+    def _check_root(self, bound: Tensor, objective: Objective) -> None:
+        """A bound on the whole box above what a sampled point of it reaches on every row of a disjunct is wrong."""
+        of = self._attack.groups == self._box_number
+        if not bool(of.any()):
+            return
+        group = self._attack.groups[of]
+        margins = objective.margins(objective.values(self._attack.outputs[of], group), group)
+        reached = objective.best(margins - objective.slack_of(group), group).amin(dim=0)
+        reached = reached[objective.exists[self._box_number]]
+        if bool((bound > reached + 1e-6 * reached.abs().clamp(min=1)).any()):
+            raise BrokenMethodError("backward bounds are broken on this model: a sampled point lies below its bound")
 
     def _attacked(self, found: Margins, result: SearchResult) -> bool:
         if "inner-attack" in self._without:
@@ -126,12 +140,14 @@ class MixedSearch:
 
     def _split(self, part: MixedSubdomains, found: Margins, result: SearchResult) -> MixedSubdomains | None:
         """The pieces of subdomains; None where one cannot be split."""
-        scores = self._rule(MixedFacts(part, found, self._bounds.neurons_at(found.point)))
-        best, places = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+        facts = MixedFacts(part, found, self._bounds.neurons_at(found.point))
+        scores = self._rule(facts)
+        scores = torch.where((scores.amax(dim=1) < 0).unsqueeze(1), inputs(facts), scores)
+        best, places = scores.topk(min(self._tries, scores.shape[1]), dim=1)
         if bool((best[:, 0] < 0).any()):
             result.stuck += int((best[:, 0] < 0).sum())
             return None
-        if CANDIDATES > 1:
+        if self._tries > 1:
             chosen = self._try_out(part, places.masked_fill(best < 0, -1), result)
         else:
             chosen = places[:, 0]

@@ -18,6 +18,7 @@ from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
 from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.ingredients import check_ingredients
+from zonoplug.verify.mixed_search import MixedSearch
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
 from zonoplug.verify.problem import Objective, Problem
@@ -25,6 +26,8 @@ from zonoplug.verify.problem import Objective, Problem
 AGREEMENT_POINTS = 8
 ROOT_BATCH = 64
 SPLITTABLE_INPUTS = 64
+FEW_INPUTS = 8  # up to so many, halving them alone does better than fixing signs too
+MIXED_SHARE = 0.6
 QUICK_ATTACK_SECONDS = 2.0
 LONG_ATTACK_SHARE = 0.15
 
@@ -99,10 +102,15 @@ def check_method(name: str) -> None:
 
 
 class Stage(NamedTuple):
-    """One step of a verification: a bound at the root, a search, or an attack; and the bound method it uses."""
+    """One step of a verification: a bound at the root, a search, or an attack; the bound method, the time it gets.
 
-    kind: Literal["root", "input splits", "activation splits", "attack"]
+    Attributes:
+        share: of the time that is left when it starts.
+    """
+
+    kind: Literal["root", "input splits", "activation splits", "mixed splits", "attack"]
     method: str
+    share: float = 1.0
 
     @property
     def name(self) -> str:
@@ -118,6 +126,7 @@ class Stage(NamedTuple):
             "crown": "crown" in self.method,
             "input-splits": self.kind == "input splits",
             "activation-splits": self.kind == "activation splits",
+            "mixed-splits": self.kind == "mixed splits",
         }
         return any(needed.get(name, False) for name in without)
 
@@ -187,7 +196,9 @@ class Verification:
             return [Stage("root", method), *([Stage("input splits", method)] if splittable else [])]
         first = [Stage("root", "zonotope"), Stage("root", "zonotope+crown")]
         if splittable:
-            return [*first, Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
+            boxes = [Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
+            mixed = Stage("mixed splits", "alpha-zonotope", MIXED_SHARE)
+            return [*first, *([mixed] if self._problem.num_perturbed > FEW_INPUTS else []), *boxes]
         return [
             *first,
             Stage("attack", "attack"),
@@ -241,17 +252,22 @@ class Verification:
             limit = self._deadline.part(LONG_ATTACK_SHARE)
             found = self._attack.descend(16, 60, limit, excluded, max_batch=64)
             return None if found is None else self._finish(Verdict.VIOLATED, "attack", found)
-        name, without = stage.name, self._settings.without
+        name, without, limit = stage.name, self._settings.without, self._deadline.part(stage.share)
         self._outcome.method = name
         try:
-            if stage.kind == "activation splits":
+            if stage.kind == "mixed splits":
+                mixed = MixedSearch(
+                    self._problem, bounder, self._attack, observer=self._observer, without=without
+                )
+                result = mixed.run(objective, limit)
+            elif stage.kind == "activation splits":
                 signs = ActivationSearch(self._problem, bounder, self._attack, self._observer, without)
-                result = signs.run(objective, self._deadline)
+                result = signs.run(objective, limit)
             else:
                 boxes = BranchAndBound(
                     self._problem, bounder, self._attack, stage.method, observer=self._observer, without=without
                 )
-                result = boxes.run(objective, self._deadline)
+                result = boxes.run(objective, limit)
         except UnsupportedOperatorError:
             return None  # the next stage does not need it
         except BrokenMethodError as error:
@@ -267,6 +283,8 @@ class Verification:
             return self._finish(Verdict.HOLDS, name)
         if self._deadline.passed:
             return self._finish(Verdict.TIMEOUT, name)
+        if limit.passed:
+            return None
         self._outcome.notes.append(f"{result.stuck} subdomains could not be split further and are still open")
         return None
 
