@@ -53,7 +53,8 @@ def least_in_half_space(direction: Tensor, slope: Tensor, room: Tensor, halvings
 
         max_{y >= 0}  -y b - ||d + y a||_1
 
-    It is concave in y; a few halvings of an interval come close, and any y is sound.
+    It is concave in y; a few halvings of an interval of t come close, y = ||d||_1 / ||a||_1 t / (1 - t), and any y >= 0
+    is sound.
 
     Args:
         direction: d, (n, m, k).
@@ -64,13 +65,15 @@ def least_in_half_space(direction: Tensor, slope: Tensor, room: Tensor, halvings
     tiny = torch.finfo(size.dtype).tiny
     eps = 4 * torch.finfo(size.dtype).eps
     weight = slope.abs().sum(dim=1, keepdim=True)
-    low, high = torch.zeros_like(size), 4 * size / weight.clamp(min=tiny)
+    scale = size / weight.clamp(min=tiny)
+    low, high = torch.zeros_like(size), torch.ones_like(size)
     best = -size * (1 + eps)
     for _ in range(halvings):
-        y = (low + high) / 2
+        middle = (low + high) / 2
+        y = scale * middle / (1 - middle)
         moved = direction + y.unsqueeze(2) * a
         value = -y * b - moved.abs().sum(dim=2)
         best = torch.fmax(best, value - eps * (size + y * (b.abs() + weight)))
         rising = -b - (a * moved.sign()).sum(dim=2) > 0
-        low, high = torch.where(rising, y, low), torch.where(rising, high, y)
+        low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
     return best
