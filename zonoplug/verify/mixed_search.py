@@ -102,12 +102,18 @@ class MixedSearch:
     ) -> tuple[MixedSubdomains, MixedSubdomains, Margins]:
         """What is open of some subdomains: to be bounded again since the box shrank; to be split, and facts on that."""
         gone = self._bounds.refresh(part)
-        found = self._bounds.margins(part, steps)
-        result.subdomains += len(part)
+        found = self._bounds.margins(part, 0)  # which is enough for most that can be proved at all
         part.bound = found.bound
-        open_ = ~(gone | (found.bound > 0))
-        self._observer.signs(part, open_, part.bound, waiting)
-        part, found = part.pick(open_), found.pick(open_)
+        result.subdomains += len(part)
+        open_ = ~(gone | (part.bound > 0))
+        whole, part, found = part, part.pick(open_), found.pick(open_)
+        if len(part):
+            found = self._bounds.margins(part, steps)
+            part.bound = whole.bound[open_] = found.bound
+            still = ~(found.bound > 0)
+            open_[open_.clone()] = still
+            part, found = part.pick(still), found.pick(still)
+        self._observer.signs(whole, open_, whole.bound, waiting)
         before = (part.box_upper - part.box_lower).sum(dim=1)
         if "contraction" not in self._without and len(part):
             gone = self._bounds.contract(part, found)
