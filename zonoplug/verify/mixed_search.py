@@ -18,16 +18,16 @@ from zonoplug.verify.mixed_branching import MIXED_RULES, MixedFacts, inputs
 from zonoplug.verify.mixed_subdomains import MixedSubdomains, pieces_of, take
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
-from zonoplug.verify.sign_subdomains import Aims
+from zonoplug.verify.sign_subdomains import Aims, split_scores
 
 ROOT_STEPS = 40
-STEPS = 7
+STEPS = 8
 TRIAL_STEPS = 3
 CANDIDATES = 4
 CLIPPED = 128
 BATCH = 512
 QUEUE_BYTES = 2**30
-WORTH_ANOTHER = 0.9  # a contraction to this share of the box's total width is followed by new bounds before a split
+WORTH_ANOTHER = 0.95  # contraction to this share of what relaxations can cost is followed by new bounds before a split
 
 
 class MixedSearch:
@@ -114,15 +114,21 @@ class MixedSearch:
             open_[open_.clone()] = still
             part, found = part.pick(still), found.pick(still)
         self._observer.signs(whole, open_, whole.bound, waiting)
-        before = (part.box_upper - part.box_lower).sum(dim=1)
+        before = self._cost(part, found)
         if "contraction" not in self._without and len(part):
             gone = self._bounds.contract(part, found)
             part, found, before = part.pick(~gone), found.pick(~gone), before[~gone]
             if "clipping" not in self._without and len(part):
                 gone = self._bounds.clip(part, found, CLIPPED)
                 part, found, before = part.pick(~gone), found.pick(~gone), before[~gone]
-        shrunk = (part.box_upper - part.box_lower).sum(dim=1) < WORTH_ANOTHER * before
+        shrunk = self._cost(part, found) < WORTH_ANOTHER * before
         return part.pick(shrunk), part.pick(~shrunk), found.pick(~shrunk)
+
+    @staticmethod
+    def _cost(part: MixedSubdomains, found: Margins) -> Tensor:
+        """What the relaxations of all open neurons can cost the bound at most, (n,)."""
+        scores = split_scores(found.coefficients, part.lower, part.upper, part.alpha, part.sign)
+        return (scores.clamp(min=0) * (found.coefficients < 0)).sum(dim=1)
 
     def _check_root(self, bound: Tensor, objective: Objective) -> None:
         """A bound on the whole box above what a sampled point of it reaches on every row of a disjunct is wrong."""
