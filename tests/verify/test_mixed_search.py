@@ -7,7 +7,6 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,7 +17,6 @@ from zonoplug.clock import Deadline
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.contraction import contract, cut, least_in_half_space
-from zonoplug.verify.mixed_branching import MIXED_RULES
 from zonoplug.verify.mixed_search import MixedSearch
 from zonoplug.verify.mixed_subdomains import MixedSubdomains, pieces_of
 from zonoplug.verify.verifier import Settings, load_problem
@@ -52,7 +50,7 @@ def prepared(tmp_path, seed, sizes, offset):
 
 def holding(search, part, points):
     """(points,): how many of the subdomains hold each point, by its place in the box and the signs of its neurons."""
-    values = search._bounds.neurons_at(points)
+    values = search._bounds.layers.values(points)
     inside = torch.ones(len(part), points.shape[0], dtype=torch.bool)
     for low, high, at in ((part.box_lower, part.box_upper, points), (part.lower, part.upper, values)):
         error = 1e-5 * (1 + at.abs())
@@ -148,7 +146,17 @@ def test_a_cut_box_is_rounded_outwards():
 def test_pieces_by_sign_and_by_input():
     zero, one = torch.zeros(2, 3), torch.ones(2, 3)
     part = MixedSubdomains(
-        -one, one, -one, one, zero, zero, zero, torch.zeros(2, 1), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
+        -one,
+        one,
+        -one,
+        one,
+        zero,
+        zero,
+        zero,
+        torch.zeros(2, 1),
+        torch.zeros(2),
+        torch.ones(2),
+        torch.zeros(2, dtype=torch.int64),
     )
     above, below = pieces_of(part, torch.tensor([1, 5]))
     assert above.sign.tolist() == [[0, 1, 0], [0, 0, 0]] and below.sign.tolist() == [[0, -1, 0], [0, 0, 0]]
@@ -178,21 +186,3 @@ def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
 def test_each_ingredient_can_be_left_out(tmp_path, without):
     problem, bounder, attack, _ = prepared(tmp_path, 0, (6, 16, 1), 0.5)
     assert MixedSearch(problem, bounder, attack, without=without).run(problem.objective, Deadline(60)).proved
-
-
-def test_many_inputs_that_plain_searches_do_not_close(tmp_path):
-    """A network like those of sentence embeddings: 30 inputs, one hidden layer."""
-    random = np.random.default_rng(1)
-    layers = [
-        (random.normal(size=(64, 30)) / 4, random.normal(size=64) / 4),
-        (random.normal(size=(1, 64)) / 3, np.zeros(1)),
-    ]
-    network = files.write_network(tmp_path / "n.onnx", layers)
-    ends = [-0.5] * 30, [0.5] * 30
-    loose = files.write_specification(tmp_path / "s.vnnlib", *ends, 1, ["(>= Y_0 1000.0)"])
-    problem = load_problem(network, loose, CPU)
-    attack = Attack(problem)
-    attack.random_points(64)
-    problem.allow_for_rounding(attack.outputs)
-    del problem, attack
-    assert set(MIXED_RULES.names()) >= {"primal", "gap"}

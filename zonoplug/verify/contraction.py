@@ -24,7 +24,7 @@ def contract(
         the boxes, (n, k), rounded outwards and never larger, and where no point is left, (n,); such a box is returned
         as it was.
     """
-    center, radius = middle_of(lower, upper)
+    _, radius = middle_of(lower, upper)
     symbols = SymbolConstraints.on_unit_cube(
         matrix * radius.unsqueeze(1), room.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     ).contracted(rounds)

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from zonoplug.registry import Registry
-from zonoplug.verify.mixed_bounds import Margins
-from zonoplug.verify.mixed_subdomains import MixedSubdomains
+from zonoplug.verify.mixed_subdomains import Margins, MixedSubdomains
 from zonoplug.verify.sign_subdomains import split_scores
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MixedFacts:
-    """A batch of open subdomains that was bounded, and what was found."""
+    """What a rule may look at: a batch of open subdomains that was bounded.
+
+    Attributes:
+        part: the subdomains.
+        found: about their margins.
+        values: of the neurons, (n, neurons), at the points where the bounds are about least.
+    """
 
     part: MixedSubdomains
     found: Margins

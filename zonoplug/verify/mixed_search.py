@@ -13,9 +13,10 @@ from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
-from zonoplug.verify.mixed_bounds import Margins, MixedBounds
+from zonoplug.verify.mixed_bounds import MixedBounds
 from zonoplug.verify.mixed_branching import MIXED_RULES, MixedFacts, inputs
-from zonoplug.verify.mixed_subdomains import MixedSubdomains, pieces_of, take
+from zonoplug.verify.mixed_constraints import clip_hulls, contract_boxes
+from zonoplug.verify.mixed_subdomains import Margins, MixedSubdomains, pieces_of, take
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_subdomains import Aims, split_scores
@@ -24,9 +25,8 @@ ROOT_STEPS = 40
 STEPS = 8
 TRIAL_STEPS = 3
 CANDIDATES = 4
-CLIPPED = 128
 BATCH = 512
-QUEUE_BYTES = 2**30
+STATE_BYTES = 16 * 2**20  # of the subdomains in a step; the queue holds at most as much for each level of the tree
 WORTH_ANOTHER = 0.95  # contraction to this share of what relaxations can cost is followed by new bounds before a split
 
 
@@ -77,12 +77,14 @@ class MixedSearch:
         box = Box(self._problem.box.lower[one], self._problem.box.upper[one])
         self._bounds = MixedBounds(self._bounder, box, Aims.of(objective, number))
         root = self._bounds.root()
-        self._check_root(self._bounds.margins(root.copy(), STEPS).bound, objective)
+        batch = max(1, min(BATCH, STATE_BYTES // root.bytes_each))
+        for piece in torch.arange(len(root)).split(batch):
+            self._check_root(self._bounds.margins(root.pick(piece), STEPS), piece, objective)
         queue, steps = [root], ROOT_STEPS
         while queue:
             if deadline.passed:
                 return False
-            part = take(queue, BATCH)
+            part = take(queue, batch)
             again, split, found = self._bounded(part, steps, result, sum(map(len, queue)))
             steps = STEPS
             if len(again):
@@ -105,23 +107,24 @@ class MixedSearch:
         found = self._bounds.margins(part, 0)  # which is enough for most that can be proved at all
         part.bound = found.bound
         result.subdomains += len(part)
-        open_ = ~(gone | (part.bound > 0))
-        whole, part, found = part, part.pick(open_), found.pick(open_)
+        whole, left = part, (~gone & ~(found.bound > 0)).nonzero().flatten()
+        part, found = part.pick(left), found.pick(left)
+        shrunk = left > -1
         if len(part):
             found = self._bounds.margins(part, steps)
-            part.bound = whole.bound[open_] = found.bound
-            still = ~(found.bound > 0)
-            open_[open_.clone()] = still
-            part, found = part.pick(still), found.pick(still)
-        self._observer.signs(whole, open_, whole.bound, waiting)
-        before = self._cost(part, found)
-        if "contraction" not in self._without and len(part):
-            gone = self._bounds.contract(part, found)
-            part, found, before = part.pick(~gone), found.pick(~gone), before[~gone]
-            if "clipping" not in self._without and len(part):
-                gone = self._bounds.clip(part, found, CLIPPED)
-                part, found, before = part.pick(~gone), found.pick(~gone), before[~gone]
-        shrunk = self._cost(part, found) < WORTH_ANOTHER * before
+            part.bound = found.bound
+            before = self._cost(part, found)
+            gone = found.bound > 0
+            if "contraction" not in self._without:
+                gone |= contract_boxes(self._bounds.layers, part, found)
+            if "clipping" not in self._without:
+                gone |= clip_hulls(self._bounds.layers, part, found)
+            shrunk = (self._cost(part, found) < WORTH_ANOTHER * before)[~gone]
+            part, found, left = part.pick(~gone), found.pick(~gone), left[~gone]
+        open_ = torch.zeros_like(whole.bound, dtype=torch.bool)
+        open_[left] = True
+        whole.bound[left] = part.bound
+        self._observer.pieces(whole.share, open_, whole.bound, waiting)
         return part.pick(shrunk), part.pick(~shrunk), found.pick(~shrunk)
 
     @staticmethod
@@ -130,7 +133,7 @@ class MixedSearch:
         scores = split_scores(found.coefficients, part.lower, part.upper, part.alpha, part.sign)
         return (scores.clamp(min=0) * (found.coefficients < 0)).sum(dim=1)
 
-    def _check_root(self, bound: Tensor, objective: Objective) -> None:
+    def _check_root(self, found: Margins, aims: Tensor, objective: Objective) -> None:
         """A bound on the whole box above what a sampled point of it reaches on every row of a disjunct is wrong."""
         of = self._attack.groups == self._box_number
         if not bool(of.any()):
@@ -138,8 +141,8 @@ class MixedSearch:
         group = self._attack.groups[of]
         margins = objective.margins(objective.values(self._attack.outputs[of], group), group)
         reached = objective.best(margins - objective.slack_of(group), group).amin(dim=0)
-        reached = reached[objective.exists[self._box_number]]
-        if bool((bound > reached + 1e-6 * reached.abs().clamp(min=1)).any()):
+        reached = reached[objective.exists[self._box_number]][aims]
+        if bool((found.bound > reached + 1e-6 * reached.abs().clamp(min=1)).any()):
             raise BrokenMethodError("backward bounds are broken on this model: a sampled point lies below its bound")
 
     def _attacked(self, found: Margins, result: SearchResult) -> bool:
@@ -152,7 +155,7 @@ class MixedSearch:
 
     def _split(self, part: MixedSubdomains, found: Margins, result: SearchResult) -> MixedSubdomains | None:
         """The pieces of subdomains; None where one cannot be split."""
-        facts = MixedFacts(part, found, self._bounds.neurons_at(found.point))
+        facts = MixedFacts(part, found, self._bounds.layers.values(found.point))
         scores = self._rule(facts)
         scores = torch.where((scores.amax(dim=1) < 0).unsqueeze(1), inputs(facts), scores)
         best, places = scores.topk(min(self._tries, scores.shape[1]), dim=1)

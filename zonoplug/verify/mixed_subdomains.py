@@ -8,6 +8,36 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Margins:
+    """What was found about a batch of subdomains.
+
+    Attributes:
+        bound: lower bounds of the margin, (n,).
+        slopes, floor, center: an unsafe point x of the subdomain has  floor + slopes . (x - center) <= 0;
+            (n, inputs), (n,), (n, inputs).
+        coefficients: of the bound behind each neuron, (n, neurons).
+        minimiser: where in the box the linear bound is least, (n, inputs).
+        point: the mean of such places over the steps, which comes close to the minimiser of the relaxation.
+    """
+
+    bound: Tensor
+    slopes: Tensor
+    floor: Tensor
+    center: Tensor
+    coefficients: Tensor
+    minimiser: Tensor
+    point: Tensor
+
+    def room(self, place: Tensor) -> Tensor:
+        """How far the linear bound may rise from a place (n, inputs): an unsafe x has  slopes . (x - place) <= room."""
+        return -(self.floor + (self.slopes * (place - self.center)).sum(dim=1))
+
+    def pick(self, index: Tensor) -> Margins:
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Margins(*(value[index] for value in parts))
+
+
 @dataclass(slots=True)
 class MixedSubdomains:
     """A batch of subdomains of one input box; inputs flattened, neurons of all ReLU layers side by side.
@@ -19,6 +49,7 @@ class MixedSubdomains:
         alpha, beta: the multipliers to start from, (n, neurons).
         weights: of the rows, before a softmax, (n, rows).
         bound: a lower bound of the margin, (n,).
+        share: (n,) of the whole tree, halved by each split.
         aim: (n,) number of the disjunct, a place in the search's aims.
     """
 
@@ -31,6 +62,7 @@ class MixedSubdomains:
     beta: Tensor
     weights: Tensor
     bound: Tensor
+    share: Tensor
     aim: Tensor
 
     def __len__(self) -> int:
@@ -71,6 +103,7 @@ def pieces_of(part: MixedSubdomains, places: Tensor) -> tuple[MixedSubdomains, M
     rows, neuron = at[by_sign], places[by_sign]
     halved, axis = at[~by_sign], places[~by_sign] - neurons
     above, below = part.copy(), part.copy()
+    above.share, below.share = above.share / 2, below.share / 2
     above.lower[rows, neuron], below.upper[rows, neuron] = 0.0, 0.0
     above.sign[rows, neuron], below.sign[rows, neuron] = 1.0, -1.0
     low, high = part.box_lower[halved, axis], part.box_upper[halved, axis]

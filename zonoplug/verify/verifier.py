@@ -198,7 +198,8 @@ class Verification:
         if splittable:
             boxes = [Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
             mixed = Stage("mixed splits", "alpha-zonotope", MIXED_SHARE)
-            return [*first, *([mixed] if self._problem.num_perturbed > FEW_INPUTS else []), *boxes]
+            many = self._problem.num_perturbed > FEW_INPUTS
+            return [*first, *([mixed] if many and self._observer.record is None else []), *boxes]
         return [
             *first,
             Stage("attack", "attack"),
@@ -256,9 +257,7 @@ class Verification:
         self._outcome.method = name
         try:
             if stage.kind == "mixed splits":
-                mixed = MixedSearch(
-                    self._problem, bounder, self._attack, observer=self._observer, without=without
-                )
+                mixed = MixedSearch(self._problem, bounder, self._attack, observer=self._observer, without=without)
                 result = mixed.run(objective, limit)
             elif stage.kind == "activation splits":
                 signs = ActivationSearch(self._problem, bounder, self._attack, self._observer, without)
