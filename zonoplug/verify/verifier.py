@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,12 +20,11 @@ from zonoplug.verify.mixed_search import MixedSearch
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.stages import Stage, stages
 
 AGREEMENT_POINTS = 8
 ROOT_BATCH = 64
 SPLITTABLE_INPUTS = 64
-FEW_INPUTS = 8  # up to so many, halving them alone does better than fixing signs too
-MIXED_SHARE = 0.6
 QUICK_ATTACK_SECONDS = 2.0
 LONG_ATTACK_SHARE = 0.15
 
@@ -101,36 +98,6 @@ def check_method(name: str) -> None:
         BoundMethod.parse(name)
 
 
-class Stage(NamedTuple):
-    """One step of a verification: a bound at the root, a search, or an attack; the bound method, the time it gets.
-
-    Attributes:
-        share: of the time that is left when it starts.
-    """
-
-    kind: Literal["root", "input splits", "activation splits", "mixed splits", "attack"]
-    method: str
-    share: float = 1.0
-
-    @property
-    def name(self) -> str:
-        if self.kind == "attack":
-            return "attack"
-        return f"{self.method} at the root" if self.kind == "root" else f"{self.method} with {self.kind}"
-
-    def needs(self, without: Iterable[str]) -> bool:
-        """Whether one of the ingredients to leave out is all that this stage is about."""
-        needed = {
-            "attack": self.kind == "attack",
-            "zonotope-root": self == Stage("root", "zonotope"),
-            "crown": "crown" in self.method,
-            "input-splits": self.kind == "input splits",
-            "activation-splits": self.kind == "activation splits",
-            "mixed-splits": self.kind == "mixed splits",
-        }
-        return any(needed.get(name, False) for name in without)
-
-
 class Verification:
     """One run over one problem; an observer is told of every step."""
 
@@ -188,24 +155,9 @@ class Verification:
 
     def _stages(self, splittable: bool) -> list[Stage]:
         """What is tried, in this order, until the verdict is reached."""
-        return [stage for stage in self._all_stages(splittable) if not stage.needs(self._settings.without)]
-
-    def _all_stages(self, splittable: bool) -> list[Stage]:
-        if self._settings.method != "auto":
-            method = self._settings.method
-            return [Stage("root", method), *([Stage("input splits", method)] if splittable else [])]
-        first = [Stage("root", "zonotope"), Stage("root", "zonotope+crown")]
-        if splittable:
-            boxes = [Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
-            mixed = Stage("mixed splits", "alpha-zonotope", MIXED_SHARE)
-            many = self._problem.num_perturbed > FEW_INPUTS
-            return [*first, *([mixed] if many and self._observer.record is None else []), *boxes]
-        return [
-            *first,
-            Stage("attack", "attack"),
-            Stage("activation splits", "alpha-zonotope"),
-            *(Stage("root", method) for method in ("crown", "alpha-crown", "alpha-zonotope+crown")),
-        ]
+        perturbed = self._problem.num_perturbed if splittable else None
+        every = stages(self._settings.method, perturbed, self._observer.record is not None)
+        return [stage for stage in every if not stage.needs(self._settings.without)]
 
     def _quick_attack(self) -> Counterexample | None:
         found = self._attack.random_points(max(256, self._problem.objective.num_boxes))
