@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 from zonoplug.clock import Deadline
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
+from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.contraction import contract, cut, least_in_half_space
 from zonoplug.verify.mixed_search import MixedSearch
 from zonoplug.verify.mixed_subdomains import MixedSubdomains, pieces_of
@@ -186,3 +187,12 @@ def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
 def test_each_ingredient_can_be_left_out(tmp_path, without):
     problem, bounder, attack, _ = prepared(tmp_path, 0, (6, 16, 1), 0.5)
     assert MixedSearch(problem, bounder, attack, without=without).run(problem.objective, Deadline(60)).proved
+
+
+def test_many_inputs_that_halving_alone_does_not_close(tmp_path):
+    """One hidden layer behind 24 inputs: a fifth of a second of the mixed search, and the other gets ten times that."""
+    problem, bounder, attack, _ = prepared(tmp_path, 1, (24, 40, 1), 0.5)
+    result = MixedSearch(problem, bounder, attack).run(problem.objective, Deadline(60))
+    assert result.proved and result.subdomains < 2000
+    halved = BranchAndBound(problem, bounder, attack, "zonotope+crown").run(problem.objective, Deadline(2))
+    assert not halved.proved and halved.counterexample is None
