@@ -28,7 +28,7 @@ def runs(seconds: float) -> dict[str, Settings]:
         "no attack": Settings(seconds, device="cpu", without=BLIND),
         "no attack, no crown": Settings(seconds, device="cpu", without=(*BLIND, "crown")),
         "no attack, plain hulls": Settings(seconds, device="cpu", without=(*BLIND, "refined-hulls")),
-        "no attack, activation splits": Settings(seconds, device="cpu", without=(*BLIND, "input-splits")),
+        "no attack, signs split": Settings(seconds, device="cpu", without=(*BLIND, "input-splits")),
     }
     for name in REDUCTIONS.names():
         method = f"zonotope[{name},16]"

@@ -164,6 +164,7 @@ def test_ingredients_to_leave_out_are_known_by_name(split_instance):
         ("crown", Stage("root", "zonotope+crown")),
         ("zonotope-root", Stage("root", "zonotope")),
         ("input-splits", Stage("input splits", "zonotope")),
+        ("mixed-splits", Stage("mixed splits", "alpha-zonotope")),
         ("activation-splits", Stage("activation splits", "alpha-zonotope")),
         ("attack", Stage("attack", "attack")),
     ],

@@ -118,6 +118,11 @@ class Backward:
         return bool(self._with_planes)
 
     @property
+    def is_affine(self) -> bool:
+        """Whether every node on the way is exact, so that no hulls are needed."""
+        return all(entry_for(node).kind == "exact" for node in self._nodes)  # type: ignore[union-attr]
+
+    @property
     def size(self) -> int:
         """How many numbers the bounded value has."""
         return prod(self._shape(self._final))

@@ -37,6 +37,13 @@ class ActivationFacts:
         return -self.lower * self.upper / width
 
 
+def relaxation_cost(coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor) -> Tensor:
+    """|a| times the largest gap between a ReLU and the side of its triangle that a bound used; all (n, neurons)."""
+    above = -lower * upper / (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
+    below = torch.maximum(-alpha * lower, (1 - alpha) * upper)
+    return coefficients.abs() * torch.where(coefficients < 0, above, below)
+
+
 ActivationRule = Callable[[ActivationFacts], Tensor]
 """Scores of neurons, (n, neurons) >= 0; only their ratios within a subdomain count, and only of open neurons."""
 
@@ -51,8 +58,7 @@ def gap(facts: ActivationFacts) -> Tensor:
 
     Source: after Bunel et al., JMLR 2020 (BaBSR); De Palma et al., arXiv 2104.06718 (FSB).
     """
-    below = torch.maximum(-facts.alpha * facts.lower, (1 - facts.alpha) * facts.upper)
-    return facts.coefficients.abs() * torch.where(facts.coefficients < 0, facts.height, below)
+    return relaxation_cost(facts.coefficients, facts.lower, facts.upper, facts.alpha)
 
 
 @ACTIVATION_RULES.register("widest")

@@ -99,7 +99,7 @@ class ActivationSearch:
         self._hulls = self._bounder.hulls(box)
         self._box, self._box_number = box, box_number
         self._magnitudes: dict[str, Tensor] | None = None
-        aims = self._aims(objective, box_number)
+        aims = Aims.of(objective, box_number)
         for steps in ROOT_STEPS:
             refined = "refined-hulls" not in self._without
             slopes = self._tighten(box, box_number, steps, deadline, aims.all_rows) if refined else {}
@@ -129,15 +129,6 @@ class ActivationSearch:
         tree = HullTree(self, self._bounder.module, box, self._hulls, self._names, slopes, clips)
         result.proved &= tree.run(root, aims, deadline, result)
         return result.counterexample is not None
-
-    def _aims(self, objective: Objective, box_number: int) -> Aims:
-        members = objective.members()[0 if objective.num_boxes == 1 else box_number]
-        members = members[objective.exists[box_number]]
-        there = members < objective.bound.shape[1]
-        members = members.masked_fill(~there, 0)
-        goal = (objective.bound + objective.slack)[box_number, members]
-        number = objective.exists[box_number].nonzero().flatten()
-        return Aims(objective.coefficients[box_number, members], goal, there, number)
 
     def _tighten(
         self, box: Box, box_number: int, steps: int, deadline: Deadline, rows: Tensor

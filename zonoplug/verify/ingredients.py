@@ -17,6 +17,7 @@ INGREDIENTS = {
     "influence": "the choice of the coordinate to halve by its effect on the margin; else the widest",
     "contraction": "the cutting of subdomains by the unsafe set, as constraints on noise symbols",
     "activation-splits": "the search that fixes the signs of ReLUs",
+    "mixed-splits": "the search that splits boxes and signs in one tree, where more inputs vary than halving can do",
     "refined-hulls": "the tightening of hulls layer by layer before signs are fixed",
     "tuned-planes": "the planes of products and softmax, chosen by gradient before signs are fixed",
     "hull-tree": "the tightening of hulls behind each sign in the upper part of the search",

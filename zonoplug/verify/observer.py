@@ -125,6 +125,10 @@ class Observer:
         fixed = (part.sign != 0).sum(dim=1).double()
         self._bounded(0.5**fixed, int(fixed.max()), open_, worst, waiting)
 
+    def pieces(self, share: Tensor, open_: Tensor, worst: Tensor, waiting: int) -> None:
+        """A batch of subdomains, each the share (n,) of a tree that splits leave; else as `boxes`."""
+        self._bounded(share, round(-float(share.min().log2())), open_, worst, waiting)
+
     def sign_leaves(self, box: int, disjuncts: Tensor, part: SignSubdomains, layer_sizes: list[int]) -> None:
         """Subdomains with fixed signs that are proved, and that the proof needs.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zonoplug.verify.problem import Objective
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Aims:
@@ -23,6 +25,17 @@ class Aims:
     goal: Tensor
     there: Tensor
     number: Tensor
+
+    @staticmethod
+    def of(objective: Objective, box_number: int) -> Aims:
+        """The disjuncts of one input box that are open in an objective."""
+        members = objective.members()[0 if objective.num_boxes == 1 else box_number]
+        members = members[objective.exists[box_number]]
+        there = members < objective.bound.shape[1]
+        members = members.masked_fill(~there, 0)
+        goal = (objective.bound + objective.slack)[box_number, members]
+        number = objective.exists[box_number].nonzero().flatten()
+        return Aims(objective.coefficients[box_number, members], goal, there, number)
 
     def __len__(self) -> int:
         return int(self.goal.shape[0])

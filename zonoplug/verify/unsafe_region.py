@@ -8,6 +8,7 @@ from torch import Tensor
 from zonoplug.domain.constrained import SymbolConstraints
 from zonoplug.domain.input_sets import Box
 from zonoplug.verify.bounding import RowBounds
+from zonoplug.verify.contraction import cut
 from zonoplug.verify.problem import Objective
 
 MIXTURE_STEPS = 8
@@ -52,7 +53,8 @@ def shrink(
     remains = open_.clone()
     remains[place[gone], disjunct[gone]] = False
     low, high = _hull(unsafe, gone, place, open_.shape[0])
-    return _cut(box, low, high), remains
+    lower, upper = cut(box.lower.flatten(1), box.upper.flatten(1), low, high)
+    return Box(lower.unflatten(1, box.lower.shape[1:]), upper.unflatten(1, box.lower.shape[1:])), remains
 
 
 def _hull(unsafe: SymbolConstraints, gone: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -63,14 +65,3 @@ def _hull(unsafe: SymbolConstraints, gone: Tensor, place: Tensor, count: int) ->
     high = torch.full_like(low, -torch.inf).scatter_reduce(0, index, unsafe.upper[~gone], "amax")
     known = low <= high
     return torch.where(known, low, -1.0), torch.where(known, high, 1.0)
-
-
-def _cut(box: Box, low: Tensor, high: Tensor) -> Box:
-    """The box between places `low` and `high` (n, inputs) of each input, rounded outwards."""
-    center = box.lower + (box.upper - box.lower) / 2
-    radius = torch.maximum(box.upper - center, center - box.lower)
-    low, high = low.reshape(center.shape), high.reshape(center.shape)
-    error = 4 * torch.finfo(center.dtype).eps * (center.abs() + radius)
-    lower = torch.where(low > -1, torch.maximum(center + radius * low - error, box.lower), box.lower)
-    upper = torch.where(high < 1, torch.minimum(center + radius * high + error, box.upper), box.upper)
-    return Box(torch.minimum(lower, box.upper), torch.maximum(upper, box.lower))

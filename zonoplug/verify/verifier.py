@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +17,11 @@ from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
 from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.ingredients import check_ingredients
 from zonoplug.verify.method_signs import MethodSigns
+from zonoplug.verify.mixed_search import MixedSearch
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.stages import OWN_SIGNS, Stage, stages
 
 AGREEMENT_POINTS = 8
 ROOT_BATCH = 64
@@ -102,33 +102,6 @@ def check_method(name: str) -> None:
         BoundMethod.parse(name)
 
 
-class Stage(NamedTuple):
-    """One step of a verification: a bound at the root, a search, or an attack; and the bound method it uses."""
-
-    kind: Literal["root", "input splits", "activation splits", "attack"]
-    method: str
-
-    @property
-    def name(self) -> str:
-        if self.kind == "attack":
-            return "attack"
-        return f"{self.method} at the root" if self.kind == "root" else f"{self.method} with {self.kind}"
-
-    def needs(self, without: Iterable[str]) -> bool:
-        """Whether one of the ingredients to leave out is all that this stage is about."""
-        needed = {
-            "attack": self.kind == "attack",
-            "zonotope-root": self == Stage("root", "zonotope"),
-            "crown": "crown" in self.method,
-            "input-splits": self.kind == "input splits",
-            "activation-splits": self.kind == "activation splits",
-        }
-        return any(needed.get(name, False) for name in without)
-
-
-OWN_SIGNS = Stage("activation splits", "alpha-zonotope")  # with multipliers of its own for fixed signs
-
-
 class Verification:
     """One run over one problem; an observer is told of every step."""
 
@@ -186,26 +159,9 @@ class Verification:
 
     def _stages(self, splittable: bool) -> list[Stage]:
         """What is tried, in this order, until the verdict is reached."""
-        return [stage for stage in self._all_stages(splittable) if not stage.needs(self._settings.without)]
-
-    def _all_stages(self, splittable: bool) -> list[Stage]:
-        from zonoplug.lirpa.methods import BoundMethod
-
-        if self._settings.method != "auto":
-            method = self._settings.method
-            if splittable:
-                return [Stage("root", method), Stage("input splits", method)]
-            splits = [Stage("activation splits", method)] if BoundMethod.parse(method).takes_hulls else []
-            return [Stage("root", method), *splits]
-        first = [Stage("root", "zonotope"), Stage("root", "zonotope+crown")]
-        if splittable:
-            return [*first, Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
-        return [
-            *first,
-            Stage("attack", "attack"),
-            OWN_SIGNS,
-            *(Stage("root", method) for method in ("crown", "alpha-crown", "alpha-zonotope+crown")),
-        ]
+        perturbed = self._problem.num_perturbed if splittable else None
+        every = stages(self._settings.method, perturbed, self._observer.record is not None)
+        return [stage for stage in every if not stage.needs(self._settings.without)]
 
     def _quick_attack(self) -> Counterexample | None:
         found = self._attack.random_points(max(256, self._problem.objective.num_boxes))
@@ -258,20 +214,23 @@ class Verification:
             found = self._attack.descend(16, 60, limit, excluded, max_batch=64)
             found = found or self._attack.change_parts(self._deadline.part(CHANGES_SHARE), 10 * QUICK_CHANGES)
             return None if found is None else self._finish(Verdict.VIOLATED, "attack", found)
-        name, without = stage.name, self._settings.without
+        name, without, limit = stage.name, self._settings.without, self._deadline.part(stage.share)
         self._outcome.method = name
         try:
-            if stage == OWN_SIGNS:
+            if stage.kind == "mixed splits":
+                mixed = MixedSearch(self._problem, bounder, self._attack, observer=self._observer, without=without)
+                result = mixed.run(objective, limit)
+            elif stage == OWN_SIGNS:
                 signs = ActivationSearch(self._problem, bounder, self._attack, self._observer, without)
-                result = signs.run(objective, self._deadline)
+                result = signs.run(objective, limit)
             elif stage.kind == "activation splits":
                 by_method = MethodSigns(self._problem, bounder, self._attack, stage.method, self._observer, without)
-                result = by_method.run(objective, self._deadline)
+                result = by_method.run(objective, limit)
             else:
                 boxes = BranchAndBound(
                     self._problem, bounder, self._attack, stage.method, observer=self._observer, without=without
                 )
-                result = boxes.run(objective, self._deadline)
+                result = boxes.run(objective, limit)
         except UnsupportedOperatorError:
             return None  # the next stage does not need it
         except BrokenMethodError as error:
@@ -287,6 +246,8 @@ class Verification:
             return self._finish(Verdict.HOLDS, name)
         if self._deadline.passed:
             return self._finish(Verdict.TIMEOUT, name)
+        if limit.passed:
+            return None
         self._outcome.notes.append(f"{result.stuck} subdomains could not be split further and are still open")
         return None
 

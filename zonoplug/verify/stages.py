@@ -1,0 +1,76 @@
+"""What a verification tries, in which order, and how much time each part gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+FEW_INPUTS = 8  # up to so many, halving them alone does better than fixing signs too
+TRIAL_SHARE = 0.04  # for halving inputs, before signs are fixed too: what it can close, it mostly closes soon
+MIXED_SHARE = 0.6
+
+
+class Stage(NamedTuple):
+    """One step of a verification: a bound at the root, a search, or an attack; the bound method, the time it gets.
+
+    Attributes:
+        share: of the time that is left when it starts.
+    """
+
+    kind: Literal["root", "input splits", "activation splits", "mixed splits", "attack"]
+    method: str
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        if self.kind == "attack":
+            return "attack"
+        return f"{self.method} at the root" if self.kind == "root" else f"{self.method} with {self.kind}"
+
+    def needs(self, without: Iterable[str]) -> bool:
+        """Whether one of the ingredients to leave out is all that this stage is about."""
+        needed = {
+            "attack": self.kind == "attack",
+            "zonotope-root": self == Stage("root", "zonotope"),
+            "crown": "crown" in self.method,
+            "input-splits": self.kind == "input splits",
+            "activation-splits": self.kind == "activation splits",
+            "mixed-splits": self.kind == "mixed splits",
+        }
+        return any(needed.get(name, False) for name in without)
+
+
+OWN_SIGNS = Stage("activation splits", "alpha-zonotope")  # with multipliers of its own for fixed signs
+
+
+def stages(method: str, perturbed: int | None, recording: bool) -> list[Stage]:
+    """The stages for a bound method.
+
+    Args:
+        method: "auto", or the one to use at the root and in the search.
+        perturbed: how many inputs vary; None for more than can be split.
+        recording: whether leaves are collected, which the mixed search does not give: it contracts boxes and hulls by
+            multipliers that are not kept.
+    """
+    from zonoplug.lirpa.methods import BoundMethod
+
+    if method != "auto":
+        if perturbed is not None:
+            return [Stage("root", method), Stage("input splits", method)]
+        splits = [Stage("activation splits", method)] if BoundMethod.parse(method).takes_hulls else []
+        return [Stage("root", method), *splits]
+    first = [Stage("root", "zonotope"), Stage("root", "zonotope+crown")]
+    if perturbed is None:
+        return [
+            *first,
+            Stage("attack", "attack"),
+            OWN_SIGNS,
+            *(Stage("root", name) for name in ("crown", "alpha-crown", "alpha-zonotope+crown")),
+        ]
+    boxes = [Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
+    mixed = Stage("mixed splits", "alpha-zonotope")
+    if recording:
+        return [*first, *boxes]
+    if perturbed <= FEW_INPUTS:
+        return [*first, *boxes, mixed]
+    return [*first, boxes[0]._replace(share=TRIAL_SHARE), mixed._replace(share=MIXED_SHARE), *boxes]
