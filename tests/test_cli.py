@@ -160,6 +160,7 @@ def test_bad_input_is_one_clear_line_and_an_error_in_the_results_file(tmp_path, 
         (["--timeout", "nan"], "must be above 0"),
         (["--method", "zonotop"], "Did you mean 'zonotope'"),
         (["--method", "zonotope[girrard,5]"], "Did you mean 'girard'"),
+        (["--branching", "widst"], "Did you mean 'widest'"),
         (["--device", "tpu"], "auto, cpu, cuda"),
         (["--seed", "x"], "--seed"),
         (["--tiemout", "3"], "--tiemout"),
@@ -343,11 +344,11 @@ def test_version_list_and_help():
     assert version.startswith("zonoplug 0.")
     assert "auto_LiRPA 0." in version
     listed = run("list").stdout
-    for name in ("zonotope+crown", "girard", "BoundRelu", "relaxation", "exact"):
+    for name in ("zonotope+crown", "girard", "influence", "BoundRelu", "relaxation", "exact"):
         assert name in listed
     shown = run("verify", "--help")
     assert shown.returncode == 0
-    for option in ("--timeout", "--method", "--device", "--seed", "--results", "--json"):
+    for option in ("--timeout", "--method", "--branching", "--device", "--seed", "--results", "--json"):
         assert option in shown.stdout
     assert "compare" in run("--help").stdout
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from zonoplug.errors import SettingError, UnknownNameError
+from zonoplug.verify.branching import Branching
 from zonoplug.verify.ingredients import check_ingredients
 
 FILE = Path(__file__).with_name("categories.toml")
-KINDS = {"reason": str, "method": str, "without": list, "seed": int}
+KINDS = {"reason": str, "method": str, "branching": str, "without": list, "seed": int}
 
 
 def category_settings(category: str, path: Path = FILE) -> dict[str, Any]:
@@ -65,5 +66,6 @@ def _check(path: Path, name: str, table: Any) -> None:
         raise SettingError(f"{where}: without must list names of ingredients.")
     try:
         check_ingredients(table.get("without", []))
+        Branching.named(table.get("branching", "auto"))
     except UnknownNameError as error:
         raise SettingError(f"{where}: {error}") from error

@@ -56,10 +56,14 @@ def verdict_text(result: dict[str, Any]) -> str:
 
 
 def verification_request(
-    model: str, specification: str, timeout_seconds: float, method: str = "auto", device: str = "auto", seed: int = 0
+    model: str, specification: str, timeout_seconds: float, **choices: Any
 ) -> tuple[dict[str, Any], float]:
     """A worker's request, and the seconds after which the watchdog ends it.
 
+    Args:
+        model, specification: files.
+        timeout_seconds: for the whole run.
+        choices: other fields of `Settings`.
     Raises:
         SettingError: a time limit that is not a positive number.
     """
@@ -67,20 +71,14 @@ def verification_request(
         raise SettingError(f"The time limit is {timeout_seconds:g} seconds, and must be above 0. Type: --timeout 60")
     reserve = reporting_seconds(timeout_seconds)
     left = timeout_seconds - seconds_since_start() - reserve
-    settings = {
-        "timeout_seconds": max(left - reserve, 0.01),
-        "method": method,
-        "device": device,
-        "seed": seed,
-    }
+    settings = {"timeout_seconds": max(left - reserve, 0.01), **choices}
     request = {"job": "verify", "model": model, "specification": specification, "settings": settings}
     return request, max(left, 0.05)
 
 
 def _verify(options: argparse.Namespace, results: ResultsFile | None) -> int:
-    request, limit = verification_request(
-        options.model, options.specification, _seconds(options.timeout), options.method, options.device, options.seed
-    )
+    chosen = {name: getattr(options, name) for name in ("method", "branching", "device", "seed")}
+    request, limit = verification_request(options.model, options.specification, _seconds(options.timeout), **chosen)
     request["progress"] = sys.stderr.isatty() and not options.quiet
     if options.certificate:
         ResultsFile(options.certificate)  # before any work: it can be written, and no older one stays there
@@ -180,6 +178,14 @@ def _list() -> int:
         (name, (reduction.__doc__ or "").splitlines()[0], reduction.source) for name, reduction in REDUCTIONS.items()
     ]
     print("\nReductions\n" + text_table(("name", "what it does", "source"), rows))
+    from zonoplug.verify.branching import KINDS
+
+    rows = [
+        (name, kind, (rule.__doc__ or "").splitlines()[0])
+        for kind, rules in KINDS.items()
+        for name, rule in rules.items()
+    ]
+    print("\nBranching rules\n" + text_table(("name", "splits", "what it prefers"), rows))
     operators = [
         (name, entry.kind if entry.otherwise is None else f"{entry.kind}, else {entry.otherwise.kind}")
         for name, entry in sorted(TRANSFORMERS.items())

@@ -33,15 +33,13 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     from zonoplug.clock import Deadline
     from zonoplug.io.counterexample import format_counterexample
-    from zonoplug.verify.ingredients import check_ingredients
     from zonoplug.verify.observer import Observer
-    from zonoplug.verify.verifier import Settings, Verification, check_method, load_problem
+    from zonoplug.verify.verifier import Settings, Verification, load_problem
 
     torch.set_num_threads(1)  # small batches on few cores: several threads wait for one another more than they help
     settings = Settings(**request["settings"] | {"without": tuple(request["settings"].get("without", ()))})
     deadline = Deadline(settings.timeout_seconds)
-    check_method(settings.method)
-    check_ingredients(settings.without)
+    settings.check()
     observer = Observer(_progress_line() if request.get("progress") else None)
     with observer.stage("reading"):
         problem = load_problem(request["model"], request["specification"], settings)

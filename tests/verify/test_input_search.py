@@ -15,7 +15,7 @@ from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, RowBounds
 from zonoplug.verify.box_queue import Boxes, BoxQueue
 from zonoplug.verify.branch_and_bound import BranchAndBound
-from zonoplug.verify.branching import INPUT_RULES, InputFacts, RuleChoice
+from zonoplug.verify.input_branching import INPUT_RULES, InputFacts, RuleChoice
 from zonoplug.verify.unsafe_region import shrink
 from zonoplug.verify.verifier import Settings, load_problem
 

@@ -184,6 +184,8 @@ def test_settings_and_specifications_that_do_not_fit(absolute_difference, tmp_pa
     network, spec = absolute_difference("(>= Y_0 0.5)")
     with pytest.raises(UnknownNameError, match="zonotope"):
         verify_files(network, spec, Settings(5, "zonotop", "cpu"))
+    with pytest.raises(UnknownNameError, match="Did you mean 'influence'"):
+        verify_files(network, spec, Settings(5, device="cpu", branching="influense"))
     with pytest.raises(SettingError, match="auto, cpu, cuda"):
         verify_files(network, spec, Settings(5, device="tpu"))
     other = files.write_specification(tmp_path / "o.vnnlib", [0] * 3, [1] * 3, 1, ["(>= Y_0 0)"])

@@ -35,6 +35,7 @@ MISTAKES = {
     "no table": ('acasxu = "fast"\n', "is no table"),
     "an unknown setting": ('[a]\nreason = "x"\nmethd = "zonotope"\n', "Did you mean 'method'"),
     "an unknown ingredient": ('[a]\nreason = "x"\nwithout = ["atack"]\n', "Did you mean 'attack'"),
+    "an unknown branching rule": ('[a]\nreason = "x"\nbranching = "widst"\n', "Did you mean 'widest'"),
     "ingredients that are no names": ('[a]\nreason = "x"\nwithout = [1]\n', "names of ingredients"),
     "another type": ('[a]\nreason = "x"\nseed = "1"\n', "must be a int"),
     "a boolean": ('[a]\nreason = "x"\nseed = true\n', "must be a int"),
@@ -72,7 +73,7 @@ def test_settings_reach_the_worker(tmp_path, monkeypatch):
     for category in ("digits", "other"):
         words = ["v1", category, str(digits_model()), str(digits_holds()), str(results), "60000"]
         assert competition.main(words) == 0
-    assert [settings["seed"] for settings in asked] == [7, 0]
+    assert [settings.get("seed", 0) for settings in asked] == [7, 0]
 
     def broken(_):
         raise SettingError("categories.toml, category 'x': has no reason.")

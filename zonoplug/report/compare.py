@@ -26,13 +26,14 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from zonoplug.domain.input_sets import Box
+    from zonoplug.lirpa.methods import BoundMethod
     from zonoplug.verify.attack import Attack
     from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
-    from zonoplug.verify.verifier import Settings, check_method, load_problem
+    from zonoplug.verify.verifier import Settings, load_problem
 
     settings = Settings(**request["settings"])
     method = request["method"]
-    check_method(method)
+    BoundMethod.parse(method)
     problem = load_problem(request["model"], request["specification"], settings)
     attack = Attack(problem, settings.seed)
     attack.random_points(256)

@@ -14,7 +14,7 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, RowBounds, check_bounds
 from zonoplug.verify.box_queue import Boxes, BoxQueue
-from zonoplug.verify.branching import InputFacts, RuleChoice
+from zonoplug.verify.input_branching import InputFacts, RuleChoice
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem import Objective, Problem

@@ -84,3 +84,12 @@ def trial(facts: MixedFacts) -> Tensor:
     signs = signs / signs.amax(dim=1, keepdim=True).clamp(min=torch.finfo(signs.dtype).tiny)
     halves = halves / halves.amax(dim=1, keepdim=True).clamp(min=torch.finfo(halves.dtype).tiny)
     return torch.cat([signs[:, :count], halves[:, count:]], dim=1)
+
+
+def mixed_rule(name: str) -> MixedRule:
+    """The rule of that name; "auto" is `primal`.
+
+    Raises:
+        UnknownNameError: no rule is called so; it lists those that are known.
+    """
+    return MIXED_RULES.get("primal" if name == "auto" else name)

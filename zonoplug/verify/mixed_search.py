@@ -14,7 +14,7 @@ from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.mixed_bounds import MixedBounds
-from zonoplug.verify.mixed_branching import MIXED_RULES, MixedFacts, inputs
+from zonoplug.verify.mixed_branching import MixedFacts, inputs, mixed_rule
 from zonoplug.verify.mixed_constraints import clip_hulls, contract_boxes
 from zonoplug.verify.mixed_subdomains import Margins, MixedSubdomains, pieces_of, take
 from zonoplug.verify.observer import Observer
@@ -35,7 +35,7 @@ class MixedSearch:
 
     Args:
         problem, bounder, attack: what is verified, and with what.
-        branching: a name in `MIXED_RULES`.
+        branching: which sign or input to split: a name in `MIXED_RULES`, or "auto".
         observer: told of every step.
         without: names of INGREDIENTS to leave out.
     Raises:
@@ -47,7 +47,7 @@ class MixedSearch:
         problem: Problem,
         bounder: Bounder,
         attack: Attack,
-        branching: str = "primal",
+        branching: str = "auto",
         observer: Observer | None = None,
         without: Collection[str] = (),
     ) -> None:
@@ -56,7 +56,7 @@ class MixedSearch:
         self._problem = problem
         self._bounder = bounder
         self._attack = attack
-        self._rule = MIXED_RULES.get(branching)
+        self._rule = mixed_rule(branching)
         self._tries = CANDIDATES if branching == "trial" else 1
         self._observer = observer or Observer()
         self._without = without

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from zonoplug.errors import HostError, SettingError, UnsupportedOperatorError, Z
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
-from zonoplug.verify.branch_and_bound import BranchAndBound
+from zonoplug.verify.branch_and_bound import BranchAndBound, SearchResult
+from zonoplug.verify.branching import Branching
 from zonoplug.verify.ingredients import check_ingredients
 from zonoplug.verify.method_signs import MethodSigns
 from zonoplug.verify.mixed_search import MixedSearch
@@ -43,6 +45,7 @@ class Settings:
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
         seed: of all random choices.
         without: names of INGREDIENTS to leave out of the search, to see what they are worth.
+        branching: "auto", or a rule by which every search splits that has one of this name.
     """
 
     timeout_seconds: float = 60.0
@@ -50,6 +53,16 @@ class Settings:
     device: str = "auto"
     seed: int = 0
     without: tuple[str, ...] = ()
+    branching: str = "auto"
+
+    def check(self) -> None:
+        """Raise UnknownNameError or SettingError, which say what is possible, where a name is unknown."""
+        if self.method != "auto":
+            from zonoplug.lirpa.methods import BoundMethod
+
+            BoundMethod.parse(self.method)
+        check_ingredients(self.without)
+        Branching.named(self.branching)
 
     def torch_device(self) -> torch.device:
         """The device. Raises SettingError if it is unknown or absent."""
@@ -89,17 +102,22 @@ def verify_files(model_path: str | Path, specification_path: str | Path, setting
     """
     settings = settings or Settings()
     deadline = Deadline(settings.timeout_seconds)
-    check_method(settings.method)
-    check_ingredients(settings.without)
+    settings.check()
     return Verification(load_problem(model_path, specification_path, settings), settings, deadline).run()
 
 
-def check_method(name: str) -> None:
-    """Raise UnknownNameError or SettingError, which say what is possible, unless `name` is "auto" or a bound method."""
-    if name != "auto":
-        from zonoplug.lirpa.methods import BoundMethod
+class Search(Protocol):
+    """Branch and bound with one kind of split."""
 
-        BoundMethod.parse(name)
+    def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
+        """Search whatever is open in an objective."""
+
+
+class SearchOptions(TypedDict):
+    """What every search takes."""
+
+    observer: Observer
+    without: tuple[str, ...]
 
 
 class Verification:
@@ -110,6 +128,7 @@ class Verification:
     ) -> None:
         self._problem = problem
         self._settings = settings
+        self._branching = Branching.named(settings.branching)
         self._deadline = deadline
         self._attack = Attack(problem, settings.seed, settings.without)
         self._observer = observer or Observer()
@@ -214,23 +233,10 @@ class Verification:
             found = self._attack.descend(16, 60, limit, excluded, max_batch=64)
             found = found or self._attack.change_parts(self._deadline.part(CHANGES_SHARE), 10 * QUICK_CHANGES)
             return None if found is None else self._finish(Verdict.VIOLATED, "attack", found)
-        name, without, limit = stage.name, self._settings.without, self._deadline.part(stage.share)
+        name, limit = stage.name, self._deadline.part(stage.share)
         self._outcome.method = name
         try:
-            if stage.kind == "mixed splits":
-                mixed = MixedSearch(self._problem, bounder, self._attack, observer=self._observer, without=without)
-                result = mixed.run(objective, limit)
-            elif stage == OWN_SIGNS:
-                signs = ActivationSearch(self._problem, bounder, self._attack, self._observer, without)
-                result = signs.run(objective, limit)
-            elif stage.kind == "activation splits":
-                by_method = MethodSigns(self._problem, bounder, self._attack, stage.method, self._observer, without)
-                result = by_method.run(objective, limit)
-            else:
-                boxes = BranchAndBound(
-                    self._problem, bounder, self._attack, stage.method, observer=self._observer, without=without
-                )
-                result = boxes.run(objective, limit)
+            result = self._searcher(bounder, stage).run(objective, limit)
         except UnsupportedOperatorError:
             return None  # the next stage does not need it
         except BrokenMethodError as error:
@@ -250,6 +256,17 @@ class Verification:
             return None
         self._outcome.notes.append(f"{result.stuck} subdomains could not be split further and are still open")
         return None
+
+    def _searcher(self, bounder: Bounder, stage: Stage) -> Search:
+        what = self._problem, bounder, self._attack
+        options: SearchOptions = {"observer": self._observer, "without": self._settings.without}
+        if stage.kind == "mixed splits":
+            return MixedSearch(*what, branching=self._branching.mixed, **options)
+        if stage.kind == "input splits":
+            return BranchAndBound(*what, stage.method, branching=self._branching.inputs, **options)
+        if stage == OWN_SIGNS:
+            return ActivationSearch(*what, branching=self._branching.signs, **options)
+        return MethodSigns(*what, stage.method, branching=self._branching.signs, **options)
 
     def _keep_attacking(self, excluded: Tensor | None) -> Outcome:
         """Nothing can be proved any more: spend the time that is left on the attack."""
