@@ -29,6 +29,7 @@ class ActivationFacts:
     alpha: Tensor
     open: Tensor
     random: torch.Generator
+    values: Tensor | None = None
 
     @property
     def height(self) -> Tensor:
@@ -59,6 +60,29 @@ def gap(facts: ActivationFacts) -> Tensor:
     Source: after Bunel et al., JMLR 2020 (BaBSR); De Palma et al., arXiv 2104.06718 (FSB).
     """
     return relaxation_cost(facts.coefficients, facts.lower, facts.upper, facts.alpha)
+
+
+@ACTIVATION_RULES.register("primal")
+def primal(facts: ActivationFacts) -> Tensor:
+    """."""
+    value = facts.values.clamp(facts.lower, facts.upper)
+    width = (facts.upper - facts.lower).clamp(min=torch.finfo(value.dtype).tiny)
+    above = facts.upper * (value - facts.lower) / width - value.clamp(min=0)
+    far = relaxation_cost(facts.coefficients, facts.lower, facts.upper, facts.alpha)
+    return torch.where(facts.coefficients < 0, -facts.coefficients * above + 0.02 * far, 1e-4 * far)
+
+
+@ACTIVATION_RULES.register("above")
+def above(facts: ActivationFacts) -> Tensor:
+    """."""
+    far = relaxation_cost(facts.coefficients, facts.lower, facts.upper, facts.alpha)
+    return torch.where(facts.coefficients < 0, far, 1e-2*far)
+
+
+@ACTIVATION_RULES.register("mid")
+def mid(facts: ActivationFacts) -> Tensor:
+    """."""
+    return primal(facts) + 0.3 * gap(facts)
 
 
 @ACTIVATION_RULES.register("widest")

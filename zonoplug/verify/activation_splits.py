@@ -238,6 +238,7 @@ class ActivationSearch:
         climber = Adam([alpha, beta, weights], [ALPHA_RATE, BETA_RATE, 0.3], decay=0.96)
         best = aims.goal.new_full((count,), -torch.inf)
         kept_alpha, kept_beta, kept_weights = part.alpha, part.beta, weights.detach()
+        mean = None
         for step in range(steps + 1):
             with torch.enable_grad():
                 mixture = weights.masked_fill(~aims.there, -torch.inf).softmax(dim=1).unsqueeze(1)
@@ -252,6 +253,8 @@ class ActivationSearch:
                 )
                 kept_weights = torch.where(better, weights, kept_weights)
             best = torch.fmax(best, margin.detach())
+            low = (passed.inputs[:, 0].detach() > 0).to(margin.dtype)
+            mean = low if mean is None else mean + 0.2 * (low - mean)
             if step == steps or bool((best > 0).all()):
                 break
             climber.climb(gain)
@@ -266,7 +269,10 @@ class ActivationSearch:
             [passed.coefficients[name].detach()[:, 0].flatten(1) for name, _ in self._names], dim=1
         )
         open_ = (part.lower < 0) & (part.upper > 0) & (part.sign == 0)
-        facts = ActivationFacts(part.lower, part.upper, coefficients, part.alpha, open_, self._random)
+        point = many.upper - mean * (many.upper - many.lower)
+        with torch.no_grad():
+            values = torch.cat([self._bounder.module(point, final_node_name=source).flatten(1) for _, source in self._names], dim=1)
+        facts = ActivationFacts(part.lower, part.upper, coefficients, part.alpha, open_, self._random, values)
         return best, open_scores(self._rule, facts)
 
     def unsafe(self, part: SignSubdomains, aim: Aims) -> UnsafeRow:
