@@ -17,6 +17,7 @@ from zonoplug.lirpa.refine import NeuronSlopes, refine_hulls
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder
+from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.sign_subdomains import Aims
 from zonoplug.verify.verifier import Settings, load_problem
 
@@ -50,7 +51,8 @@ class Clipping:
         self.slopes: dict[str, list[NeuronSlopes]] = {}
         self.root = refine_hulls(module, self.box, search._bounder.hulls(self.box), 4, Deadline(60), self.slopes)
         search._hulls, search._box, search._box_number, search._magnitudes = self.root, self.box, 0, None
-        self.names = [name for _, name in search._names]
+        search._layout = NeuronLayout(search._backward, self.root)
+        self.names = [at.source for at in search._layout.places]
         self.passes = {name: Backward(module, name) for name in self.slopes}
         self.values = {name: module(points, final_node_name=name).detach() for name in self.names}
         with torch.no_grad():
@@ -75,7 +77,7 @@ class Clipping:
         return signs, hulls, meets
 
     def part(self, hulls, signs):
-        part = self.search._root(1)
+        part = self.search._layout.root(self.root)
         part.lower, part.upper, part.sign = (
             torch.cat([side(name) for name in self.names], dim=1)
             for side in (lambda n: hulls[n].lower, lambda n: hulls[n].upper, lambda n: signs[n])
