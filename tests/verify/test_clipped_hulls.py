@@ -18,8 +18,8 @@ from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.neuron_layout import NeuronLayout
+from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.sign_subdomains import Aims
-from zonoplug.verify.verifier import Settings, load_problem
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
