@@ -230,16 +230,18 @@ class ActivationSearch:
             with torch.enable_grad():
                 mixture = weights.masked_fill(~aims.there, -torch.inf).softmax(dim=1).unsqueeze(1)
                 chosen = self._layout.multipliers(alpha, beta, part.sign)
-                passed = self._backward.bound(many, hulls, mixture @ aims.rows, chosen, sides)
+                rows = mixture @ aims.rows
+                passed = self._backward.bound(many, hulls, rows, chosen, sides)
                 margin = passed.lower[:, 0] - (mixture @ aims.goal.unsqueeze(2))[:, 0, 0]
                 gain = margin.clamp(max=0.1).sum()
-            better = (margin.detach() > best).unsqueeze(1)
             with torch.no_grad():
+                safe = margin - self._allowance(passed, rows)[:, 0]  # each step has an allowance of its own
+                better = (safe > best).unsqueeze(1)
                 kept_alpha, kept_beta = (
                     torch.where(better, now, kept) for now, kept in ((alpha, kept_alpha), (beta, kept_beta))
                 )
                 kept_weights = torch.where(better, weights, kept_weights)
-            best = torch.fmax(best, margin.detach())
+            best = torch.fmax(best, safe)
             if step == steps or bool((best > 0).all()):
                 break
             climber.climb(gain)
@@ -247,7 +249,6 @@ class ActivationSearch:
                 alpha.clamp_(0, 1)
                 beta.clamp_(min=0)
         part.alpha, part.beta, self._weights = kept_alpha, kept_beta, kept_weights
-        best = best - self._allowance(passed, mixture.detach() @ aims.rows)[:, 0]
         at_input = passed.inputs[:, 0].detach()
         self._minimisers = torch.where(at_input > 0, many.lower, many.upper)
         coefficients = self._layout.coefficients(passed)

@@ -94,12 +94,15 @@ class MixedBounds:
             with torch.enable_grad():
                 mixture = weights.masked_fill(~aims.there, -torch.inf).softmax(dim=1).unsqueeze(1)
                 chosen = self.layers.layout.multipliers(alpha, beta, part.sign)
-                passed = self._backward.bound(box, hulls, mixture @ aims.rows, chosen, sides)
+                rows = mixture @ aims.rows
+                passed = self._backward.bound(box, hulls, rows, chosen, sides)
                 margin = passed.lower[:, 0] - (mixture @ aims.goal.unsqueeze(2))[:, 0, 0]
                 gain = margin.sum()
-            low = passed.inputs[:, 0].detach().flatten(1) > 0
-            mean = low.to(margin.dtype) if mean is None else mean + (low.to(margin.dtype) - mean) * MEAN_SHARE
-            best = margin.detach() if best is None else torch.fmax(best, margin.detach())
+            with torch.no_grad():  # each step has an allowance of its own
+                allowance = self._backward.allowance(passed, rows, hulls, self._magnitudes)[:, 0]
+                low = (passed.inputs[:, 0].flatten(1) > 0).to(margin.dtype)
+                mean = low if mean is None else mean + (low - mean) * MEAN_SHARE
+                best = margin - allowance if best is None else torch.fmax(best, margin - allowance)
             if step == steps or bool((best > 0).all()):
                 break
             climber.climb(gain)
@@ -108,7 +111,6 @@ class MixedBounds:
                 beta.clamp_(min=0)
         with torch.no_grad():
             part.alpha, part.beta, part.weights = alpha.detach(), beta.detach(), weights.detach()
-            allowance = self._backward.allowance(passed, mixture @ aims.rows, hulls, self._magnitudes)[:, 0]
             slopes = passed.inputs[:, 0].flatten(1).detach()
             center, radius = middle_of(part.box_lower, part.box_upper)
             floor = margin + (slopes.abs() * radius).sum(dim=1) - allowance
@@ -116,7 +118,7 @@ class MixedBounds:
             minimiser = torch.where(slopes > 0, part.box_lower, part.box_upper)
             assert best is not None and mean is not None
             point = part.box_upper - mean * (part.box_upper - part.box_lower)
-            return Margins(best - allowance, slopes, floor, center, coefficients, minimiser, point)
+            return Margins(best, slopes, floor, center, coefficients, minimiser, point)
 
     def hulls(self, part: MixedSubdomains) -> dict[str, Interval]:
         """By node name, bounds on each subdomain."""
