@@ -29,7 +29,7 @@ from zonoplug.lirpa.network_reduction import chain_of, walk_merged
 from zonoplug.reduction.network_reduction import InputCompression, reduce_network
 from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.reduction.reduced_network import ReducedNetwork
-from zonoplug.verify.verifier import Settings, load_problem
+from zonoplug.verify.settings import Settings, load_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 RATES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)

@@ -16,7 +16,8 @@ from planted_violations import LARGE, SMALL, Planted
 
 from zonoplug.reduction import REDUCTIONS
 from zonoplug.verify.outcome import Outcome
-from zonoplug.verify.verifier import Settings, verify_files
+from zonoplug.verify.settings import Settings
+from zonoplug.verify.verifier import verify_files
 
 BLIND = ("attack", "inner-attack")
 

@@ -23,7 +23,8 @@ RUN = """
 import json, sys, torch
 threads, model, specification, limit = int(sys.argv[1]), *sys.argv[2:4], float(sys.argv[4])
 torch.set_num_threads(threads)
-from zonoplug.verify.verifier import Settings, verify_files
+from zonoplug.verify.settings import Settings
+from zonoplug.verify.verifier import verify_files
 outcome = verify_files(model, specification, Settings(limit, device="cpu"))
 print(json.dumps([outcome.verdict.value, outcome.seconds, outcome.subdomains]))
 """

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from zonoplug.reduction import REDUCTIONS, AboveSymbols, BoxReduction, Girard, Never, Reduction
     from zonoplug.relaxations import RELAXATIONS, Relaxation
     from zonoplug.verify.outcome import Outcome, Verdict
-    from zonoplug.verify.verifier import Settings, verify_files
+    from zonoplug.verify.settings import Settings
+    from zonoplug.verify.verifier import verify_files
 
 # Imported at first use, so that a command line that fails early does not wait for torch.
 _HOME = {
@@ -51,7 +52,7 @@ _HOME = {
     "Relaxation": "zonoplug.relaxations",
     "Outcome": "zonoplug.verify.outcome",
     "Verdict": "zonoplug.verify.outcome",
-    "Settings": "zonoplug.verify.verifier",
+    "Settings": "zonoplug.verify.settings",
     "verify_files": "zonoplug.verify.verifier",
 }
 

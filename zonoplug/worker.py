@@ -34,7 +34,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     from zonoplug.clock import Deadline
     from zonoplug.io.counterexample import format_counterexample
     from zonoplug.verify.observer import Observer
-    from zonoplug.verify.verifier import Settings, Verification, load_problem
+    from zonoplug.verify.settings import Settings, load_problem
+    from zonoplug.verify.verifier import Verification
 
     torch.set_num_threads(1)  # small batches on few cores: several threads wait for one another more than they help
     settings = Settings(**request["settings"] | {"without": tuple(request["settings"].get("without", ()))})

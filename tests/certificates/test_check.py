@@ -31,7 +31,8 @@ from zonoplug.verify import leaf_record, verifier
 from zonoplug.verify.leaf_record import LeafRecord
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Verdict
-from zonoplug.verify.verifier import Settings, Verification, load_problem
+from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.verifier import Verification
 
 _location = importlib.util.spec_from_file_location(
     "verify_conftest", Path(__file__).parents[1] / "verify" / "conftest.py"

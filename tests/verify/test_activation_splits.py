@@ -17,8 +17,9 @@ from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.outcome import Verdict
+from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.sign_subdomains import SignSubdomains, split_signs
-from zonoplug.verify.verifier import Settings, load_problem, verify_files
+from zonoplug.verify.verifier import verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
@@ -121,7 +122,9 @@ def subdomains(n=3, neurons=5, seed=0):
 def scores_of(part, coefficients, rule="auto"):
     open_ = (part.lower < 0) & (part.upper > 0) & (part.sign == 0)
     random = torch.Generator().manual_seed(0)
-    facts = ActivationFacts(part.lower, part.upper, coefficients, part.alpha, open_, random)
+    facts = ActivationFacts(
+        part.lower, part.upper, coefficients, part.alpha, open_, lambda: (part.lower + part.upper) / 2, random
+    )
     return open_scores(activation_rule(rule), facts)
 
 

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 from zonoplug.clock import Deadline
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.outcome import Verdict
-from zonoplug.verify.verifier import Settings, load_problem, verify_files
+from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.verifier import verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

@@ -13,7 +13,8 @@ from zonoplug.verify.activation_branching import ACTIVATION_RULES
 from zonoplug.verify.branching import KINDS, Branching
 from zonoplug.verify.input_branching import INPUT_RULES
 from zonoplug.verify.mixed_branching import MIXED_RULES
-from zonoplug.verify.verifier import Settings, load_problem, verify_files
+from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.verifier import verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

@@ -17,7 +17,9 @@ from zonoplug.lirpa.refine import NeuronSlopes, refine_hulls
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder
-from zonoplug.verify.verifier import Settings, load_problem
+from zonoplug.verify.neuron_layout import NeuronLayout
+from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.sign_subdomains import Aims
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
@@ -47,9 +49,10 @@ class Clipping:
         self.box = Box(problem.box.lower, problem.box.upper)
         module = search._bounder.module
         self.slopes: dict[str, list[NeuronSlopes]] = {}
-        self.root = refine_hulls(module, self.box, search._zonotope_hulls(self.box), 4, Deadline(60), self.slopes)
+        self.root = refine_hulls(module, self.box, search._bounder.hulls(self.box), 4, Deadline(60), self.slopes)
         search._hulls, search._box, search._box_number, search._magnitudes = self.root, self.box, 0, None
-        self.names = [name for _, name in search._names]
+        search._layout = NeuronLayout(search._backward, self.root)
+        self.names = [at.source for at in search._layout.places]
         self.passes = {name: Backward(module, name) for name in self.slopes}
         self.values = {name: module(points, final_node_name=name).detach() for name in self.names}
         with torch.no_grad():
@@ -74,7 +77,7 @@ class Clipping:
         return signs, hulls, meets
 
     def part(self, hulls, signs):
-        part = self.search._root(1)
+        part = self.search._layout.root(self.root)
         part.lower, part.upper, part.sign = (
             torch.cat([side(name) for name in self.names], dim=1)
             for side in (lambda n: hulls[n].lower, lambda n: hulls[n].upper, lambda n: signs[n])
@@ -101,7 +104,7 @@ def test_no_unsafe_point_is_clipped_away(tmp_path_factory, seed, count, quantile
     assert not by_signs.empty
     assert escape(by_signs, world.names, world.values, meets) <= 1e-5
     part = world.part(by_signs.hulls, signs)
-    aims = world.search._aims(world.problem.objective, 0)
+    aims = Aims.of(world.problem.objective, 0)
     slopes = by_signs.slopes
     for _ in range(3):
         world.search.bound(part, aims, 6)
@@ -116,7 +119,7 @@ def test_clipping_narrows_what_signs_and_the_specification_leave(tmp_path):
     signs, hulls, _ = world.node(3, 2)
     plain, by_signs = (clip_hulls(world.passes, world.box, hulls, world.slopes, signs, steps) for steps in (0, 8))
     part = world.part(by_signs.hulls, signs)
-    aims = world.search._aims(world.problem.objective, 0)
+    aims = Aims.of(world.problem.objective, 0)
     world.search.bound(part, aims, 10)
     unsafe = world.search.unsafe(part, aims)
     clipped = clip_hulls(world.passes, world.box, by_signs.hulls, by_signs.slopes, signs, 8, unsafe)
@@ -131,7 +134,7 @@ def test_clipping_narrows_what_signs_and_the_specification_leave(tmp_path):
 def test_what_cannot_be_unsafe_is_empty(tmp_path):
     world = Clipping(tmp_path, 5, 1.0)
     signs, hulls, _ = world.node(5, 0)
-    part, aims = world.part(hulls, signs), world.search._aims(world.problem.objective, 0)
+    part, aims = world.part(hulls, signs), Aims.of(world.problem.objective, 0)
     world.search.bound(part, aims, 10)
     unsafe = world.search.unsafe(part, aims)
     unreachable = type(unsafe)(unsafe.whole, unsafe.row, unsafe.goal - 1000.0, unsafe.multipliers)

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from zonoplug.clock import Deadline
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.descent import SHORT, Descent, changed_in_part
+from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.surrogate import compares_outputs, outputs_to_follow
-from zonoplug.verify.verifier import Settings, load_problem
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

@@ -19,7 +19,7 @@ from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.hull_tree import HullTree
-from zonoplug.verify.verifier import Settings, load_problem
+from zonoplug.verify.settings import Settings, load_problem
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
@@ -46,7 +46,7 @@ def test_refreshed_hulls_hold_every_sample_with_the_fixed_signs(tmp_path, seed):
     slopes: dict[str, list[NeuronSlopes]] = {}
     root = refine_hulls(module, box, search._bounder.hulls(box), 4, Deadline(60), slopes)
     assert slopes
-    names = [name for _, name in search._names]
+    names = [relu.inputs[0].name for relu in search._backward.relus]
     points = box.sample(20_000, torch.Generator().manual_seed(seed))[:, 0]
     values = {name: module(points, final_node_name=name).detach() for name in names}
     passes = {name: Backward(module, name) for name in slopes}

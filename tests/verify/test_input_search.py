@@ -16,8 +16,8 @@ from zonoplug.verify.bounding import Bounder, RowBounds
 from zonoplug.verify.box_queue import Boxes, BoxQueue
 from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.input_branching import INPUT_RULES, InputFacts, RuleChoice
+from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.unsafe_region import shrink
-from zonoplug.verify.verifier import Settings, load_problem
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

@@ -24,8 +24,9 @@ from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.method_signs import MethodSigns
 from zonoplug.verify.outcome import Verdict
+from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.sign_constraints import SignConstraints
-from zonoplug.verify.verifier import Settings, load_problem, verify_files
+from zonoplug.verify.verifier import verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

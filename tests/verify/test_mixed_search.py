@@ -20,7 +20,7 @@ from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.contraction import contract, cut, least_in_half_space
 from zonoplug.verify.mixed_search import MixedSearch
 from zonoplug.verify.mixed_subdomains import MixedSubdomains, pieces_of
-from zonoplug.verify.verifier import Settings, load_problem
+from zonoplug.verify.settings import Settings, load_problem
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

@@ -14,7 +14,7 @@ from zonoplug.lirpa.network_reduction import chain_of
 from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.network_reduction import RATES, prove_by_merging
-from zonoplug.verify.verifier import Settings, load_problem
+from zonoplug.verify.settings import Settings, load_problem
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

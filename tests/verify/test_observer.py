@@ -23,7 +23,9 @@ from zonoplug.verify import progress, verifier
 from zonoplug.verify.observer import Observer, Statistics
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.progress import ProgressLine, progress_text
-from zonoplug.verify.verifier import Settings, Stage, Verification, load_problem, verify_files
+from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.stages import Stage
+from zonoplug.verify.verifier import Verification, verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

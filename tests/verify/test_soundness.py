@@ -20,7 +20,8 @@ from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.ingredients import INGREDIENTS
 from zonoplug.verify.outcome import Verdict
-from zonoplug.verify.verifier import Settings, Verification, load_problem
+from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.verifier import Verification
 
 _folder = Path(__file__).parents[2] / "benchmarks"
 _location = importlib.util.spec_from_file_location("planted_violations", _folder / "planted_violations.py")

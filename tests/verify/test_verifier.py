@@ -16,7 +16,8 @@ from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, RowBounds
 from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.outcome import Verdict
-from zonoplug.verify.verifier import Settings, Verification, load_problem, verify_files
+from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.verifier import Verification, verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

@@ -9,7 +9,7 @@ from vnncomp.categories import category_settings
 from zonoplug.errors import SettingError
 from zonoplug.examples import digits_holds, digits_model
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.verify.verifier import Settings
+from zonoplug.verify.settings import Settings
 
 GOOD = '[acasxu]\nreason = "measured"\nmethod = "zonotope+crown"\nwithout = ["inner-attack"]\nseed = 3\n'
 

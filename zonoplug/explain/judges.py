@@ -23,8 +23,9 @@ from zonoplug.lirpa.module import ZonotopeModule, bound_set
 from zonoplug.verify.allowances import backward_or_none, rounding_slack, row_allowance
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.problem import Problem
+from zonoplug.verify.settings import Settings
 from zonoplug.verify.specification import Specification, Variable
-from zonoplug.verify.verifier import Settings, Verification
+from zonoplug.verify.verifier import Verification
 
 SAMPLES = 64
 

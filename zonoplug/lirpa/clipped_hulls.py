@@ -22,7 +22,7 @@ from torch import Tensor
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
-from zonoplug.lirpa.backward import Backward, Started
+from zonoplug.lirpa.backward import Backward, LinearBounds, Started
 from zonoplug.lirpa.refine import NeuronSlopes, triangle_height
 from zonoplug.lirpa.relu_sides import Multipliers
 
@@ -173,8 +173,9 @@ class _Layer:
                 chosen = Multipliers(part.alpha, {k: b for k, b in part.beta.items() if k}, self._signs)
                 also = None if part.gamma is None or self._begun is None else _times(self._begun, part.gamma * unit)
                 found = self._passes.bound(box, hulls, rows, chosen, self._sides, also)
-            lower = found.lower[:, 0].detach()
-            best = lower if best is None else torch.fmax(best, lower)
+            with torch.no_grad():  # each step has an allowance of its own
+                lower = found.lower[:, 0] - self._allowance(found, rows)
+                best = lower if best is None else torch.fmax(best, lower)
             if step < steps:
                 climber.climb((found.lower[:, 0] / widths.repeat(2)).sum())
                 with torch.no_grad():
@@ -185,9 +186,13 @@ class _Layer:
         assert best is not None
         for value in free:
             value.requires_grad_(False)
-        if self._magnitudes is not None:
-            best = best - self._passes.allowance(found, rows, self._hulls, self._magnitudes)[:, 0]
         return best, found.coefficients
+
+    def _allowance(self, found: LinearBounds, rows: Tensor) -> Tensor | float:
+        """What rounding may move the bounds, (2 m,), where it is allowed for."""
+        if self._magnitudes is None:
+            return 0.0
+        return self._passes.allowance(found, rows, self._hulls, self._magnitudes)[:, 0]
 
     def _complete(self, part: NeuronSlopes, count: int, steps: int) -> None:
         """Multipliers of constraints that are new to these neurons begin at 0, where there are steps to move them."""

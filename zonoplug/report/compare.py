@@ -29,7 +29,7 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
     from zonoplug.lirpa.methods import BoundMethod
     from zonoplug.verify.attack import Attack
     from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
-    from zonoplug.verify.verifier import Settings, load_problem
+    from zonoplug.verify.settings import Settings, load_problem
 
     settings = Settings(**request["settings"])
     method = request["method"]

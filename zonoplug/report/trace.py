@@ -35,7 +35,7 @@ def measure_trace(request: dict[str, Any]) -> dict[str, Any]:
     from zonoplug.lirpa.methods import BoundMethod
     from zonoplug.lirpa.module import bound_set
     from zonoplug.verify.bounding import Bounder
-    from zonoplug.verify.verifier import Settings, load_problem
+    from zonoplug.verify.settings import Settings, load_problem
 
     method = BoundMethod.parse(request["method"])
     if method.reduction is None:

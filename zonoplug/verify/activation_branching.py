@@ -10,6 +10,9 @@ from torch import Tensor
 
 from zonoplug.registry import Registry
 
+LOWER_SHARE = 0.01  # of what a lower side can cost, beside chords
+FAR_SHARE, FAR_LOWER_SHARE = 0.02, 1e-4  # of what sides cost anywhere, beside what chords cost at one point
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActivationFacts:
@@ -20,6 +23,7 @@ class ActivationFacts:
         coefficients: of the margin's linear bound behind each ReLU, (n, neurons).
         alpha: slopes of the ReLUs' lower sides, (n, neurons).
         open: where the sign is not known, (n, neurons).
+        values: of the neurons, (n, neurons), at the points where the bounds are about least.
         random: the search's random numbers.
     """
 
@@ -28,8 +32,8 @@ class ActivationFacts:
     coefficients: Tensor
     alpha: Tensor
     open: Tensor
+    values: Callable[[], Tensor]
     random: torch.Generator
-    values: Tensor | None = None
 
     @property
     def height(self) -> Tensor:
@@ -43,6 +47,21 @@ def relaxation_cost(coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: T
     above = -lower * upper / (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
     below = torch.maximum(-alpha * lower, (1 - alpha) * upper)
     return coefficients.abs() * torch.where(coefficients < 0, above, below)
+
+
+def cost_at(values: Tensor, coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor) -> Tensor:
+    """What a relaxation costs a bound where the neuron has some value, and a little of `relaxation_cost`.
+
+        -a (chord(z) - relu(z))  where the bound used the chord
+
+    Args:
+        values: z; all (n, neurons).
+    """
+    values = values.clamp(lower, upper)
+    width = (upper - lower).clamp(min=torch.finfo(values.dtype).tiny)
+    above = upper * (values - lower) / width - values.clamp(min=0)
+    far = relaxation_cost(coefficients, lower, upper, alpha)
+    return torch.where(coefficients < 0, -coefficients * above + FAR_SHARE * far, FAR_LOWER_SHARE * far)
 
 
 ActivationRule = Callable[[ActivationFacts], Tensor]
@@ -62,27 +81,25 @@ def gap(facts: ActivationFacts) -> Tensor:
     return relaxation_cost(facts.coefficients, facts.lower, facts.upper, facts.alpha)
 
 
+@ACTIVATION_RULES.register("chord")
+def chord(facts: ActivationFacts) -> Tensor:
+    """What chords cost the bound: -a times the triangle's height where the bound used the chord.
+
+    And a little of `gap` elsewhere: once their slopes are optimised, lower sides cost little.
+    """
+    cost = facts.coefficients.abs() * facts.height
+    return torch.where(facts.coefficients < 0, cost, LOWER_SHARE * gap(facts))
+
+
 @ACTIVATION_RULES.register("primal")
 def primal(facts: ActivationFacts) -> Tensor:
-    """."""
-    value = facts.values.clamp(facts.lower, facts.upper)
-    width = (facts.upper - facts.lower).clamp(min=torch.finfo(value.dtype).tiny)
-    above = facts.upper * (value - facts.lower) / width - value.clamp(min=0)
-    far = relaxation_cost(facts.coefficients, facts.lower, facts.upper, facts.alpha)
-    return torch.where(facts.coefficients < 0, -facts.coefficients * above + 0.02 * far, 1e-4 * far)
+    """What each neuron's relaxation costs at the point where the bound is about least.
 
+        |a| (chord(z) - relu(z))  where the bound used the chord,  z the neuron at that point
 
-@ACTIVATION_RULES.register("above")
-def above(facts: ActivationFacts) -> Tensor:
-    """."""
-    far = relaxation_cost(facts.coefficients, facts.lower, facts.upper, facts.alpha)
-    return torch.where(facts.coefficients < 0, far, 1e-2*far)
-
-
-@ACTIVATION_RULES.register("mid")
-def mid(facts: ActivationFacts) -> Tensor:
-    """."""
-    return primal(facts) + 0.3 * gap(facts)
+    and a little of `gap`, for neurons whose relaxation happens to be exact there.
+    """
+    return cost_at(facts.values(), facts.coefficients, facts.lower, facts.upper, facts.alpha)
 
 
 @ACTIVATION_RULES.register("widest")
@@ -118,7 +135,7 @@ def activation_rule(name: str) -> ActivationRule:
     Raises:
         UnknownNameError: no rule is called so; it lists those that are known.
     """
-    return ACTIVATION_RULES.get("gap" if name == "auto" else name)
+    return ACTIVATION_RULES.get("chord" if name == "auto" else name)
 
 
 def open_scores(rule: ActivationRule, facts: ActivationFacts) -> Tensor:

@@ -8,7 +8,7 @@ in a batch and inherited by the pieces of a split.
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import prod
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,28 +16,29 @@ from torch import Tensor
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
-from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.activation_branching import ActivationFacts, activation_rule, open_scores
 from zonoplug.verify.attack import Attack
+from zonoplug.verify.batch import take
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.hull_tree import HullTree
+from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
-from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs, take
+from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import LinearBounds
     from zonoplug.lirpa.clipped_hulls import UnsafeRow
     from zonoplug.lirpa.refine import NeuronSlopes
-    from zonoplug.lirpa.relu_sides import Multipliers
 
 ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
 SEARCH_STEPS = 10
 BATCH = 64
 ALPHA_RATE = 0.15
 BETA_RATE = 0.05
+MEAN_SHARE = 0.2  # of each step in the mean of the points where the bound is least
 STATE_BYTES = 64 * 2**20
 CHECKED_POINTS = 64
 
@@ -76,7 +77,6 @@ class ActivationSearch:
         if not bounder.takes_batches:
             raise UnsupportedOperatorError("The host's graph of this model takes one point at a time.")
         self._backward = Backward(bounder.module)
-        self._names = [(node.name, node.inputs[0].name) for node in self._backward.relus]
 
     def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
         """Search. Each box and disjunct that is still open in `objective` gets its share of the time left."""
@@ -97,6 +97,7 @@ class ActivationSearch:
             self._problem.box.lower[box_number : box_number + 1], self._problem.box.upper[box_number : box_number + 1]
         )
         self._hulls = self._bounder.hulls(box)
+        self._layout = NeuronLayout(self._backward, self._hulls)
         self._box, self._box_number = box, box_number
         self._magnitudes: dict[str, Tensor] | None = None
         aims = Aims.of(objective, box_number)
@@ -105,7 +106,7 @@ class ActivationSearch:
             slopes = self._tighten(box, box_number, steps, deadline, aims.all_rows) if refined else {}
             parts = []
             for piece in torch.arange(len(aims)).split(BATCH):
-                part = self._root(len(piece))
+                part = self._layout.root(self._hulls, len(piece))
                 part.bound, _ = self.bound(part, aims.pick(piece), 2 * SEARCH_STEPS)
                 self._check_root(part.bound, aims.pick(piece))
                 result.subdomains += len(part)
@@ -126,7 +127,7 @@ class ActivationSearch:
         slopes = {} if "hull-tree" in self._without else slopes
         # A certificate's reader bounds leaves by their signs alone.
         clips = "clipping" not in self._without and self._observer.record is None
-        tree = HullTree(self, self._bounder.module, box, self._hulls, self._names, slopes, clips)
+        tree = HullTree(self, self._bounder.module, box, self._hulls, self._layout, slopes, clips)
         result.proved &= tree.run(root, aims, deadline, result)
         return result.counterexample is not None
 
@@ -142,7 +143,7 @@ class ActivationSearch:
         points = self._attack.points[self._attack.groups == box_number][:CHECKED_POINTS]
         if not points.shape[0]:
             points = box.sample(CHECKED_POINTS)[:, 0]
-        for _, name in self._names:
+        for name in (at.source for at in self._layout.places):
             with torch.no_grad():
                 values = module(points, final_node_name=name)
             allowed = 256 * torch.finfo(values.dtype).eps * values.abs().max()
@@ -154,15 +155,6 @@ class ActivationSearch:
         self._hulls = hulls
         return slopes
 
-    def _root(self, count: int) -> SignSubdomains:
-        from zonoplug.lirpa.refine import first_alpha
-
-        lower = torch.cat([self._hulls[name].lower.flatten(1) for _, name in self._names], dim=1).expand(count, -1)
-        upper = torch.cat([self._hulls[name].upper.flatten(1) for _, name in self._names], dim=1).expand(count, -1)
-        zero = torch.zeros_like(lower)
-        alpha = first_alpha(Interval(lower, upper))
-        return SignSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((count,), -torch.inf))
-
     def search(self, root: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int) -> bool:
         """Split one subdomain with one aim by signs alone, hulls as they are.
 
@@ -172,8 +164,7 @@ class ActivationSearch:
             whether every piece was excluded. A counterexample, if one is found, is in `result`.
         """
         queue = [root]
-        state_bytes = sum(part[0].numel() * part.element_size() for part in root.parts())
-        batch = max(1, min(BATCH, STATE_BYTES // state_bytes))
+        batch = max(1, min(BATCH, STATE_BYTES // root.bytes_each))
         bounded = 0
         closed: list[SignSubdomains] = []
         while queue:
@@ -205,8 +196,7 @@ class ActivationSearch:
 
     def leaves(self, part: SignSubdomains, aims: Aims) -> None:
         """These subdomains are proved, each for its aim, and the proof needs them."""
-        sizes = [self._hulls[name].lower[0].numel() for _, name in self._names]
-        self._observer.sign_leaves(self._box_number, aims.number, part, sizes)
+        self._observer.sign_leaves(self._box_number, aims.number, part, self._layout.sizes)
 
     def attack(self, result: SearchResult) -> bool:
         """Try the inputs at which the latest bounds were least."""
@@ -231,30 +221,34 @@ class ActivationSearch:
 
         count, box = len(part), self._box
         many = Box(box.lower.expand(count, *box.lower.shape[1:]), box.upper.expand(count, *box.upper.shape[1:]))
-        hulls = self._subdomain_hulls(part)
+        hulls = self._layout.hulls(part.lower, part.upper, self._hulls)
         sides = self._backward.sides(hulls)
         alpha, beta = (value.clone().requires_grad_(True) for value in (part.alpha, part.beta))
         weights = aims.goal.new_zeros(count, aims.goal.shape[1]).requires_grad_(True)
         climber = Adam([alpha, beta, weights], [ALPHA_RATE, BETA_RATE, 0.3], decay=0.96)
         best = aims.goal.new_full((count,), -torch.inf)
+        at_lower = torch.zeros_like(
+            many.lower
+        )  # the mean share of steps that used an input's lower end, the later ones most
         kept_alpha, kept_beta, kept_weights = part.alpha, part.beta, weights.detach()
-        mean = None
         for step in range(steps + 1):
             with torch.enable_grad():
                 mixture = weights.masked_fill(~aims.there, -torch.inf).softmax(dim=1).unsqueeze(1)
-                chosen = self._multipliers(alpha, beta, part.sign)
-                passed = self._backward.bound(many, hulls, mixture @ aims.rows, chosen, sides)
+                chosen = self._layout.multipliers(alpha, beta, part.sign)
+                rows = mixture @ aims.rows
+                passed = self._backward.bound(many, hulls, rows, chosen, sides)
                 margin = passed.lower[:, 0] - (mixture @ aims.goal.unsqueeze(2))[:, 0, 0]
                 gain = margin.clamp(max=0.1).sum()
-            better = (margin.detach() > best).unsqueeze(1)
             with torch.no_grad():
+                safe = margin - self._allowance(passed, rows)[:, 0]  # each step has an allowance of its own
+                better = (safe > best).unsqueeze(1)
                 kept_alpha, kept_beta = (
                     torch.where(better, now, kept) for now, kept in ((alpha, kept_alpha), (beta, kept_beta))
                 )
                 kept_weights = torch.where(better, weights, kept_weights)
-            best = torch.fmax(best, margin.detach())
+            best = torch.fmax(best, safe)
             low = (passed.inputs[:, 0].detach() > 0).to(margin.dtype)
-            mean = low if mean is None else mean + 0.2 * (low - mean)
+            at_lower = at_lower + (MEAN_SHARE if step else 1.0) * (low - at_lower)
             if step == steps or bool((best > 0).all()):
                 break
             climber.climb(gain)
@@ -262,17 +256,14 @@ class ActivationSearch:
                 alpha.clamp_(0, 1)
                 beta.clamp_(min=0)
         part.alpha, part.beta, self._weights = kept_alpha, kept_beta, kept_weights
-        best = best - self._allowance(passed, mixture.detach() @ aims.rows)[:, 0]
         at_input = passed.inputs[:, 0].detach()
         self._minimisers = torch.where(at_input > 0, many.lower, many.upper)
-        coefficients = torch.cat(
-            [passed.coefficients[name].detach()[:, 0].flatten(1) for name, _ in self._names], dim=1
+        coefficients = self._layout.coefficients(passed)
+        point = many.upper - at_lower * (many.upper - many.lower)
+        values = partial(self._layout.values, self._bounder.module, point)
+        facts = ActivationFacts(
+            part.lower, part.upper, coefficients, part.alpha, part.open_neurons, values, self._random
         )
-        open_ = (part.lower < 0) & (part.upper > 0) & (part.sign == 0)
-        point = many.upper - mean * (many.upper - many.lower)
-        with torch.no_grad():
-            values = torch.cat([self._bounder.module(point, final_node_name=source).flatten(1) for _, source in self._names], dim=1)
-        facts = ActivationFacts(part.lower, part.upper, coefficients, part.alpha, open_, self._random, values)
         return best, open_scores(self._rule, facts)
 
     def unsafe(self, part: SignSubdomains, aim: Aims) -> UnsafeRow:
@@ -282,8 +273,8 @@ class ActivationSearch:
         with torch.no_grad():
             weights = self._weights.masked_fill(~aim.there, -torch.inf).softmax(dim=1).unsqueeze(1)
             row = weights @ aim.rows
-            chosen = self._multipliers(part.alpha, part.beta, part.sign)
-            hulls = self._subdomain_hulls(part)
+            chosen = self._layout.multipliers(part.alpha, part.beta, part.sign)
+            hulls = self._layout.hulls(part.lower, part.upper, self._hulls)
             passed = self._backward.bound(self._box, hulls, row, chosen)
             goal = weights @ aim.goal.unsqueeze(2)
         return UnsafeRow(self._backward, row, goal[:, :, 0] + self._allowance(passed, row), chosen)
@@ -306,31 +297,3 @@ class ActivationSearch:
                 raise BrokenMethodError(
                     "backward bounds are broken on this model: a sampled point lies below its bound"
                 )
-
-    def _subdomain_hulls(self, part: SignSubdomains) -> dict[str, Interval]:
-        hulls = {}
-        place = 0
-        for _, name in self._names:
-            shape = self._hulls[name].lower.shape[1:]
-            size = prod(shape)
-            section = slice(place, place + size)
-            hulls[name] = Interval(*(side[:, section].unflatten(1, shape) for side in (part.lower, part.upper)))
-            place += size
-        for name, hull in self._hulls.items():
-            if name not in hulls:
-                hulls[name] = Interval(*(side.expand(len(part), *side.shape[1:]) for side in hull))
-        return hulls
-
-    def _multipliers(self, alpha: Tensor, beta: Tensor, sign: Tensor) -> Multipliers:
-        from zonoplug.lirpa.relu_sides import Multipliers
-
-        chosen = Multipliers()
-        place = 0
-        for name, source in self._names:
-            shape = self._hulls[source].lower.shape[1:]
-            section = slice(place, place + prod(shape))
-            chosen.alpha[name] = alpha[:, section].unflatten(1, shape)
-            chosen.beta[name] = beta[:, section].unflatten(1, shape)
-            chosen.sign[name] = sign[:, section].unflatten(1, shape)
-            place += prod(shape)
-        return chosen

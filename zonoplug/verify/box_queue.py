@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from zonoplug.verify.batch import Batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Boxes:
+class Boxes(Batch):
     """A batch of subdomains.
 
     Attributes:
@@ -26,25 +27,6 @@ class Boxes:
     margin: Tensor
     load: Tensor
     rule: Tensor
-
-    def __len__(self) -> int:
-        return int(self.group.shape[0])
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for part in self.parts())
-
-    def parts(self) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
-
-    def pick(self, index: Tensor | slice) -> Boxes:
-        return Boxes(*(part[index] for part in self.parts()))
-
-    @staticmethod
-    def join(many: list[Boxes]) -> Boxes:
-        return (
-            many[0] if len(many) == 1 else Boxes(*(torch.cat(p) for p in zip(*(m.parts() for m in many), strict=True)))
-        )
 
 
 class BoxQueue:
@@ -85,12 +67,12 @@ class BoxQueue:
                 chunk = chunk.pick(slice(len(chunk) - count, None))
             taken.append(chunk)
             count -= len(chunk)
-        return Boxes.join(taken)
+        return taken[0] if len(taken) == 1 else Boxes.join(taken)
 
     def _add(self, chunk: Boxes) -> None:
         """Add a sorted chunk. A slice keeps all of its storage, so that a small one is copied."""
         if 2 * chunk.lower.numel() * chunk.lower.element_size() < chunk.lower.untyped_storage().nbytes():
-            chunk = Boxes(*(part.clone() for part in chunk.parts()))
+            chunk = chunk.copy()
         self._chunks.append(chunk)
         self._heads.append(float(chunk.margin[-1]))
         self.num_bytes += chunk.num_bytes

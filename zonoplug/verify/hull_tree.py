@@ -19,6 +19,7 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.branch_and_bound import SearchResult
+from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 from zonoplug.verify.subdomain_hulls import Slopes, SubdomainHulls
 
@@ -86,7 +87,7 @@ class HullTree:
     Args:
         search: bounds subdomains, and searches below one.
         hulls: the root's, by node name.
-        names: of each ReLU and its input.
+        layout: of the neurons.
         slopes: the root's, for single neurons; where there are none, all is left to the plain search.
     """
 
@@ -96,13 +97,14 @@ class HullTree:
         module: Any,
         box: Box,
         hulls: Mapping[str, Interval],
-        names: list[tuple[str, str]],
+        layout: NeuronLayout,
         slopes: Slopes,
         clips: bool = True,
     ) -> None:
         self._search = search
-        self._slopes = {name: slopes[name] for _, name in names if name in slopes}
-        self._hulls = SubdomainHulls(module, box, hulls, names, self._slopes)
+        self._slopes = {at.source: slopes[at.source] for at in layout.places if at.source in slopes}
+        self._layout = layout
+        self._hulls = SubdomainHulls(module, box, hulls, layout, self._slopes)
         self._reach = torch.inf
         self._clips = clips and bool(self._slopes)
         self._plain_share = CLIP_PLAIN_SHARE if self._clips else PLAIN_SHARE
@@ -239,10 +241,10 @@ class HullTree:
     def _candidates(self, node: _Node) -> list[int]:
         """Neurons worth a trial: those that did well before, and the best-scored of each layer."""
         known, fresh = [], []
-        for _, _, section, _ in self._hulls.layers:
-            scores = node.scores[section]
+        for at in self._layout.places:
+            scores = node.scores[at.section]
             value, index = scores.topk(min(PER_LAYER, scores.shape[0]))
-            fresh += [(float(v), section.start + int(i)) for v, i in zip(value, index, strict=True) if v > 0]
+            fresh += [(float(v), at.section.start + int(i)) for v, i in zip(value, index, strict=True) if v > 0]
         for neuron, (total, count) in self._gains.items():
             if float(node.scores[neuron]) > 0:
                 known.append((total / count, neuron))
@@ -257,14 +259,11 @@ class HullTree:
 
     def _piece(self, node: _Node, neuron: int, side: float) -> _Node:
         """The subdomain with one more sign fixed, and hulls behind it refreshed."""
-        part = SignSubdomains(*(tensor.clone() for tensor in node.part.parts()))
+        part = node.part.copy()
         (part.lower if side > 0 else part.upper)[:, neuron] = 0.0
         part.sign[:, neuron] = side
-        behind = {
-            name: node.slopes[name]
-            for _, name, section, _ in self._hulls.layers
-            if section.start > neuron and name in node.slopes
-        }
+        later = [at.source for at in self._layout.places if at.section.start > neuron]
+        behind = {name: node.slopes[name] for name in later if name in node.slopes}
         clipped = self._hulls.clip(part, behind, 0)
         if clipped is None:
             return self._nothing(part, node.aims)
@@ -294,7 +293,7 @@ class HullTree:
         part.bound = torch.fmax(part.bound, bound) if cost is None else bound
         total = scores.clamp(min=0).sum(dim=0)
         total = total / total.sum().clamp(min=torch.finfo(total.dtype).tiny)
-        open_ = (part.lower[0] < 0) & (part.upper[0] > 0) & (part.sign[0] == 0)
+        open_ = part.open_neurons[0]
         mixed = (total if cost is None else total + cost) * open_ + torch.finfo(total.dtype).tiny * open_
         keep = ~(part.bound > 0)
         return _Node(part.pick(keep), aims.pick(keep), mixed, (part.pick(~keep), aims.pick(~keep)), slopes)

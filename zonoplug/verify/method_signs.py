@@ -8,9 +8,9 @@ more of a sign. One backward pass over the hulls scores the splits and finds poi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,12 +22,14 @@ from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.activation_branching import ActivationFacts, activation_rule, open_scores
 from zonoplug.verify.attack import Attack
+from zonoplug.verify.batch import take
 from zonoplug.verify.bounding import Bounder, RowBounds
 from zonoplug.verify.branch_and_bound import STEP_BYTES, SearchResult
+from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_constraints import SignConstraints
-from zonoplug.verify.sign_subdomains import SignSubdomains, split_signs, take
+from zonoplug.verify.sign_subdomains import SignSubdomains, split_signs
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.methods import BoundMethod
@@ -96,7 +98,6 @@ class MethodSigns:
         self._parsed = BoundMethod.parse(method)
         own = replace(self._parsed, backward=None, alpha=False)
         self._constrained = own if self._parsed.zonotope else None
-        self._names = [(relu.name, self._backward.source(relu.name)) for relu in self._backward.relus]
 
     def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
         """Search. Each disjunct that is still open in `objective` gets its share of the time left."""
@@ -114,7 +115,9 @@ class MethodSigns:
         return result
 
     def _prove(self, task: _Task, deadline: Deadline, result: SearchResult) -> bool:
-        queue, batch = [self._root(task)], 1
+        self._hulls = self._bounder.hulls(task.box)
+        self._layout = NeuronLayout(self._backward, self._hulls)
+        queue, batch = [self._layout.root(self._hulls)], 1
         closed: list[SignSubdomains] = []
         while queue:
             if deadline.passed:
@@ -139,28 +142,10 @@ class MethodSigns:
             if stuck:
                 return False
             queue.append(pieces)
-        sizes = [section.stop - section.start for _, _, section, _ in self._places]
         for part in closed:
-            self._observer.sign_leaves(task.number, torch.full((len(part),), task.disjunct), part, sizes)
+            disjuncts = torch.full((len(part),), task.disjunct)
+            self._observer.sign_leaves(task.number, disjuncts, part, self._layout.sizes)
         return True
-
-    def _root(self, task: _Task) -> SignSubdomains:
-        self._hulls = self._bounder.hulls(task.box)
-        self._places = list(self._side_by_side())
-        lower, upper = (
-            torch.cat([side.flatten(1) for side in sides], dim=1)
-            for sides in zip(*(self._hulls[source] for _, source, _, _ in self._places), strict=True)
-        )
-        zero = torch.zeros_like(lower)
-        return SignSubdomains(lower, upper, zero, zero.clone(), zero.clone(), lower.new_full((1,), -torch.inf))
-
-    def _side_by_side(self) -> Iterator[tuple[str, str, slice, tuple[int, ...]]]:
-        """Of each ReLU its name, its input's, its neurons' places side by side, and its shape."""
-        place = 0
-        for relu, source in self._names:
-            shape = tuple(self._hulls[source].lower.shape[1:])
-            yield relu, source, slice(place, place + prod(shape)), shape
-            place += prod(shape)
 
     def _bound(self, task: _Task, part: SignSubdomains) -> tuple[Tensor, Tensor, int]:
         """Which subdomains are open, scores for their splits, and the bytes that bounding took at the most.
@@ -169,12 +154,7 @@ class MethodSigns:
         """
         count = len(part)
         box, group, objective = task.boxes(count), task.group(count), task.objective
-        hulls = {
-            name: Interval(*(side.expand(count, *side.shape[1:]) for side in hull))
-            for name, hull in self._hulls.items()
-        }
-        for _, source, section, shape in self._places:
-            hulls[source] = Interval(*(side[:, section].unflatten(1, shape) for side in (part.lower, part.upper)))
+        hulls = self._layout.hulls(part.lower, part.upper, self._hulls)
         largest, propagation = 0, None
         lower = box.lower.new_full((count, objective.bound.shape[1]), -torch.inf)
         if self._constrained is not None:
@@ -186,11 +166,11 @@ class MethodSigns:
             propagation, hulls = walked or propagation, hulls if walked is None else walked.hulls
         bounds = self._bounder.lowered(RowBounds(lower), propagation, box, objective.rows(group))
         nowhere = torch.zeros(count, dtype=torch.bool, device=group.device)
-        for _, source, section, _ in self._places:
-            low, high = (side.detach().flatten(1) for side in hulls[source])
+        for at in self._layout.places:
+            low, high = (side.detach().flatten(1) for side in hulls[at.source])
             error = 256 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs()).amax(dim=1, keepdim=True)
             nowhere |= (low > high + error).any(dim=1)  # no point of the box has these signs
-            part.lower[:, section], part.upper[:, section] = torch.minimum(low, high), torch.maximum(low, high)
+            part.lower[:, at.section], part.upper[:, at.section] = torch.minimum(low, high), torch.maximum(low, high)
         margins = objective.margins(bounds.lower, group)
         part.bound = torch.where(nowhere, torch.inf, objective.best(margins, group)[:, task.disjunct])
         open_ = ~(objective.excluded(margins, group).all(dim=1) | nowhere)
@@ -204,7 +184,7 @@ class MethodSigns:
 
         count = len(part)
         box, group = task.boxes(count), task.group(count)
-        constraints = SignConstraints({relu: part.sign[:, section] for relu, _, section, _ in self._places})
+        constraints = SignConstraints({at.relu: part.sign[:, at.section] for at in self._layout.places})
         goal = task.objective.goal(group).expand(count, -1)
         with torch.no_grad():
             propagation = walk(
@@ -217,12 +197,12 @@ class MethodSigns:
             )
             lower = propagation.bounds.lower
             row = self._nearest_row(lower - goal)
-            start = {relu: part.beta[:, section] for relu, _, section, _ in self._places}
+            start = {at.relu: part.beta[:, at.section] for at in self._layout.places}
             limit = goal.masked_fill(goal.isneginf(), torch.inf)
             least, multipliers = constraints.bound(propagation.output, limit, row, start, DUAL_STEPS)
-        for relu, _, section, _ in self._places:
-            if relu in multipliers:
-                part.beta[:, section] = multipliers[relu]
+        for at in self._layout.places:
+            if at.relu in multipliers:
+                part.beta[:, at.section] = multipliers[at.relu]
         return propagation, lower.scatter_reduce(1, row.unsqueeze(1), least.unsqueeze(1), "amax")
 
     @staticmethod
@@ -241,8 +221,10 @@ class MethodSigns:
         with torch.no_grad():
             passed = self._backward.bound(box, hulls, rows.unsqueeze(1))
         self._minimisers = torch.where(passed.inputs[:, 0] > 0, box.lower, box.upper)
-        coefficients = torch.cat([passed.coefficients[relu][:, 0].flatten(1) for relu, *_ in self._places], dim=1)
+        coefficients = self._layout.coefficients(passed)
         part.alpha = first_alpha(Interval(part.lower, part.upper))
-        open_ = (part.lower < 0) & (part.upper > 0) & (part.sign == 0)
-        facts = ActivationFacts(part.lower, part.upper, coefficients, part.alpha, open_, self._random)
+        values = partial(self._layout.values, self._bounder.module, self._minimisers)
+        facts = ActivationFacts(
+            part.lower, part.upper, coefficients, part.alpha, part.open_neurons, values, self._random
+        )
         return open_scores(self._rule, facts)

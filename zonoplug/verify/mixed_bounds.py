@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -14,9 +12,6 @@ from zonoplug.verify.contraction import middle_of
 from zonoplug.verify.mixed_subdomains import Margins, MixedSubdomains
 from zonoplug.verify.relu_layers import Layer, ReluLayers
 from zonoplug.verify.sign_subdomains import Aims
-
-if TYPE_CHECKING:
-    from zonoplug.lirpa.relu_sides import Multipliers
 
 ALPHA_RATE = 0.15
 BETA_RATE = 0.05
@@ -47,31 +42,17 @@ class MixedBounds:
             self._hulls = walk(self._module, [box], self._method).hulls
             self._magnitudes = self._backward.magnitudes(box, self._hulls)
         self.layers = ReluLayers(self._module, self._backward, box, self._hulls)
-        sources = {layer.source for layer in self.layers.all}
-        self._rest = [name for name in self._hulls if name not in sources]
         self._box = box
 
     def root(self) -> MixedSubdomains:
         """The whole box, once for each aim."""
-        from zonoplug.lirpa.refine import first_alpha
-
         count = len(self._aims)
-        lower, upper = (
-            torch.cat([getattr(self._hulls[layer.source], end).flatten(1) for layer in self.layers.all], dim=1).expand(
-                count, -1
-            )
-            for end in ("lower", "upper")
-        )
+        root = self.layers.layout.root(self._hulls, count)
         box_lower, box_upper = (end.flatten(1).expand(count, -1).clone() for end in (self._box.lower, self._box.upper))
-        zero = torch.zeros_like(lower)
-        alpha = first_alpha(Interval(lower, upper))
-        bound = lower.new_full((count,), -torch.inf)
         weights = self._aims.goal.new_zeros(count, self._aims.goal.shape[1])
-        aim = torch.arange(count, device=lower.device)
-        share = torch.ones_like(bound)
-        return MixedSubdomains(
-            box_lower, box_upper, lower, upper, zero, alpha, zero.clone(), weights, bound, share, aim
-        )
+        aim = torch.arange(count, device=weights.device)
+        signs = root.lower, root.upper, root.sign, root.alpha, root.beta
+        return MixedSubdomains(box_lower, box_upper, *signs, weights, root.bound, torch.ones_like(root.bound), aim)
 
     def refresh(self, part: MixedSubdomains) -> Tensor:
         """Intersect the hulls with those on each subdomain's box. Returns where no point is left, (n,)."""
@@ -112,13 +93,16 @@ class MixedBounds:
         for step in range(steps + 1):
             with torch.enable_grad():
                 mixture = weights.masked_fill(~aims.there, -torch.inf).softmax(dim=1).unsqueeze(1)
-                chosen = self._multipliers(alpha, beta, part.sign)
-                passed = self._backward.bound(box, hulls, mixture @ aims.rows, chosen, sides)
+                chosen = self.layers.layout.multipliers(alpha, beta, part.sign)
+                rows = mixture @ aims.rows
+                passed = self._backward.bound(box, hulls, rows, chosen, sides)
                 margin = passed.lower[:, 0] - (mixture @ aims.goal.unsqueeze(2))[:, 0, 0]
                 gain = margin.sum()
-            low = passed.inputs[:, 0].detach().flatten(1) > 0
-            mean = low.to(margin.dtype) if mean is None else mean + (low.to(margin.dtype) - mean) * MEAN_SHARE
-            best = margin.detach() if best is None else torch.fmax(best, margin.detach())
+            with torch.no_grad():  # each step has an allowance of its own
+                allowance = self._backward.allowance(passed, rows, hulls, self._magnitudes)[:, 0]
+                low = (passed.inputs[:, 0].flatten(1) > 0).to(margin.dtype)
+                mean = low if mean is None else mean + (low - mean) * MEAN_SHARE
+                best = margin - allowance if best is None else torch.fmax(best, margin - allowance)
             if step == steps or bool((best > 0).all()):
                 break
             climber.climb(gain)
@@ -127,28 +111,18 @@ class MixedBounds:
                 beta.clamp_(min=0)
         with torch.no_grad():
             part.alpha, part.beta, part.weights = alpha.detach(), beta.detach(), weights.detach()
-            allowance = self._backward.allowance(passed, mixture @ aims.rows, hulls, self._magnitudes)[:, 0]
             slopes = passed.inputs[:, 0].flatten(1).detach()
             center, radius = middle_of(part.box_lower, part.box_upper)
             floor = margin + (slopes.abs() * radius).sum(dim=1) - allowance
-            coefficients = torch.cat([passed.coefficients[at.relu][:, 0].flatten(1) for at in self.layers.all], dim=1)
+            coefficients = self.layers.layout.coefficients(passed)
             minimiser = torch.where(slopes > 0, part.box_lower, part.box_upper)
             assert best is not None and mean is not None
             point = part.box_upper - mean * (part.box_upper - part.box_lower)
-            return Margins(best - allowance, slopes, floor, center, coefficients.detach(), minimiser, point)
+            return Margins(best, slopes, floor, center, coefficients, minimiser, point)
 
     def hulls(self, part: MixedSubdomains) -> dict[str, Interval]:
         """By node name, bounds on each subdomain."""
-        found = {
-            layer.source: Interval(
-                part.lower[:, layer.section].unflatten(1, layer.shape),
-                part.upper[:, layer.section].unflatten(1, layer.shape),
-            )
-            for layer in self.layers.all
-        }
-        for name in self._rest:
-            found[name] = Interval(*(side.expand(len(part), *side.shape[1:]) for side in self._hulls[name]))
-        return found
+        return self.layers.layout.hulls(part.lower, part.upper, self._hulls)
 
     @staticmethod
     def _intersect(part: MixedSubdomains, layer: Layer, lower: Tensor, upper: Tensor, gone: Tensor) -> None:
@@ -158,12 +132,3 @@ class MixedBounds:
         gone |= (low > high).any(dim=1)
         part.lower[:, layer.section] = torch.minimum(low, high)
         part.upper[:, layer.section] = torch.maximum(low, high)
-
-    def _multipliers(self, alpha: Tensor, beta: Tensor, sign: Tensor) -> Multipliers:
-        from zonoplug.lirpa.relu_sides import Multipliers
-
-        chosen = Multipliers()
-        for layer in self.layers.all:
-            for kind, values in ((chosen.alpha, alpha), (chosen.beta, beta), (chosen.sign, sign)):
-                kind[layer.relu] = values[:, layer.section].unflatten(1, layer.shape)
-        return chosen

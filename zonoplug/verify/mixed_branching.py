@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.registry import Registry
+from zonoplug.verify.activation_branching import cost_at
 from zonoplug.verify.mixed_subdomains import Margins, MixedSubdomains
 
 
@@ -26,9 +27,6 @@ class MixedFacts:
     found: Margins
     values: Tensor
 
-
-FAR_SHARE = 0.02
-LOWER_SHARE = 1e-4
 
 MixedRule = Callable[[MixedFacts], Tensor]
 """Scores (n, neurons + inputs); -1 where nothing can be split."""
@@ -67,11 +65,7 @@ def primal(facts: MixedFacts) -> Tensor:
     their slopes are optimised, unless layers follow.
     """
     part, found = facts.part, facts.found
-    value = facts.values.clamp(part.lower, part.upper)
-    width = (part.upper - part.lower).clamp(min=torch.finfo(value.dtype).tiny)
-    above = part.upper * (value - part.lower) / width - value.clamp(min=0)
-    far = part.relaxation_costs(found.coefficients).clamp(min=0)
-    cost = torch.where(found.coefficients < 0, -found.coefficients * above + FAR_SHARE * far, LOWER_SHARE * far)
+    cost = cost_at(facts.values, found.coefficients, part.lower, part.upper, part.alpha)
     signs = cost.masked_fill(~part.open_neurons, -1.0)
     return torch.cat([signs, torch.full_like(part.box_lower, -1.0)], dim=1)
 

@@ -11,12 +11,13 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack import Attack
+from zonoplug.verify.batch import take
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.mixed_bounds import MixedBounds
 from zonoplug.verify.mixed_branching import MixedFacts, inputs, mixed_rule
 from zonoplug.verify.mixed_constraints import clip_hulls, contract_boxes
-from zonoplug.verify.mixed_subdomains import Margins, MixedSubdomains, pieces_of, take
+from zonoplug.verify.mixed_subdomains import Margins, MixedSubdomains, pieces_of
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_subdomains import Aims

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zonoplug.verify.activation_branching import relaxation_cost
+from zonoplug.verify.batch import Batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Margins:
+class Margins(Batch):
     """What was found about a batch of subdomains.
 
     Attributes:
@@ -35,13 +36,9 @@ class Margins:
         """How far the linear bound may rise from a place (n, inputs): an unsafe x has  slopes . (x - place) <= room."""
         return -(self.floor + (self.slopes * (place - self.center)).sum(dim=1))
 
-    def pick(self, index: Tensor) -> Margins:
-        parts = (getattr(self, field.name) for field in fields(self))
-        return Margins(*(value[index] for value in parts))
-
 
 @dataclass(slots=True)
-class MixedSubdomains:
+class MixedSubdomains(Batch):
     """A batch of subdomains of one input box; inputs flattened, neurons of all ReLU layers side by side.
 
     Attributes:
@@ -67,18 +64,6 @@ class MixedSubdomains:
     share: Tensor
     aim: Tensor
 
-    def __len__(self) -> int:
-        return int(self.bound.shape[0])
-
-    def parts(self) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
-
-    def pick(self, index: Tensor | slice) -> MixedSubdomains:
-        return MixedSubdomains(*(part[index] for part in self.parts()))
-
-    def copy(self) -> MixedSubdomains:
-        return MixedSubdomains(*(part.clone() for part in self.parts()))
-
     @property
     def open_neurons(self) -> Tensor:
         """(n, neurons) True where the sign is not known."""
@@ -88,14 +73,6 @@ class MixedSubdomains:
         """What each open neuron's relaxation can cost a bound with these coefficients behind ReLUs; else -1."""
         costs = relaxation_cost(coefficients, self.lower, self.upper, self.alpha)
         return costs.masked_fill(~self.open_neurons, -1.0)
-
-    @property
-    def bytes_each(self) -> int:
-        return sum(part[:1].numel() * part.element_size() for part in self.parts())
-
-    @staticmethod
-    def join(many: list[MixedSubdomains]) -> MixedSubdomains:
-        return MixedSubdomains(*(torch.cat(parts) for parts in zip(*(one.parts() for one in many), strict=True)))
 
 
 def pieces_of(part: MixedSubdomains, places: Tensor) -> tuple[MixedSubdomains, MixedSubdomains]:
@@ -117,17 +94,3 @@ def pieces_of(part: MixedSubdomains, places: Tensor) -> tuple[MixedSubdomains, M
     middle = low + (high - low) / 2
     above.box_lower[halved, axis], below.box_upper[halved, axis] = middle, middle
     return above, below
-
-
-def take(queue: list[MixedSubdomains], count: int) -> MixedSubdomains:
-    """Remove and join the last `count` subdomains of a queue, or all if there are fewer."""
-    taken: list[MixedSubdomains] = []
-    while queue and count > 0:
-        chunk = queue.pop()
-        if len(chunk) > count:
-            rest = chunk.pick(slice(0, len(chunk) - count))
-            queue.append(rest)
-            chunk = chunk.pick(slice(len(chunk) - count, None))
-        taken.append(chunk)
-        count -= len(chunk)
-    return MixedSubdomains.join(taken)

@@ -1,9 +1,8 @@
-"""The ReLU layers of a network, side by side, and which of them are affine in the input."""
+"""The ReLU layers of a network, and which of them are affine in the input."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
+from zonoplug.verify.neuron_layout import NeuronLayout, Place
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward as BackwardPass
@@ -19,22 +19,15 @@ EXACT_FACTOR = 8.0  # units of rounding, of the absolute terms of a sum, by whic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layer:
+class Layer(Place):
     """A ReLU layer.
 
     Attributes:
-        relu, source: names of the node and of its input.
-        section: its place among all neurons.
-        shape: of its input.
         error: what rounding may move its input, on the whole box, (neurons,).
         matrix, middle: where its input is affine in the network's,  z = middle + matrix (x - c) +/- error  for c the
             middle of the whole box: (neurons, inputs), (neurons,); None elsewhere.
     """
 
-    relu: str
-    source: str
-    section: slice
-    shape: tuple[int, ...]
     error: Tensor
     matrix: Tensor | None = None
     middle: Tensor | None = None
@@ -50,6 +43,7 @@ class ReluLayers:
         hulls: the inputs of its ReLUs on the box, by node name.
 
     Attributes:
+        layout: of their neurons.
         all: the layers, in topological order.
         center: the middle of the box, (inputs,).
     """
@@ -61,24 +55,19 @@ class ReluLayers:
         self._shape = box.lower.shape[1:]
         point = box.lower + (box.upper - box.lower) / 2
         self.center = point.flatten()
+        self.layout = NeuronLayout(backward, hulls)
         self.all: list[Layer] = []
         magnitudes = backward.magnitudes(box, hulls)
-        place = 0
-        for node in backward.relus:
-            source = node.inputs[0].name
-            shape = tuple(hulls[source].lower.shape[1:])
-            size = prod(shape)
-            section = slice(place, place + size)
-            place += size
-            error = EXACT_FACTOR * torch.finfo(point.dtype).eps * magnitudes[node.name].flatten()
-            passes = Backward(module, source)
+        for at in self.layout.places:
+            error = EXACT_FACTOR * torch.finfo(point.dtype).eps * magnitudes[at.relu].flatten()
+            passes = Backward(module, at.source)
             matrix = middle = None
             if passes.is_affine:
-                rows = torch.eye(size, dtype=point.dtype, device=point.device).unsqueeze(0)
+                rows = torch.eye(passes.size, dtype=point.dtype, device=point.device).unsqueeze(0)
                 with torch.no_grad():
-                    linear = passes.bound(Box(point, point), {}, rows.unflatten(2, shape).flatten(2))
+                    linear = passes.bound(Box(point, point), {}, rows)
                 matrix, middle = linear.inputs[0].flatten(1), linear.lower[0]
-            self.all.append(Layer(node.name, source, section, shape, error, matrix, middle))
+            self.all.append(Layer(at.relu, at.source, at.section, at.shape, error, matrix, middle))
 
     @property
     def affine(self) -> list[tuple[Layer, Tensor, Tensor]]:

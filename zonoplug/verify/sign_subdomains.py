@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zonoplug.verify.batch import Batch
 from zonoplug.verify.problem import Objective
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Aims:
+class Aims(Batch):
     """What is to be proved of subdomains: no point of it meets all rows of a disjunct.
 
     Attributes:
@@ -37,20 +38,14 @@ class Aims:
         number = objective.exists[box_number].nonzero().flatten()
         return Aims(objective.coefficients[box_number, members], goal, there, number)
 
-    def __len__(self) -> int:
-        return int(self.goal.shape[0])
-
     @property
     def all_rows(self) -> Tensor:
         """The rows of all disjuncts as one specification matrix, (1, rows, outputs)."""
         return self.rows.flatten(0, 1).unsqueeze(0)
 
-    def pick(self, index: Tensor | slice) -> Aims:
-        return Aims(self.rows[index], self.goal[index], self.there[index], self.number[index])
-
 
 @dataclass(slots=True)
-class SignSubdomains:
+class SignSubdomains(Batch):
     """A batch of subdomains of one box and disjunct; neurons of all ReLU layers side by side.
 
     Attributes:
@@ -67,8 +62,10 @@ class SignSubdomains:
     beta: Tensor
     bound: Tensor
 
-    def __len__(self) -> int:
-        return int(self.bound.shape[0])
+    @property
+    def open_neurons(self) -> Tensor:
+        """(n, neurons) True where the sign is not known."""
+        return (self.lower < 0) & (self.upper > 0) & (self.sign == 0)
 
     @property
     def open_width(self) -> float:
@@ -77,16 +74,6 @@ class SignSubdomains:
             return 0.0
         lower, upper = self.lower[0], self.upper[0]
         return float((upper - lower)[(lower < 0) & (upper > 0)].sum())
-
-    def parts(self) -> tuple[Tensor, ...]:
-        return self.lower, self.upper, self.sign, self.alpha, self.beta, self.bound
-
-    def pick(self, index: Tensor | slice) -> SignSubdomains:
-        return SignSubdomains(*(part[index] for part in self.parts()))
-
-    @staticmethod
-    def join(many: list[SignSubdomains]) -> SignSubdomains:
-        return SignSubdomains(*(torch.cat(parts) for parts in zip(*(one.parts() for one in many), strict=True)))
 
 
 def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSubdomains, int]:
@@ -106,7 +93,7 @@ def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSu
         value, neuron = scores.max(dim=1, keepdim=True)
         halves = []
         for side in (1.0, -1.0):
-            copy = SignSubdomains(*(tensor.clone() for tensor in part.parts()))
+            copy = part.copy()
             known = value > -1
             bound = copy.lower if side > 0 else copy.upper
             end = bound.gather(1, neuron)
@@ -117,16 +104,3 @@ def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSu
         scores = torch.cat([scores, scores[(value > -1).squeeze(1)]])
         part = SignSubdomains.join(halves)
     return part.pick(part.bound.argsort(descending=True)), stuck
-
-
-def take(queue: list[SignSubdomains], count: int) -> SignSubdomains:
-    """Remove and join the last `count` subdomains of a queue, or all if there are fewer."""
-    taken: list[SignSubdomains] = []
-    while queue and count > 0:
-        chunk = queue.pop()
-        if len(chunk) > count:
-            queue.append(chunk.pick(slice(0, len(chunk) - count)))
-            chunk = chunk.pick(slice(len(chunk) - count, None))
-        taken.append(chunk)
-        count -= len(chunk)
-    return SignSubdomains.join(taken)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypedDict
 
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
-from zonoplug.errors import HostError, SettingError, UnsupportedOperatorError, ZonoplugError
+from zonoplug.errors import HostError, UnsupportedOperatorError, ZonoplugError
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
 from zonoplug.verify.branch_and_bound import BranchAndBound, SearchResult
 from zonoplug.verify.branching import Branching
-from zonoplug.verify.ingredients import check_ingredients
 from zonoplug.verify.method_signs import MethodSigns
 from zonoplug.verify.mixed_search import MixedSearch
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.stages import OWN_SIGNS, Stage, stages
 
 AGREEMENT_POINTS = 8
@@ -33,62 +33,6 @@ QUICK_CHANGES = 40
 LONG_ATTACK_SHARE = 0.15
 CHANGES_SHARE = 0.05
 JUMPS_SHARE = 0.3  # of the time: bounds say little about networks that jump
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to verify.
-
-    Attributes:
-        timeout_seconds: the limit on wall time, > 0.
-        method: "auto", or the bound method to use at the root and in the search.
-        device: "cpu", "cuda", or "auto" for a GPU where there is one.
-        seed: of all random choices.
-        without: names of INGREDIENTS to leave out of the search, to see what they are worth.
-        branching: "auto", or a rule by which every search splits that has one of this name.
-    """
-
-    timeout_seconds: float = 60.0
-    method: str = "auto"
-    device: str = "auto"
-    seed: int = 0
-    without: tuple[str, ...] = ()
-    branching: str = "auto"
-
-    def check(self) -> None:
-        """Raise UnknownNameError or SettingError, which say what is possible, where a name is unknown."""
-        if self.method != "auto":
-            from zonoplug.lirpa.methods import BoundMethod
-
-            BoundMethod.parse(self.method)
-        check_ingredients(self.without)
-        Branching.named(self.branching)
-
-    def torch_device(self) -> torch.device:
-        """The device. Raises SettingError if it is unknown or absent."""
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise SettingError(f"Device {self.device!r} is unknown. Known: auto, cpu, cuda.")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise SettingError("Device 'cuda' was asked for, but torch sees no GPU. Use --device cpu.")
-        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def load_problem(model_path: str | Path, specification_path: str | Path, settings: Settings) -> Problem:
-    """Read a model and a specification, and put them together on the settings' device.
-
-    Args:
-        model_path, specification_path: an ONNX and a VNN-LIB file, plain or gzipped.
-    Raises:
-        ZonoplugError: a file that cannot be read, files that do not fit each other, a bad setting.
-    """
-    from zonoplug.io.onnx_model import load_model
-    from zonoplug.io.vnnlib import read_specification
-
-    device = settings.torch_device()
-    specification = read_specification(specification_path)
-    model = load_model(model_path)
-    model.module.to(device)
-    return Problem(specification, model, device)
 
 
 def verify_files(model_path: str | Path, specification_path: str | Path, settings: Settings | None = None) -> Outcome:

@@ -1,0 +1,100 @@
+"""Where the neurons of each ReLU stand when those of all ReLUs stand side by side, and the way there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.zonotope import Interval
+from zonoplug.verify.sign_subdomains import SignSubdomains
+
+if TYPE_CHECKING:
+    from zonoplug.lirpa.backward import Backward, LinearBounds
+    from zonoplug.lirpa.relu_sides import Multipliers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where one ReLU's neurons stand.
+
+    Attributes:
+        relu, source: names of the node and of its input.
+        section: among all neurons.
+        shape: of its input, without the batch axis.
+    """
+
+    relu: str
+    source: str
+    section: slice
+    shape: tuple[int, ...]
+
+    def shaped(self, values: Tensor) -> Tensor:
+        """Its own part (n, *shape) of values of all neurons, (n, neurons)."""
+        own: Tensor = values[:, self.section].unflatten(1, self.shape)
+        return own
+
+
+class NeuronLayout:
+    """The neurons of all ReLUs that a backward pass meets, side by side.
+
+    Args:
+        backward: the pass.
+        hulls: of the ReLUs' inputs at least, by node name.
+
+    Attributes:
+        places: of each ReLU, in topological order.
+    """
+
+    def __init__(self, backward: Backward, hulls: Mapping[str, Interval]) -> None:
+        self.places: list[Place] = []
+        start = 0
+        for relu in backward.relus:
+            source = backward.source(relu.name)
+            shape = tuple(hulls[source].lower.shape[1:])
+            end = start + prod(shape)
+            self.places.append(Place(relu.name, source, slice(start, end), shape))
+            start = end
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many neurons each ReLU has."""
+        return [at.section.stop - at.section.start for at in self.places]
+
+    def root(self, hulls: Mapping[str, Interval], count: int = 1) -> SignSubdomains:
+        """Some subdomains, all the same, on which no sign is fixed; hulls (1, *shape) by node name."""
+        from zonoplug.lirpa.refine import first_alpha
+
+        lower, upper = (
+            torch.cat([end.flatten(1) for end in ends], dim=1).expand(count, -1)
+            for ends in zip(*(hulls[at.source] for at in self.places), strict=True)
+        )
+        zero, alpha = torch.zeros_like(lower), first_alpha(Interval(lower, upper))
+        return SignSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((count,), -torch.inf))
+
+    def hulls(self, lower: Tensor, upper: Tensor, others: Mapping[str, Interval]) -> dict[str, Interval]:
+        """By node name, (n, *shape): of the ReLUs' inputs from (n, neurons), of other nodes from (1, *shape)."""
+        found = {at.source: Interval(at.shaped(lower), at.shaped(upper)) for at in self.places}
+        for name, hull in others.items():
+            if name not in found:
+                found[name] = Interval(*(end.expand(lower.shape[0], *end.shape[1:]) for end in hull))
+        return found
+
+    def multipliers(self, alpha: Tensor, beta: Tensor, sign: Tensor) -> Multipliers:
+        """For a backward pass, from (n, neurons)."""
+        from zonoplug.lirpa.relu_sides import Multipliers
+
+        return Multipliers(*({at.relu: at.shaped(values) for at in self.places} for values in (alpha, beta, sign)))
+
+    def values(self, module: Any, points: Tensor) -> Tensor:
+        """The ReLUs' inputs, (n, neurons), at points (n, *input_shape) of the host's module."""
+        with torch.no_grad():
+            return torch.cat([module(points, final_node_name=at.source).flatten(1) for at in self.places], dim=1)
+
+    def coefficients(self, bounds: LinearBounds) -> Tensor:
+        """The coefficients behind each neuron, (n, neurons), of bounds of one row each."""
+        return torch.cat([bounds.coefficients[at.relu].detach()[:, 0].flatten(1) for at in self.places], dim=1)
