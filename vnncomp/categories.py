@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from zonoplug.errors import SettingError, UnknownNameError
-from zonoplug.verify.branching import Branching
 from zonoplug.verify.ingredients import check_ingredients
 
 FILE = Path(__file__).with_name("categories.toml")
@@ -66,6 +65,11 @@ def _check(path: Path, name: str, table: Any) -> None:
         raise SettingError(f"{where}: without must list names of ingredients.")
     try:
         check_ingredients(table.get("without", []))
-        Branching.named(table.get("branching", "auto"))
+        if "branching" in table:
+            from zonoplug.verify.branching import (
+                Branching,
+            )  # imports torch, which the process that watches can do without
+
+            Branching.named(table["branching"])
     except UnknownNameError as error:
         raise SettingError(f"{where}: {error}") from error
