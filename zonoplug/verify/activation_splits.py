@@ -27,6 +27,7 @@ from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs
+from zonoplug.verify.sign_tree import SignTree
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import LinearBounds
@@ -34,8 +35,12 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.refine import NeuronSlopes
 
 ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
-SEARCH_STEPS = 10
+SEARCH_STEPS = 4
+ROOT_BOUND_STEPS = 20
 BATCH = 64
+FIRST_SHARE = 0.12  # of the time: for splits without new hulls, which are cheap
+DEEPEST = 48  # splits below the root: a tree that looks deeper is left for hulls to be narrowed first
+HULL_SHARE = 0.6
 ALPHA_RATE = 0.15
 BETA_RATE = 0.05
 MEAN_SHARE = 0.2  # of each step in the mean of the points where the bound is least
@@ -107,7 +112,7 @@ class ActivationSearch:
             parts = []
             for piece in torch.arange(len(aims)).split(BATCH):
                 part = self._layout.root(self._hulls, len(piece))
-                part.bound, _ = self.bound(part, aims.pick(piece), 2 * SEARCH_STEPS)
+                part.bound, _ = self.bound(part, aims.pick(piece), ROOT_BOUND_STEPS)
                 self._check_root(part.bound, aims.pick(piece))
                 result.subdomains += len(part)
                 parts.append(part)
@@ -124,12 +129,41 @@ class ActivationSearch:
             if "tuned-planes" not in self._without:
                 rows, goal = aims.all_rows, aims.goal.flatten()
                 tune_shares(self._backward, box, self._hulls, rows, goal[None], deadline)
-        slopes = {} if "hull-tree" in self._without else slopes
-        # A certificate's reader bounds leaves by their signs alone.
-        clips = "clipping" not in self._without and self._observer.record is None
-        tree = HullTree(self, self._bounder.module, box, self._hulls, self._layout, slopes, clips)
-        result.proved &= tree.run(root, aims, deadline, result)
+        trees = [SignTree.of(root.pick(at), aims.pick(at)) for at in root.bound.argsort(descending=True).split(1)]
+        if slopes and "hull-tree" not in self._without:
+            self._close(trees, deadline.part(FIRST_SHARE), result, DEEPEST)
+            if trees and result.counterexample is None and not deadline.passed:
+                self._by_hulls(trees, root, aims, slopes, deadline.part(HULL_SHARE), result)
+        self._close(trees, deadline, result)
+        result.proved &= not trees
         return result.counterexample is not None
+
+    def _close(
+        self, trees: list[SignTree], deadline: Deadline, result: SearchResult, deepest: float = torch.inf
+    ) -> None:
+        """Go on with trees, one after another, and take away those that are proved, until one resists."""
+        while trees and self.search(trees[0], deadline, result, deepest=deepest):
+            done = trees.pop(0)
+            for part in done.closed:
+                self.leaves(part, done.aim.pick(torch.zeros(len(part), dtype=torch.int64)))
+
+    def _by_hulls(
+        self,
+        trees: list[SignTree],
+        root: SignSubdomains,
+        aims: Aims,
+        slopes: dict[str, list[NeuronSlopes]],
+        deadline: Deadline,
+        result: SearchResult,
+    ) -> None:
+        """Take away the trees whose aims are proved by splits that narrow the hulls behind them."""
+        # A certificate's reader bounds leaves by their signs alone.
+        recording = self._observer.record is not None
+        clips = "clipping" not in self._without and not recording
+        hulls = HullTree(self, self._bounder.module, self._box, self._hulls, self._layout, slopes, clips, recording)
+        wanted = torch.isin(aims.number, torch.cat([tree.aim.number for tree in trees]))
+        left = hulls.run(root.pick(wanted), aims.pick(wanted), deadline, result)
+        trees[:] = [tree for tree in trees if int(tree.aim.number) in left]
 
     def _tighten(
         self, box: Box, box_number: int, steps: int, deadline: Deadline, rows: Tensor
@@ -155,44 +189,53 @@ class ActivationSearch:
         self._hulls = hulls
         return slopes
 
-    def search(self, root: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int) -> bool:
-        """Split one subdomain with one aim by signs alone, hulls as they are.
+    def search(
+        self, tree: SignTree, deadline: Deadline, result: SearchResult, limit: int = 2**62, deepest: float = torch.inf
+    ) -> bool:
+        """Split by signs alone, hulls as they are.
 
         Args:
             limit: subdomains that may be bounded.
+            deepest: stop where the tree looks deeper than this.
         Returns:
             whether every piece was excluded. A counterexample, if one is found, is in `result`.
         """
-        queue = [root]
-        batch = max(1, min(BATCH, STATE_BYTES // root.bytes_each))
-        bounded = 0
-        closed: list[SignSubdomains] = []
-        while queue:
-            if deadline.passed or bounded >= limit:
+        self._observer.proved(tree.proved)
+        last = tree.bounded + limit
+        while tree.queue or tree.stuck:
+            if deadline.passed or tree.stuck or tree.bounded >= last or tree.looks_deeper_than(deepest):
+                self._observer.proved(-tree.proved)
                 return False
-            part = take(queue, batch)
-            bound, scores = self.bound(part, aim, SEARCH_STEPS)
-            bounded += len(part)
+            batch = max(1, min(BATCH, STATE_BYTES // tree.queue[-1].bytes_each))
+            part = take(tree.queue, batch)
+            part.bound, scores = self.bound(part, tree.aim, SEARCH_STEPS)
             result.subdomains += len(part)
-            part.bound = bound
-            open_ = ~(bound > 0)
-            self._observer.signs(part, open_, bound, sum(map(len, queue)))
+            open_ = ~(part.bound > 0)
+            tree.note(part, open_)
+            self._observer.signs(part, open_, part.bound, sum(map(len, tree.queue)))
             if self._observer.record is not None:
-                closed.append(part.pick(~open_))
+                tree.closed.append(part.pick(~open_))
             if not bool(open_.any()):
                 continue
             if self.attack(result):
+                tree.stuck += int(open_.sum())
                 return False
-            pieces, stuck = split_signs(part.pick(open_), scores[open_], batch - sum(map(len, queue)))
+            pieces, stuck = split_signs(part.pick(open_), scores[open_], batch - sum(map(len, tree.queue)))
             self._observer.split("sign", len(pieces) - int(open_.sum()) + stuck)
-            if stuck:
-                result.stuck += stuck
-                return False
+            tree.stuck += stuck
+            result.stuck += stuck
             if len(pieces):
-                queue.append(pieces)
-        for part in closed:
-            self.leaves(part, aim.pick(torch.zeros(len(part), dtype=torch.int64)))
+                tree.queue.append(pieces)
         return True
+
+    def note(self, proved: SignSubdomains) -> float:
+        """Subdomains of one disjunct were proved; returns their share of the input box."""
+        self._observer.signs(proved, torch.zeros(len(proved), dtype=torch.bool), proved.bound, 0)
+        return float((0.5 ** (proved.sign != 0).sum(dim=1).double()).sum())
+
+    def withdraw(self, share: float) -> None:
+        """What was said to be proved of a disjunct, but does not help to prove the whole of it."""
+        self._observer.proved(-share)
 
     def leaves(self, part: SignSubdomains, aims: Aims) -> None:
         """These subdomains are proved, each for its aim, and the proof needs them."""

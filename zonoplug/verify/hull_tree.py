@@ -21,6 +21,7 @@ from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
+from zonoplug.verify.sign_tree import SignTree
 from zonoplug.verify.subdomain_hulls import Slopes, SubdomainHulls
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ class SignSearch(Protocol):
     """What the plain search offers."""
 
     def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]: ...
-    def search(self, root: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int) -> bool: ...
+    def search(self, tree: SignTree, deadline: Deadline, result: SearchResult, limit: int) -> bool: ...
     def unsafe(self, part: SignSubdomains, aim: Aims) -> UnsafeRow: ...
     def attack(self, result: SearchResult) -> bool: ...
+    def note(self, proved: SignSubdomains) -> float: ...
+    def withdraw(self, share: float) -> None: ...
     def leaves(self, part: SignSubdomains, aims: Aims) -> None: ...
 
 
@@ -88,7 +91,9 @@ class HullTree:
         search: bounds subdomains, and searches below one.
         hulls: the root's, by node name.
         layout: of the neurons.
-        slopes: the root's, for single neurons; where there are none, all is left to the plain search.
+        slopes: the root's, for single neurons.
+        clips: whether signs and the unsafe set narrow hulls.
+        records: whether leaves are wanted.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class HullTree:
         layout: NeuronLayout,
         slopes: Slopes,
         clips: bool = True,
+        records: bool = False,
     ) -> None:
         self._search = search
         self._slopes = {at.source: slopes[at.source] for at in layout.places if at.source in slopes}
@@ -109,18 +115,17 @@ class HullTree:
         self._clips = clips and bool(self._slopes)
         self._plain_share = CLIP_PLAIN_SHARE if self._clips else PLAIN_SHARE
         self._gains: dict[int, tuple[float, int]] = {}
+        self._records = records
+        self._shares: dict[int, float] = {}
+        self._kept: dict[int, list[tuple[SignSubdomains, Aims]]] = {}
 
-    def run(self, root: SignSubdomains, aims: Aims, deadline: Deadline, result: SearchResult) -> bool:
-        """Whether all aims are proved. A counterexample, if one is found, is in `result`."""
-        queue = [self._bounded(root, aims, NODE_STEPS, self._slopes)]
-        self._search.leaves(*queue[0].closed)
+    def run(self, root: SignSubdomains, aims: Aims, deadline: Deadline, result: SearchResult) -> set[int]:
+        """The numbers of aims that could not be proved. A counterexample, if one is found, is in `result`."""
+        top = self._bounded(root, aims, NODE_STEPS, self._slopes)
+        self._prove(*top.closed)
+        queue = [top]
         reach = FIRST_TRY * float(-root.bound.min())
-        if not self._slopes:
-            return self._close_all(queue[0], deadline, result, 2**62)
-        slow_limit = 2**62
-        while queue:
-            if deadline.passed:
-                return False
+        while queue and not deadline.passed and result.counterexample is None:
             node = queue.pop()
             if len(node.aims) and self._clips:
                 self._clip_easiest(node, deadline, result)
@@ -129,16 +134,32 @@ class HullTree:
             self._reach *= CLIP_AGAIN
             pieces, gain = self._split(node, result, deadline) if len(node.aims) else ([], 2.0)
             if gain < SLOW and result.counterexample is None and not deadline.passed:
-                if self._close_all(node, deadline.part(self._plain_share), result, slow_limit):
+                if self._close_all(node, deadline.part(self._plain_share), result, SLOW_LIMIT):
                     pieces = []
-                slow_limit = SLOW_LIMIT
-            if result.counterexample is not None or deadline.passed:
-                return False
             if pieces is None:
                 result.stuck += 1
-                return False
+                queue.append(node)
+                break
             queue.extend(sorted(pieces, key=lambda piece: piece.loss))
-        return True
+            if deadline.passed:
+                queue.append(node)
+        left = set(top.aims.number.tolist()) if queue or result.counterexample is not None else set()
+        for number, share in self._shares.items():
+            if number in left:
+                self._search.withdraw(share)
+            else:
+                for part, aim in self._kept.get(number, []):
+                    self._search.leaves(part, aim)
+        return left
+
+    def _prove(self, part: SignSubdomains, aims: Aims) -> None:
+        """Note subdomains that are proved, each for its aim; their leaves count if the aim is proved everywhere."""
+        for at, number in enumerate(aims.number.tolist()):
+            one = slice(at, at + 1)
+            share = self._search.note(part.pick(one))
+            self._shares[number] = self._shares.get(number, 0.0) + share
+            if self._records:
+                self._kept.setdefault(number, []).append((part.pick(one), aims.pick(one)))
 
     def _close_all(self, node: _Node, deadline: Deadline, result: SearchResult, limit: int) -> bool:
         """Prove a node's aims by the plain search, the easiest first, until one is too hard."""
@@ -154,11 +175,24 @@ class HullTree:
         part, aim = node.part.pick(one), node.aims.pick(one)
         proved = self._clips and self._clip_away(part, aim, node, deadline, result)
         if not proved and (limit > PLAIN_LIMIT or not self._clips):
-            proved = self._search.search(part, aim, deadline, result, limit)
+            proved = self._search_below(part, aim, deadline, result, limit)
         if proved:
             keep = torch.arange(len(node.aims)) != place
             node.part, node.aims = node.part.pick(keep), node.aims.pick(keep)
         return proved
+
+    def _search_below(
+        self, part: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int
+    ) -> bool:
+        tree, number = SignTree.of(part, aim), int(aim.number)
+        if not self._search.search(tree, deadline, result, limit):
+            return False
+        self._shares[number] = self._shares.get(number, 0.0) + tree.proved
+        for closed in tree.closed:
+            self._kept.setdefault(number, []).append(
+                (closed, tree.aim.pick(torch.zeros(len(closed), dtype=torch.int64)))
+            )
+        return True
 
     def _clip_easiest(self, node: _Node, deadline: Deadline, result: SearchResult) -> None:
         """Clip away the aims of a node whose margins are within reach, by what succeeded and failed before."""
@@ -181,7 +215,7 @@ class HullTree:
             margin, _ = self._search.bound(part, aim, NODE_STEPS)
             result.subdomains += 1
             if bool(margin > 0):
-                self._search.leaves(part, aim)
+                self._prove(part, aim)
                 return True
             width = part.open_width
             gained = float(margin) > (1 - CLIP_PROGRESS) * before[0] or width < (1 - CLIP_PROGRESS) * before[1]
@@ -191,7 +225,7 @@ class HullTree:
             before = float(margin), width
             clipped = self._hulls.clip(part, slopes, AIM_STEPS, self._search.unsafe(part, aim))
             if clipped is None:
-                self._search.leaves(whole, aim)
+                self._prove(whole, aim)
                 return True
             slopes = clipped[0]
             if alone:  # then what follows may use it
@@ -227,11 +261,11 @@ class HullTree:
             return None, 0.0
         open_: list[_Node] = []
         for piece in best[1]:
-            self._search.leaves(*piece.closed)
+            self._prove(*piece.closed)
             if len(piece.aims):
                 result.subdomains += len(piece.aims)
                 piece = self._sharpened(piece)
-                self._search.leaves(*piece.closed)
+                self._prove(*piece.closed)
                 if len(piece.aims) and self._search.attack(result):
                     return [], best_gain
             if len(piece.aims):

@@ -125,6 +125,10 @@ class Observer:
         fixed = (part.sign != 0).sum(dim=1).double()
         self._bounded(0.5**fixed, int(fixed.max()), open_, worst, waiting)
 
+    def proved(self, share: float) -> None:
+        """A share of one disjunct's tree counts as proved, or, below 0, counts no more."""
+        self.statistics.volume_proved = max(0.0, min(1.0, self.statistics.volume_proved + share / self._parts))
+
     def pieces(self, share: Tensor, open_: Tensor, worst: Tensor, waiting: int) -> None:
         """A batch of subdomains, each the share (n,) of a tree that splits leave; else as `boxes`."""
         self._bounded(share, round(-float(share.min().log2())), open_, worst, waiting)
