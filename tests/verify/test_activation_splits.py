@@ -16,9 +16,12 @@ from zonoplug.verify.activation_branching import ACTIVATION_RULES, ActivationFac
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
+from zonoplug.verify.branch_and_bound import SearchResult
+from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.sign_subdomains import SignSubdomains, split_signs
+from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs
+from zonoplug.verify.sign_tree import SignTree
 from zonoplug.verify.verifier import verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
@@ -180,3 +183,72 @@ def test_every_rule_proves_what_holds_and_nothing_else(tmp_path, rule):
         problem.allow_for_rounding(attack.outputs)
         search = ActivationSearch(problem, Bounder(problem), attack, branching=rule, without=("hull-tree",))
         assert search.run(problem.objective, Deadline(60)).proved == holds
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tree_that_is_put_aside_again_and_again_proves_what_it_would_in_one_go(tmp_path, monkeypatch, seed):
+    whole = ActivationSearch.search
+
+    def sliced(self, tree, deadline, result, limit=2**62, deepest=torch.inf):
+        while not whole(self, tree, deadline, result, limit=1):
+            if deadline.passed or tree.stuck or result.counterexample is not None:
+                return False
+        assert tree.proved == pytest.approx(1.0)
+        return True
+
+    network, layers = files.random_network(tmp_path / "n.onnx", seed, sizes=(5, 14, 14, 2))
+    highest = files.highest_first_output(layers, 50_000, seed, difference=True)
+    counts = []
+    for offset, search in ((0.2, whole), (0.2, sliced), (0.0, sliced)):
+        monkeypatch.setattr(ActivationSearch, "search", search)
+        level = [f"(>= (- Y_0 Y_1) {highest + offset})"]
+        problem = load_problem(
+            network, files.write_specification(tmp_path / "s.vnnlib", [-1] * 5, [1] * 5, 2, level), CPU
+        )
+        attack, observer = Attack(problem), Observer()
+        attack.random_points(4)
+        problem.allow_for_rounding(attack.outputs)
+        without = ("hull-tree", "inner-attack")
+        result = ActivationSearch(problem, Bounder(problem), attack, observer, without).run(
+            problem.objective, Deadline(20 if offset else 3)
+        )
+        assert result.proved is bool(offset)
+        counts.append(result.subdomains)
+        assert observer.statistics.volume_proved == pytest.approx(1.0) or not offset
+    assert counts[0] == counts[1] > 64
+
+
+def test_a_piece_that_cannot_be_split_keeps_its_tree_open_for_good(tmp_path):
+    network, _ = files.random_network(tmp_path / "n.onnx", 0, sizes=(5, 14, 1))
+    spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 5, [1] * 5, 1, ["(>= Y_0 1000.0)"])
+    problem = load_problem(network, spec, CPU)
+    attack = Attack(problem)
+    attack.random_points(4)
+    problem.allow_for_rounding(attack.outputs)
+    search = ActivationSearch(problem, Bounder(problem), attack)
+    assert search.run(problem.objective, Deadline(5)).proved
+    aim = Aims.of(problem.objective, 0)
+    part = search.bounds.layout.root(search.bounds.hulls)
+    part.bound, _ = search.bounds.bound(part, aim, 0)
+    tree, result = SignTree.of(part, aim), SearchResult()
+    tree.stuck = 1
+    assert not search.search(tree, Deadline(5), result)
+    tree.queue.clear()
+    assert not search.search(tree, Deadline(5), result)
+    tree.stuck = 0
+    assert search.search(tree, Deadline(5), result)
+
+
+@pytest.mark.parametrize(("bounds", "deep"), [([-0.5, -0.5], False), ([-0.99, -0.98], True), ([0.5, -0.2], False)])
+def test_how_deep_a_tree_looks(bounds, deep):
+    part = subdomains(n=1, neurons=80)
+    part.bound = torch.tensor([-1.0])
+    tree = SignTree.of(part, None)
+    pieces = SignSubdomains.join([part, part])
+    pieces.sign[:, :5] = 1.0
+    pieces.bound = torch.tensor(bounds)
+    tree.note(pieces, ~(pieces.bound > 0))
+    assert not tree.looks_deeper_than(48)  # too early to say
+    tree.bounded = 1000
+    assert tree.looks_deeper_than(48) is deep
+    assert tree.proved == pytest.approx(2.0**-5 * sum(bound > 0 for bound in bounds))

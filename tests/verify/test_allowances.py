@@ -11,12 +11,11 @@ import torch
 from zonoplug.lirpa.backward import Backward
 from zonoplug.lirpa.clipped_hulls import _Layer
 from zonoplug.lirpa.refine import NeuronSlopes, first_slopes
-from zonoplug.verify.activation_splits import ActivationSearch
-from zonoplug.verify.attack import Attack
+from zonoplug.verify.activation_branching import activation_rule
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.mixed_bounds import MixedBounds
-from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.sign_bounds import SignBounds
 from zonoplug.verify.sign_subdomains import Aims
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
@@ -27,11 +26,9 @@ STEPS = 12
 
 
 def signs(problem, bounder):
-    search = ActivationSearch(problem, bounder, Attack(problem))
-    search._box, search._hulls, search._magnitudes = problem.box, bounder.hulls(problem.box), None
-    search._layout = NeuronLayout(search._backward, search._hulls)
-    aims = Aims.of(problem.objective, 0)
-    return lambda: search.bound(search._layout.root(search._hulls), aims, STEPS)[0] + aims.goal[0]
+    hulls, aims = bounder.hulls(problem.box), Aims.of(problem.objective, 0)
+    bounds = SignBounds(bounder.module, bounder.backward, problem.box, hulls, activation_rule("auto"))
+    return lambda: bounds.bound(bounds.layout.root(hulls), aims, STEPS)[0] + aims.goal[0]
 
 
 def mixed(problem, bounder):

@@ -14,11 +14,11 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.lirpa.backward import Backward
 from zonoplug.lirpa.clipped_hulls import clip_hulls
 from zonoplug.lirpa.refine import NeuronSlopes, refine_hulls
-from zonoplug.verify.activation_splits import ActivationSearch
+from zonoplug.verify.activation_branching import activation_rule
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder
-from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.sign_bounds import SignBounds
 from zonoplug.verify.sign_subdomains import Aims
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
@@ -45,14 +45,13 @@ class Clipping:
         attack = Attack(problem)
         attack.random_points(8)
         problem.allow_for_rounding(attack.outputs)
-        self.search = search = ActivationSearch(problem, Bounder(problem), attack)
+        bounder = Bounder(problem)
         self.box = Box(problem.box.lower, problem.box.upper)
-        module = search._bounder.module
+        module = bounder.module
         self.slopes: dict[str, list[NeuronSlopes]] = {}
-        self.root = refine_hulls(module, self.box, search._bounder.hulls(self.box), 4, Deadline(60), self.slopes)
-        search._hulls, search._box, search._box_number, search._magnitudes = self.root, self.box, 0, None
-        search._layout = NeuronLayout(search._backward, self.root)
-        self.names = [at.source for at in search._layout.places]
+        self.root = refine_hulls(module, self.box, bounder.hulls(self.box), 4, Deadline(60), self.slopes)
+        self.bounds = SignBounds(module, bounder.backward, self.box, self.root, activation_rule("auto"))
+        self.names = [at.source for at in self.bounds.layout.places]
         self.passes = {name: Backward(module, name) for name in self.slopes}
         self.values = {name: module(points, final_node_name=name).detach() for name in self.names}
         with torch.no_grad():
@@ -77,7 +76,7 @@ class Clipping:
         return signs, hulls, meets
 
     def part(self, hulls, signs):
-        part = self.search._layout.root(self.root)
+        part = self.bounds.layout.root(self.root)
         part.lower, part.upper, part.sign = (
             torch.cat([side(name) for name in self.names], dim=1)
             for side in (lambda n: hulls[n].lower, lambda n: hulls[n].upper, lambda n: signs[n])
@@ -107,8 +106,8 @@ def test_no_unsafe_point_is_clipped_away(tmp_path_factory, seed, count, quantile
     aims = Aims.of(world.problem.objective, 0)
     slopes = by_signs.slopes
     for _ in range(3):
-        world.search.bound(part, aims, 6)
-        clipped = clip_hulls(world.passes, world.box, by_signs.hulls, slopes, signs, 6, world.search.unsafe(part, aims))
+        world.bounds.bound(part, aims, 6)
+        clipped = clip_hulls(world.passes, world.box, by_signs.hulls, slopes, signs, 6, world.bounds.unsafe(part, aims))
         assert not clipped.empty
         assert escape(clipped, world.names, world.values, meets & world.unsafe) <= 1e-5
         part, slopes = world.part(clipped.hulls, signs), clipped.slopes
@@ -120,8 +119,8 @@ def test_clipping_narrows_what_signs_and_the_specification_leave(tmp_path):
     plain, by_signs = (clip_hulls(world.passes, world.box, hulls, world.slopes, signs, steps) for steps in (0, 8))
     part = world.part(by_signs.hulls, signs)
     aims = Aims.of(world.problem.objective, 0)
-    world.search.bound(part, aims, 10)
-    unsafe = world.search.unsafe(part, aims)
+    world.bounds.bound(part, aims, 10)
+    unsafe = world.bounds.unsafe(part, aims)
     clipped = clip_hulls(world.passes, world.box, by_signs.hulls, by_signs.slopes, signs, 8, unsafe)
     widths = [
         sum(float((found.hulls[name].upper - found.hulls[name].lower).sum()) for name in world.names)
@@ -135,8 +134,8 @@ def test_what_cannot_be_unsafe_is_empty(tmp_path):
     world = Clipping(tmp_path, 5, 1.0)
     signs, hulls, _ = world.node(5, 0)
     part, aims = world.part(hulls, signs), Aims.of(world.problem.objective, 0)
-    world.search.bound(part, aims, 10)
-    unsafe = world.search.unsafe(part, aims)
+    world.bounds.bound(part, aims, 10)
+    unsafe = world.bounds.unsafe(part, aims)
     unreachable = type(unsafe)(unsafe.whole, unsafe.row, unsafe.goal - 1000.0, unsafe.multipliers)
     clipped = clip_hulls(world.passes, world.box, hulls, world.slopes, signs, 30, unreachable)
     assert clipped.empty

@@ -14,7 +14,7 @@ from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.backward import Backward
 from zonoplug.lirpa.clipped_hulls import clip_hulls
 from zonoplug.lirpa.refine import NeuronSlopes, refine_hulls
-from zonoplug.verify import hull_tree
+from zonoplug.verify import activation_splits, hull_tree
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder
@@ -27,6 +27,13 @@ _location.loader.exec_module(files)
 
 
 SMALLER = (5, 12, 12, 12, 1)  # searched through in seconds
+
+
+@pytest.fixture(autouse=True)
+def hulls_from_the_start(monkeypatch):
+    """Nothing is left for the cheap splits that come before and after."""
+    monkeypatch.setattr(activation_splits, "FIRST_SHARE", 0.0)
+    monkeypatch.setattr(activation_splits, "HULL_SHARE", 1.0)
 
 
 def search_for(tmp_path, seed, assertion, sizes=(5, 14, 14, 14, 1), without=()):

@@ -7,25 +7,22 @@ closed goes to the plain search on signs, for a limited number of subdomains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from zonoplug.clock import Deadline
-from zonoplug.domain.input_sets import Box
-from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.branch_and_bound import SearchResult
-from zonoplug.verify.neuron_layout import NeuronLayout
+from zonoplug.verify.sign_bounds import SignBounds
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
-from zonoplug.verify.sign_tree import SignTree
+from zonoplug.verify.sign_tree import Proofs, SignTree, Witness
 from zonoplug.verify.subdomain_hulls import Slopes, SubdomainHulls
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.clipped_hulls import UnsafeRow
+    pass
 
 NODE_STEPS = 10
 TRIAL_STEPS = 3
@@ -48,16 +45,11 @@ CLIP_ROUNDS = 12
 CLIP_PROGRESS = 0.05  # of the margin or of the open neurons' widths, that a round of clipping has to take off
 
 
-class SignSearch(Protocol):
+class SignSearch(Witness, Protocol):
     """What the plain search offers."""
 
-    def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]: ...
     def search(self, tree: SignTree, deadline: Deadline, result: SearchResult, limit: int) -> bool: ...
-    def unsafe(self, part: SignSubdomains, aim: Aims) -> UnsafeRow: ...
     def attack(self, result: SearchResult) -> bool: ...
-    def note(self, proved: SignSubdomains) -> float: ...
-    def withdraw(self, share: float) -> None: ...
-    def leaves(self, part: SignSubdomains, aims: Aims) -> None: ...
 
 
 @dataclass(slots=True)
@@ -88,41 +80,29 @@ class HullTree:
     """Proves aims on one box.
 
     Args:
-        search: bounds subdomains, and searches below one.
-        hulls: the root's, by node name.
-        layout: of the neurons.
+        search: searches below a subdomain.
+        bounds: bounds subdomains.
         slopes: the root's, for single neurons.
         clips: whether signs and the unsafe set narrow hulls.
         records: whether leaves are wanted.
     """
 
-    def __init__(
-        self,
-        search: SignSearch,
-        module: Any,
-        box: Box,
-        hulls: Mapping[str, Interval],
-        layout: NeuronLayout,
-        slopes: Slopes,
-        clips: bool = True,
-        records: bool = False,
-    ) -> None:
+    def __init__(self, search: SignSearch, bounds: SignBounds, slopes: Slopes, clips: bool, records: bool) -> None:
         self._search = search
-        self._slopes = {at.source: slopes[at.source] for at in layout.places if at.source in slopes}
-        self._layout = layout
-        self._hulls = SubdomainHulls(module, box, hulls, layout, self._slopes)
+        self._slopes = {at.source: slopes[at.source] for at in bounds.layout.places if at.source in slopes}
+        self._layout = bounds.layout
+        self._bounds = bounds
+        self._hulls = SubdomainHulls(bounds.module, bounds.box, bounds.hulls, bounds.layout, self._slopes)
         self._reach = torch.inf
         self._clips = clips and bool(self._slopes)
         self._plain_share = CLIP_PLAIN_SHARE if self._clips else PLAIN_SHARE
         self._gains: dict[int, tuple[float, int]] = {}
-        self._records = records
-        self._shares: dict[int, float] = {}
-        self._kept: dict[int, list[tuple[SignSubdomains, Aims]]] = {}
+        self._proofs = Proofs(search, records)
 
     def run(self, root: SignSubdomains, aims: Aims, deadline: Deadline, result: SearchResult) -> set[int]:
         """The numbers of aims that could not be proved. A counterexample, if one is found, is in `result`."""
         top = self._bounded(root, aims, NODE_STEPS, self._slopes)
-        self._prove(*top.closed)
+        self._proofs.add(*top.closed)
         queue = [top]
         reach = FIRST_TRY * float(-root.bound.min())
         while queue and not deadline.passed and result.counterexample is None:
@@ -144,22 +124,8 @@ class HullTree:
             if deadline.passed:
                 queue.append(node)
         left = set(top.aims.number.tolist()) if queue or result.counterexample is not None else set()
-        for number, share in self._shares.items():
-            if number in left:
-                self._search.withdraw(share)
-            else:
-                for part, aim in self._kept.get(number, []):
-                    self._search.leaves(part, aim)
+        self._proofs.settle(left)
         return left
-
-    def _prove(self, part: SignSubdomains, aims: Aims) -> None:
-        """Note subdomains that are proved, each for its aim; their leaves count if the aim is proved everywhere."""
-        for at, number in enumerate(aims.number.tolist()):
-            one = slice(at, at + 1)
-            share = self._search.note(part.pick(one))
-            self._shares[number] = self._shares.get(number, 0.0) + share
-            if self._records:
-                self._kept.setdefault(number, []).append((part.pick(one), aims.pick(one)))
 
     def _close_all(self, node: _Node, deadline: Deadline, result: SearchResult, limit: int) -> bool:
         """Prove a node's aims by the plain search, the easiest first, until one is too hard."""
@@ -184,15 +150,11 @@ class HullTree:
     def _search_below(
         self, part: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int
     ) -> bool:
-        tree, number = SignTree.of(part, aim), int(aim.number)
-        if not self._search.search(tree, deadline, result, limit):
-            return False
-        self._shares[number] = self._shares.get(number, 0.0) + tree.proved
-        for closed in tree.closed:
-            self._kept.setdefault(number, []).append(
-                (closed, tree.aim.pick(torch.zeros(len(closed), dtype=torch.int64)))
-            )
-        return True
+        tree = SignTree.of(part, aim)
+        proved = self._search.search(tree, deadline, result, limit)
+        if proved:
+            self._proofs.add_tree(tree)
+        return proved
 
     def _clip_easiest(self, node: _Node, deadline: Deadline, result: SearchResult) -> None:
         """Clip away the aims of a node whose margins are within reach, by what succeeded and failed before."""
@@ -212,10 +174,10 @@ class HullTree:
         whole, before, slow, slopes = part.pick(slice(None)), (-torch.inf, torch.inf), 0, node.slopes
         alone = len(node.aims) == 1
         for _ in range(CLIP_ROUNDS):
-            margin, _ = self._search.bound(part, aim, NODE_STEPS)
+            margin, _ = self._bounds.bound(part, aim, NODE_STEPS)
             result.subdomains += 1
             if bool(margin > 0):
-                self._prove(part, aim)
+                self._proofs.add(part, aim)
                 return True
             width = part.open_width
             gained = float(margin) > (1 - CLIP_PROGRESS) * before[0] or width < (1 - CLIP_PROGRESS) * before[1]
@@ -223,9 +185,9 @@ class HullTree:
             if slow > CLIP_PATIENCE or deadline.passed:
                 return False
             before = float(margin), width
-            clipped = self._hulls.clip(part, slopes, AIM_STEPS, self._search.unsafe(part, aim))
+            clipped = self._hulls.clip(part, slopes, AIM_STEPS, self._bounds.unsafe(part, aim))
             if clipped is None:
-                self._prove(whole, aim)
+                self._proofs.add(whole, aim)
                 return True
             slopes = clipped[0]
             if alone:  # then what follows may use it
@@ -261,11 +223,11 @@ class HullTree:
             return None, 0.0
         open_: list[_Node] = []
         for piece in best[1]:
-            self._prove(*piece.closed)
+            self._proofs.add(*piece.closed)
             if len(piece.aims):
                 result.subdomains += len(piece.aims)
                 piece = self._sharpened(piece)
-                self._prove(*piece.closed)
+                self._proofs.add(*piece.closed)
                 if len(piece.aims) and self._search.attack(result):
                     return [], best_gain
             if len(piece.aims):
@@ -296,7 +258,7 @@ class HullTree:
         part = node.part.copy()
         (part.lower if side > 0 else part.upper)[:, neuron] = 0.0
         part.sign[:, neuron] = side
-        later = [at.source for at in self._layout.places if at.section.start > neuron]
+        later = [at.source for at in self._bounds.layout.places if at.section.start > neuron]
         behind = {name: node.slopes[name] for name in later if name in node.slopes}
         clipped = self._hulls.clip(part, behind, 0)
         if clipped is None:
@@ -323,7 +285,7 @@ class HullTree:
         self, part: SignSubdomains, aims: Aims, steps: int, slopes: Slopes, cost: Tensor | None = None
     ) -> _Node:
         """A node of a subdomain's aims that its bounds leave open."""
-        bound, scores = self._search.bound(part, aims, steps)
+        bound, scores = self._bounds.bound(part, aims, steps)
         part.bound = torch.fmax(part.bound, bound) if cost is None else bound
         total = scores.clamp(min=0).sum(dim=0)
         total = total / total.sum().clamp(min=torch.finfo(total.dtype).tiny)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,11 @@ class SignTree:
         """The tree below one subdomain that was bounded."""
         return cls(aim, [part], float(part.bound[0]), int((part.sign[0] != 0).sum()))
 
+    @property
+    def leaves(self) -> list[tuple[SignSubdomains, Aims]]:
+        """The pieces that were proved, and what of each."""
+        return [(part, self.aim.pick(torch.zeros(len(part), dtype=torch.int64))) for part in self.closed]
+
     def note(self, part: SignSubdomains, open_: Tensor) -> None:
         """Some pieces were bounded, and are open (n,) or not."""
         self.bounded += len(part)
@@ -55,3 +61,53 @@ class SignTree:
     def looks_deeper_than(self, depth: float) -> bool:
         """Whether the tree is past its beginnings, and will be deeper as far as can be seen."""
         return self.bounded >= YOUNG and self.depth > depth
+
+
+class Witness(Protocol):
+    """Who is told what is proved."""
+
+    def note(self, proved: SignSubdomains) -> float:
+        """Subdomains of one disjunct are proved; returns their share of the input box."""
+
+    def withdraw(self, share: float) -> None:
+        """A share of a disjunct that is proved does not help to prove the whole of it."""
+
+    def leaves(self, part: SignSubdomains, aims: Aims) -> None:
+        """These subdomains are proved, each for its aim, and the proof needs them."""
+
+
+class Proofs:
+    """What is proved of aims piece by piece, until it is known which are proved as a whole.
+
+    Args:
+        witness: is told.
+        records: whether leaves are wanted.
+    """
+
+    def __init__(self, witness: Witness, records: bool) -> None:
+        self._witness, self._records = witness, records
+        self._shares: dict[int, float] = {}
+        self._leaves: dict[int, list[tuple[SignSubdomains, Aims]]] = {}
+
+    def add(self, part: SignSubdomains, aims: Aims) -> None:
+        """Subdomains are proved, each for its aim."""
+        for at, number in enumerate(aims.number.tolist()):
+            one = slice(at, at + 1)
+            self._shares[number] = self._shares.get(number, 0.0) + self._witness.note(part.pick(one))
+            if self._records:
+                self._leaves.setdefault(number, []).append((part.pick(one), aims.pick(one)))
+
+    def add_tree(self, tree: SignTree) -> None:
+        """A tree is proved, and its share was told already."""
+        number = int(tree.aim.number)
+        self._shares[number] = self._shares.get(number, 0.0) + tree.proved
+        self._leaves.setdefault(number, []).extend(tree.leaves)
+
+    def settle(self, open_: set[int]) -> None:
+        """All aims are proved but these."""
+        for number, share in self._shares.items():
+            if number in open_:
+                self._witness.withdraw(share)
+            else:
+                for part, aims in self._leaves.get(number, []):
+                    self._witness.leaves(part, aims)
