@@ -36,7 +36,7 @@ BENCHMARKS = {
     "reach_prob_density": 2,
     "safenlp": 10,
     "cora": 2,
-    "mnist_fc": 4,
+    "mnist_fc": 3,
     "oval21": 5,
     "sri_resnet_b": 2,
     "vit": 2,
