@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from zonoplug.cli import main
 from zonoplug.errors import UnknownNameError
-from zonoplug.verify.activation_branching import ACTIVATION_RULES
 from zonoplug.verify.branching import KINDS, Branching
-from zonoplug.verify.input_branching import INPUT_RULES
-from zonoplug.verify.mixed_branching import MIXED_RULES
+from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files
 
@@ -42,31 +42,63 @@ def test_an_unknown_name_lists_the_rules_of_all_searches():
         assert all(name in str(caught.value) for name in rules.names())
 
 
+def verify_with(tmp_path, rule, inputs, kept):
+    """The outcome where a rule has the only search that may split, on a property that holds by a little."""
+    network, _ = files.random_network(tmp_path / "n.onnx", 3, sizes=(inputs, 24, 16, 1))
+    ends = [-0.3] * inputs, [0.3] * inputs
+    settings = Settings(device="cpu", branching=rule)
+    spec = files.write_specification(tmp_path / "s.vnnlib", *ends, 1, ["(>= Y_0 1000.0)"])
+    points = (torch.rand(4000, inputs, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.3
+    highest = float(load_problem(network, spec, settings).outputs(points).max())
+    spec = files.write_specification(tmp_path / "s.vnnlib", *ends, 1, [f"(>= Y_0 {highest + 0.1})"])
+    others = {"input-splits", "mixed-splits", "activation-splits"} - {kept}
+    without = ("attack", "inner-attack", "contraction", "clipping", *sorted(others))
+    return verify_files(network, spec, Settings(5, device="cpu", branching=rule, without=without))
+
+
+SEARCHES = [("inputs", 4, "input-splits"), ("signs", 70, "activation-splits"), ("mixed", 12, "mixed-splits")]
+
+
 @pytest.mark.parametrize(
-    ("registry", "name", "inputs", "kept"),
-    [
-        (INPUT_RULES, "widest", 4, ("input-splits",)),
-        (ACTIVATION_RULES, "radius", 70, ("activation-splits",)),
-        (MIXED_RULES, "inputs", 12, ("mixed-splits",)),
-    ],
+    ("kind", "inputs", "kept", "name"), [(*s, n) for s, n in zip(SEARCHES, ("widest", "radius", "inputs"), strict=True)]
 )
-def test_the_rule_that_is_asked_for_chooses_the_splits(tmp_path, monkeypatch, registry, name, inputs, kept):
+def test_the_rule_that_is_asked_for_chooses_the_splits(tmp_path, monkeypatch, kind, inputs, kept, name):
     calls = []
-    rule = registry.get(name)
+    rule = KINDS[kind].get(name)
 
     def spy(facts):
         calls.append(name)
         return rule(facts)
 
-    monkeypatch.setitem(registry._members, name, spy)
-    network, _ = files.random_network(tmp_path / "n.onnx", 3, sizes=(inputs, 24, 16, 1))
-    ends = [-0.3] * inputs, [0.3] * inputs
-    settings = Settings(10, device="cpu", branching=name)
-    spec = files.write_specification(tmp_path / "s.vnnlib", *ends, 1, ["(>= Y_0 1000.0)"])
-    points = (torch.rand(4000, inputs, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.3
-    highest = float(load_problem(network, spec, settings).outputs(points).max())
-    spec = files.write_specification(tmp_path / "s.vnnlib", *ends, 1, [f"(>= Y_0 {highest + 0.1})"])
-    kinds = {"input-splits", "mixed-splits", "activation-splits"}
-    without = ("attack", "inner-attack", "contraction", "clipping", *sorted(kinds - set(kept)))
-    verify_files(network, spec, Settings(10, device="cpu", branching=name, without=without))
+    monkeypatch.setitem(KINDS[kind]._members, name, spy)
+    verify_with(tmp_path, name, inputs, kept)
     assert calls
+
+
+OWN = {
+    "inputs": lambda facts: facts.width,
+    "signs": lambda facts: facts.coefficients.abs() * torch.minimum(-facts.lower, facts.upper),
+    "mixed": lambda facts: torch.cat(
+        [facts.part.upper.where(facts.part.open_neurons, -1.0), facts.part.box_upper - facts.part.box_lower], dim=1
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "inputs", "kept"), SEARCHES)
+def test_a_rule_of_ones_own_is_listed_and_chooses_the_splits(tmp_path, monkeypatch, capsys, kind, inputs, kept):
+    monkeypatch.setattr(KINDS[kind], "_members", dict(KINDS[kind]._members))
+    scored = []
+
+    @KINDS[kind].register("my own")
+    def mine(facts):
+        """What I like best."""
+        scored.append(OWN[kind](facts))
+        return scored[-1]
+
+    assert main(["list"]) == 0
+    assert re.search(rf"^my own +{kind} +What I like best\.$", capsys.readouterr().out, re.MULTILINE)
+    assert Branching.named("my own") == Branching(**{kind: "my own"})
+    outcome = verify_with(tmp_path, "my own", inputs, kept)
+    assert scored and all(scores.ndim == 2 for scores in scored)
+    assert not any("failed" in note for note in outcome.notes)
+    assert outcome.verdict is not Verdict.VIOLATED

@@ -77,6 +77,15 @@ def test_the_volume_is_that_of_the_boxes_that_were_proved():
     assert seen.worst_margin == pytest.approx(-0.3)
 
 
+@pytest.mark.parametrize(("halvings", "depth"), [(3, 3), (200, 200), (5000, 997)])
+def test_a_tree_may_be_deep(halvings, depth):
+    observer = Observer()
+    observer.search_starts(1)
+    share = torch.tensor([0.5, 0.5**halvings], dtype=torch.float64)
+    observer.pieces(share, torch.tensor([False, True]), torch.tensor([0.1, -0.1]), 0)
+    assert (observer.statistics.depth, observer.statistics.volume_proved) == (depth, 0.5)
+
+
 def test_volumes_of_a_search_add_up_to_one(split_instance):
     """Every part of the input box is proved exactly once, where nothing is cut off unproved."""
     observer = Observer()

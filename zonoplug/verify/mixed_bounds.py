@@ -52,7 +52,8 @@ class MixedBounds:
         weights = self._aims.goal.new_zeros(count, self._aims.goal.shape[1])
         aim = torch.arange(count, device=weights.device)
         signs = root.lower, root.upper, root.sign, root.alpha, root.beta
-        return MixedSubdomains(box_lower, box_upper, *signs, weights, root.bound, torch.ones_like(root.bound), aim)
+        share = torch.ones(count, dtype=torch.float64, device=weights.device)
+        return MixedSubdomains(box_lower, box_upper, *signs, weights, root.bound, share, aim)
 
     def refresh(self, part: MixedSubdomains) -> Tensor:
         """Intersect the hulls with those on each subdomain's box. Returns where no point is left, (n,)."""

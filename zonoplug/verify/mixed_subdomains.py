@@ -48,7 +48,7 @@ class MixedSubdomains(Batch):
         alpha, beta: the multipliers to start from, (n, neurons).
         weights: of the rows, before a softmax, (n, rows).
         bound: a lower bound of the margin, (n,).
-        share: (n,) of the whole tree, halved by each split.
+        share: (n,) of the whole tree, halved by each split; in float64, for trees deeper than 149.
         aim: (n,) number of the disjunct, a place in the search's aims.
     """
 

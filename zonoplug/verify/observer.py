@@ -131,7 +131,8 @@ class Observer:
 
     def pieces(self, share: Tensor, open_: Tensor, worst: Tensor, waiting: int) -> None:
         """A batch of subdomains, each the share (n,) of a tree that splits leave; else as `boxes`."""
-        self._bounded(share, round(-float(share.min().log2())), open_, worst, waiting)
+        deepest = round(-float(share.double().amin().clamp(min=1e-300).log2()))
+        self._bounded(share, deepest, open_, worst, waiting)
 
     def sign_leaves(self, box: int, disjuncts: Tensor, part: SignSubdomains, layer_sizes: list[int]) -> None:
         """Subdomains with fixed signs that are proved, and that the proof needs.
