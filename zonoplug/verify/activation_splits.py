@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.refine import NeuronSlopes
 
 ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
-SEARCH_STEPS = 4
+SEARCH_STEPS = 6
+LAST_STEPS = 200  # where no sign is left to fix
 ROOT_BOUND_STEPS = 20
 BATCH = 64
 FIRST_SHARE = 0.12  # of the time: for splits without new hulls, which are cheap
@@ -198,7 +199,7 @@ class ActivationSearch:
                 return False
             batch = max(1, min(BATCH, STATE_BYTES // tree.queue[-1].bytes_each))
             part = take(tree.queue, batch)
-            part.bound, scores = self.bounds.bound(part, tree.aim, SEARCH_STEPS)
+            part.bound, scores = self._bounded(part, tree.aim)
             result.subdomains += len(part)
             open_ = ~(part.bound > 0)
             tree.note(part, open_)
@@ -226,6 +227,20 @@ class ActivationSearch:
     def withdraw(self, share: float) -> None:
         """What was said to be proved of a disjunct, but does not help to prove the whole of it."""
         self._observer.proved(-share)
+
+    def _bounded(self, part: SignSubdomains, aim: Aims) -> tuple[Tensor, Tensor]:
+        """Margins and scores, as `SignBounds.bound`; with more steps where nothing is left to split."""
+        bound, scores = self.bounds.bound(part, aim, SEARCH_STEPS)
+        whole = (~(bound > 0) & ~part.open_neurons.any(dim=1)).nonzero().flatten()
+        if whole.shape[0]:
+            pieces, minimisers = part.pick(whole), self.bounds.minimisers
+            bound[whole], _ = self.bounds.bound(pieces, aim, LAST_STEPS)
+            part.alpha, part.beta = (
+                part.alpha.index_copy(0, whole, pieces.alpha),
+                part.beta.index_copy(0, whole, pieces.beta),
+            )
+            self.bounds.minimisers = minimisers
+        return bound, scores
 
     def leaves(self, part: SignSubdomains, aims: Aims) -> None:
         """These subdomains are proved, each for its aim, and the proof needs them."""
