@@ -28,7 +28,7 @@ _location.loader.exec_module(files)
         ("widest", Branching("widest", "widest", "auto")),
         ("gap", Branching("auto", "gap", "gap")),
         ("gradient", Branching("gradient")),
-        ("primal", Branching(mixed="primal")),
+        ("primal", Branching(signs="primal", mixed="primal")),
     ],
 )
 def test_a_name_is_given_to_the_searches_that_know_it(name, expected):

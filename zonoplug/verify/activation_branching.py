@@ -129,13 +129,13 @@ def random(facts: ActivationFacts) -> Tensor:
     return torch.rand(facts.lower.shape, generator=facts.random).to(facts.lower)
 
 
-def activation_rule(name: str) -> ActivationRule:
-    """The rule of that name; "auto" is the one that did best where all were measured.
+def activation_rule(name: str, own: str = "chord") -> ActivationRule:
+    """The rule of that name; "auto" is a search's own choice.
 
     Raises:
         UnknownNameError: no rule is called so; it lists those that are known.
     """
-    return ACTIVATION_RULES.get("chord" if name == "auto" else name)
+    return ACTIVATION_RULES.get(own if name == "auto" else name)
 
 
 def open_scores(rule: ActivationRule, facts: ActivationFacts) -> Tensor:

@@ -50,7 +50,7 @@ class ActivationSearch:
         problem, bounder, attack: what is verified, and with what.
         observer: told of every step.
         without: names of INGREDIENTS to leave out.
-        branching: one of ACTIVATION_RULES, or "auto" for the one that measured best.
+        branching: which sign to fix: a name in `ACTIVATION_RULES`, or "auto".
     Raises:
         UnknownNameError: no rule is called so.
         UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.

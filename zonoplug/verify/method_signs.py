@@ -93,7 +93,7 @@ class MethodSigns:
         self._backward = bounder.backward
         self._observer = observer or Observer()
         self._without = without
-        self._rule = activation_rule(branching)
+        self._rule = activation_rule(branching, "gap")  # slopes are not optimised here
         self._random = torch.Generator().manual_seed(0)
         self._parsed = BoundMethod.parse(method)
         own = replace(self._parsed, backward=None, alpha=False)
