@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 
-def write_network(path, layers, shape=None):
-    """A fully connected ReLU network from (weight (out, in), bias) pairs."""
+def write_network(path, layers, activation="Relu"):
+    """A fully connected network from (weight (out, in), bias) pairs."""
     nodes, constants, name = [], [], "X"
     for number, (weight, bias) in enumerate(layers):
         constants += [
@@ -22,7 +22,7 @@ def write_network(path, layers, shape=None):
         out = "Y" if last else f"z{number}"
         nodes.append(helper.make_node("Gemm", [name, f"W{number}", f"b{number}"], [out], transB=1))
         if not last:
-            nodes.append(helper.make_node("Relu", [out], [f"a{number}"]))
+            nodes.append(helper.make_node(activation, [out], [f"a{number}"]))
             name = f"a{number}"
     inputs, outputs = len(layers[0][0][0]), len(layers[-1][1])
     graph = helper.make_graph(
@@ -57,13 +57,13 @@ def absolute_difference(tmp_path):
     return instance
 
 
-def random_network(path, seed, sizes=(3, 12, 12, 2)):
+def random_network(path, seed, sizes=(3, 12, 12, 2), activation="Relu"):
     """A random fully connected network, and its weights."""
     random = np.random.default_rng(seed)
     layers = [
         (random.normal(size=(b, a)) / np.sqrt(a), 0.3 * random.normal(size=b)) for a, b in itertools.pairwise(sizes)
     ]
-    return write_network(path, layers), layers
+    return write_network(path, layers, activation), layers
 
 
 def highest_first_output(layers, count, seed, difference=False):

@@ -174,3 +174,35 @@ def test_networks_without_relus_are_refused(tmp_path):
     problem = load_problem(network, spec, Settings(device="cpu"))
     with pytest.raises(UnsupportedOperatorError, match="ReLU"):
         MethodSigns(problem, Bounder(problem), Attack(problem), "zonotope")
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "Tanh", "Atan"])
+@pytest.mark.parametrize("method", ["zonotope", "zonotope+crown"])
+def test_s_shaped_activations_are_split_at_points(tmp_path, monkeypatch, activation, method):
+    """Two equal neurons cancel out, which no relaxation of the whole range shows."""
+    monkeypatch.setattr(verifier, "SPLITTABLE_INPUTS", 0)
+    layers = [([[2.0], [2.0]], [0.1, 0.1]), ([[1.0, -1.0]], [0.0])]
+    network = files.write_network(tmp_path / "n.onnx", layers, activation)
+    for level, wanted in ((0.05, Verdict.HOLDS), (-0.01, Verdict.VIOLATED)):
+        spec = files.write_specification(tmp_path / "s.vnnlib", [-2], [2], 1, [f"(>= Y_0 {level})"])
+        assert verify_files(network, spec, Settings(20, method, "cpu")).verdict is wanted
+    spec = files.write_specification(tmp_path / "s.vnnlib", [-2], [2], 1, ["(>= Y_0 0.05)"])
+    whole = Settings(2, method, "cpu", without=("activation-splits",))
+    assert verify_files(network, spec, whole).verdict is not Verdict.HOLDS
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "Tanh", "Atan"])
+@pytest.mark.parametrize("seed", range(2))
+def test_points_of_s_shaped_activations_prove_no_reached_value_away(tmp_path, monkeypatch, activation, seed):
+    monkeypatch.setattr(verifier, "SPLITTABLE_INPUTS", 0)
+    network, _ = files.random_network(tmp_path / "n.onnx", seed, (3, 6, 6, 1), activation)
+    for extra in (0.0, 0.4):
+        spec = files.write_specification(tmp_path / "s.vnnlib", [-0.5] * 3, [0.5] * 3, 1, ["(>= Y_0 1000.0)"])
+        points = (torch.rand(50_000, 3, generator=torch.Generator().manual_seed(seed)) - 0.5).sign() * 0.5
+        points[::2] *= torch.rand(25_000, 3, generator=torch.Generator().manual_seed(seed))
+        values = load_problem(network, spec, Settings(device="cpu")).outputs(points)[:, 0]
+        level = float(values.max() + extra * (values.max() - values.min()))
+        spec = files.write_specification(tmp_path / "s.vnnlib", [-0.5] * 3, [0.5] * 3, 1, [f"(>= Y_0 {level!r})"])
+        blind = Settings(4, "zonotope+crown", "cpu", without=("attack", "inner-attack"))
+        verdict = verify_files(network, spec, blind).verdict
+        assert verdict is Verdict.HOLDS if extra else verdict is not Verdict.HOLDS

@@ -26,7 +26,7 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.lirpa.magnitudes import magnitudes
 from zonoplug.lirpa.operators import Call
-from zonoplug.lirpa.perturbed_graph import PerturbedGraph, image_of, is_exact, is_relu, operand_name
+from zonoplug.lirpa.perturbed_graph import PerturbedGraph, image_of, is_curve, is_exact, is_relu, operand_name
 from zonoplug.lirpa.planes import Planes
 from zonoplug.lirpa.relu_sides import Multipliers, relu_sides, through_relu
 from zonoplug.lirpa.rounding_allowance import rounding_allowance
@@ -40,6 +40,7 @@ class LinearBounds:
         lower: (batch, rows) lower bounds.
         inputs: A at the input, (batch, rows, *input_shape).
         coefficients: A behind each ReLU, by the node's name, (batch, rows, *shape).
+        curves: A behind each S-shaped node, as `coefficients`.
         others: A at the operands of each operator bounded by planes, by `operand_name`.
     """
 
@@ -47,6 +48,7 @@ class LinearBounds:
     inputs: Tensor
     coefficients: dict[str, Tensor]
     others: dict[str, Tensor] = field(default_factory=dict)
+    curves: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Started(NamedTuple):
@@ -78,6 +80,11 @@ class Backward:
     def __init__(self, module: Any, final: str | None = None) -> None:
         self._graph = PerturbedGraph(module, final)
         self.shares: dict[str, Tensor] = {}
+
+    @property
+    def curves(self) -> list[Any]:
+        """The S-shaped nodes on the way, in topological order."""
+        return self._graph.curves
 
     @property
     def relus(self) -> list[Any]:
@@ -157,7 +164,8 @@ class Backward:
         flat = at_input.flatten(2)
         lower = constant + torch.bmm(flat, center.flatten(1).unsqueeze(2)).squeeze(2)
         lower = lower - torch.bmm(flat.abs(), radius.flatten(1).unsqueeze(2)).squeeze(2)
-        return LinearBounds(lower, at_input, coefficients, others)
+        curves = {node.name: coefficients.pop(node.name) for node in self.curves if node.name in coefficients}
+        return LinearBounds(lower, at_input, coefficients, others, curves)
 
     def started(
         self, behind: Backward, hulls: Mapping[str, Interval], rows: Tensor, multipliers: Multipliers
@@ -205,8 +213,9 @@ class Backward:
                 constant = constant + shift.reshape(batch, count)
             else:
                 a = a.reshape(batch, count, *hulls[node.inputs[0].name].lower.shape[1:])
-                if is_relu(node):
+                if is_relu(node) or is_curve(node):
                     coefficients[node.name] = a
+                if is_relu(node):
                     image, shift = through_relu(a, sides[node.name], node.name, chosen)
                 else:
                     image, shift = self._through_band(node, a, hulls[node.inputs[0].name])

@@ -17,6 +17,8 @@ from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
 from zonoplug.lirpa.plan import constant_value, plan_for
 from zonoplug.lirpa.planes import PLANES, Planes
 
+CURVES = ("BoundSigmoid", "BoundTanh", "BoundAtan")
+
 
 class PerturbedGraph:
     """What depends on the one perturbed input of a module, as far as one node.
@@ -55,6 +57,11 @@ class PerturbedGraph:
         operands = {node.inputs[at].name for node in self.nodes if self.has_planes(node) for at in self.moving(node)}
         zeros = {name: torch.zeros(1, *self.shape(name)) for name in operands}
         self.planes({name: Interval(zero, zero) for name, zero in zeros.items()})  # refuses what does not fit them
+
+    @property
+    def curves(self) -> list[Any]:
+        """The S-shaped nodes, in topological order."""
+        return [node for node in self.nodes if is_curve(node)]
 
     @property
     def relus(self) -> list[Any]:
@@ -141,6 +148,11 @@ def is_exact(node: Any) -> bool:
 def is_relu(node: Any) -> bool:
     """Whether a node is a ReLU."""
     return type(node).__name__ == "BoundRelu"
+
+
+def is_curve(node: Any) -> bool:
+    """Whether a node is S-shaped, and turns at 0."""
+    return type(node).__name__ in CURVES
 
 
 def operand_name(node: Any, place: int) -> str:

@@ -76,6 +76,8 @@ class ActivationSearch:
         if not bounder.takes_batches:
             raise UnsupportedOperatorError("The host's graph of this model takes one point at a time.")
         self._backward = Backward(bounder.module)
+        if not self._backward.relus:
+            raise UnsupportedOperatorError("The network has no ReLUs, and signs of nothing else are split here.")
 
     def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
         """Search. Each box and disjunct that is still open in `objective` gets its share of the time left."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 64
 DUAL_STEPS = 20
+STRAIGHT = 1e-5  # a deviation of an S-shaped activation from its chord that is not worth a split
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,8 +88,10 @@ class MethodSigns:
     ) -> None:
         from zonoplug.lirpa.methods import BoundMethod
 
-        if bounder.backward is None or not bounder.backward.relus:
-            raise UnsupportedOperatorError("Signs are split only where backward bounds apply and ReLUs are there.")
+        if bounder.backward is None or not (bounder.backward.relus or bounder.backward.curves):
+            raise UnsupportedOperatorError("Activations are split only where backward bounds apply.")
+        if bounder.backward.curves and observer is not None and observer.record is not None:
+            raise UnsupportedOperatorError("Certificates tell no splits of S-shaped activations.")
         self._problem, self._bounder, self._attack, self._method = problem, bounder, attack, method
         self._backward = bounder.backward
         self._observer = observer or Observer()
@@ -116,7 +119,7 @@ class MethodSigns:
 
     def _prove(self, task: _Task, deadline: Deadline, result: SearchResult) -> bool:
         self._hulls = self._bounder.hulls(task.box)
-        self._layout = NeuronLayout(self._backward, self._hulls)
+        self._layout = NeuronLayout(self._backward, self._hulls, curves=True)
         queue, batch = [self._layout.root(self._hulls)], 1
         closed: list[SignSubdomains] = []
         while queue:
@@ -224,7 +227,9 @@ class MethodSigns:
         coefficients = self._layout.coefficients(passed)
         part.alpha = first_alpha(Interval(part.lower, part.upper))
         values = partial(self._layout.values, self._bounder.module, self._minimisers)
-        facts = ActivationFacts(
-            part.lower, part.upper, coefficients, part.alpha, part.open_neurons, values, self._random
-        )
-        return open_scores(self._rule, facts)
+        open_ = part.open_neurons
+        open_[:, self._layout.relu_neurons :] = False
+        facts = ActivationFacts(part.lower, part.upper, coefficients, part.alpha, open_, values, self._random)
+        scores = open_scores(self._rule, facts)
+        strays = self._layout.deviations(part.lower, part.upper)
+        return torch.where(strays > STRAIGHT, coefficients.abs() * strays, scores)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.relu_sides import Multipliers
 
 
+CHORD_POINTS = 9
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """Where one ReLU's neurons stand.
@@ -45,20 +48,35 @@ class NeuronLayout:
     Args:
         backward: the pass.
         hulls: of the ReLUs' inputs at least, by node name.
+        curves: whether S-shaped nodes have places too, behind all ReLUs.
 
     Attributes:
         places: of each ReLU, in topological order.
+        relu_neurons: how many neurons ReLUs have; those of S-shaped nodes follow.
     """
 
-    def __init__(self, backward: Backward, hulls: Mapping[str, Interval]) -> None:
+    def __init__(self, backward: Backward, hulls: Mapping[str, Interval], curves: bool = False) -> None:
         self.places: list[Place] = []
+        self._curves = backward.curves if curves else []
         start = 0
-        for relu in backward.relus:
+        for relu in [*backward.relus, *self._curves]:
             source = backward.source(relu.name)
             shape = tuple(hulls[source].lower.shape[1:])
             end = start + prod(shape)
             self.places.append(Place(relu.name, source, slice(start, end), shape))
             start = end
+        self.relu_neurons = sum(self.sizes[: len(backward.relus)])
+
+    def deviations(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """How far S-shaped nodes stray from their chords between bounds (n, neurons): (n, neurons), 0 for ReLUs."""
+        found = torch.zeros_like(lower)
+        for node, at in zip(self._curves, self.places[len(self.places) - len(self._curves) :], strict=True):
+            low, high = lower[:, at.section], upper[:, at.section]
+            share = torch.linspace(0, 1, CHORD_POINTS, dtype=low.dtype, device=low.device)[:, None, None]
+            values = node.forward(low + share * (high - low))
+            chord = values[0] + share * (values[-1] - values[0])
+            found[:, at.section] = (values - chord).abs().amax(dim=0)
+        return found
 
     @property
     def sizes(self) -> list[int]:
@@ -97,4 +115,5 @@ class NeuronLayout:
 
     def coefficients(self, bounds: LinearBounds) -> Tensor:
         """The coefficients behind each neuron, (n, neurons), of bounds of one row each."""
-        return torch.cat([bounds.coefficients[at.relu].detach()[:, 0].flatten(1) for at in self.places], dim=1)
+        known = bounds.coefficients | bounds.curves
+        return torch.cat([known[at.relu].detach()[:, 0].flatten(1) for at in self.places], dim=1)

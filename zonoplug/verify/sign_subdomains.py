@@ -79,6 +79,8 @@ class SignSubdomains(Batch):
 def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSubdomains, int]:
     """Split each subdomain on the sign of its best-scored neurons: 2 pieces, or 4, 8, ... while they fit in `room`.
 
+    A neuron whose sign is known, which only S-shaped functions have scores for, is split in the middle of its bounds.
+
     Returns the pieces, the worst bounds last, and how many subdomains had no open neuron left.
     """
     open_ = (scores > -1).any(dim=1)
@@ -91,14 +93,17 @@ def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSu
         times += 1
     for _ in range(times):
         value, neuron = scores.max(dim=1, keepdim=True)
+        known = value > -1
+        low, high = part.lower.gather(1, neuron), part.upper.gather(1, neuron)
+        straddles = (low < 0) & (high > 0)
+        point = torch.where(straddles, 0.0, low + (high - low) / 2)
         halves = []
         for side in (1.0, -1.0):
             copy = part.copy()
-            known = value > -1
             bound = copy.lower if side > 0 else copy.upper
             end = bound.gather(1, neuron)
-            bound.scatter_(1, neuron, torch.where(known, torch.zeros_like(end), end))
-            copy.sign.scatter_(1, neuron, torch.where(known, torch.full_like(end, side), copy.sign.gather(1, neuron)))
+            bound.scatter_(1, neuron, torch.where(known, point, end))
+            copy.sign.scatter_(1, neuron, torch.where(known & straddles, side, copy.sign.gather(1, neuron)))
             halves.append(copy if side > 0 else copy.pick((value > -1).squeeze(1)))
         scores = scores.scatter(1, neuron, -1.0)
         scores = torch.cat([scores, scores[(value > -1).squeeze(1)]])

@@ -66,6 +66,7 @@ def stages(method: str, perturbed: int | None, recording: bool) -> list[Stage]:
             Stage("attack", "attack"),
             OWN_SIGNS,
             *(Stage("root", name) for name in ("crown", "alpha-crown", "alpha-zonotope+crown")),
+            Stage("activation splits", "zonotope+crown"),  # of S-shaped ones too
         ]
     boxes = [Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
     mixed = Stage("mixed splits", "alpha-zonotope")
