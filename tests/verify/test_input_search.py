@@ -11,6 +11,7 @@ import torch
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnknownNameError
+from zonoplug.verify import branch_and_bound
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, RowBounds
 from zonoplug.verify.box_queue import Boxes, BoxQueue
@@ -137,3 +138,14 @@ def test_beyond_its_limit_the_queue_goes_depth_first():
     queue.push(boxes([-1.0, -2.0]))
     assert queue.pop(2).margin.tolist() == [-1.0, -2.0]
     assert len(queue) == 2
+
+
+@pytest.mark.parametrize("least", [40, 400])
+def test_a_trial_ends_at_its_time_but_not_before_it_has_bounded_enough(tmp_path, monkeypatch, least):
+    monkeypatch.setattr(branch_and_bound, "TRIAL_SUBDOMAINS", least)
+    problem, bounder, attack = prepared(tmp_path, 1, ASSERTIONS[0], threshold=0.0)
+    without = ("attack", "inner-attack", "contraction")
+    search = BranchAndBound(problem, bounder, attack, "zonotope", without=without, trial=Deadline(0.0))
+    result = search.run(problem.objective, Deadline(20))
+    assert not result.proved
+    assert least <= result.subdomains < 20 * least

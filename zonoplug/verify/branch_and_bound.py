@@ -29,6 +29,7 @@ ATTACK_SHARE = 0.1  # of the search's time, for many short descents from anywher
 ATTACK_STARTS = 4096
 ATTACK_STEPS = 8
 MAX_BISECTIONS = 6
+TRIAL_SUBDOMAINS = 128  # so few say nothing about a search, however long they take
 
 
 @dataclass(slots=True)
@@ -79,6 +80,7 @@ class BranchAndBound:
         branching: which input to halve: a name in `INPUT_RULES`, or "auto".
         observer: told of every step.
         without: names of INGREDIENTS to leave out.
+        trial: after which the search gives up, but not before it has bounded TRIAL_SUBDOMAINS.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class BranchAndBound:
         branching: str = "auto",
         observer: Observer | None = None,
         without: Collection[str] = (),
+        trial: Deadline | None = None,
     ) -> None:
         self._problem = problem
         self._bounder = bounder
@@ -98,6 +101,7 @@ class BranchAndBound:
         self._choice = RuleChoice("widest" if "influence" in without else branching)
         self._observer = observer or Observer()
         self._without = without
+        self._trial = trial
         self._random = torch.Generator().manual_seed(0)
 
     def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
@@ -120,7 +124,7 @@ class BranchAndBound:
         batch = 32
         first, attacked = time.monotonic(), 0.0
         restarts = max(1, ATTACK_STARTS // max(int(objective.exists.sum()), 1))
-        while len(queue) and not deadline.passed:
+        while len(queue) and not deadline.passed and not self._has_tried(result):
             start = time.monotonic()
             if "inner-attack" not in self._without and attacked < ATTACK_SHARE * (start - first) - STEP_SECONDS:
                 result.counterexample = self._attack.descend(
@@ -142,6 +146,9 @@ class BranchAndBound:
             batch = self._next_batch(batch, step, time.monotonic() - start)
         result.proved = not len(queue) and not result.stuck
         return result
+
+    def _has_tried(self, result: SearchResult) -> bool:
+        return self._trial is not None and self._trial.passed and result.subdomains >= TRIAL_SUBDOMAINS
 
     def _bound(self, part: Boxes, objective: Objective) -> _Step:
         box, group = Box(part.lower, part.upper), part.group

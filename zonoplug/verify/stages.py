@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 FEW_INPUTS = 8  # up to so many, halving them alone does better than fixing signs too
 TRIAL_SHARE = 0.04  # for halving inputs, before signs are fixed too: what it can close, it mostly closes soon
+SLOW_TRIAL_SHARE = 0.6  # where a few subdomains take longer than that
 MIXED_SHARE = 0.6
 
 
@@ -15,11 +16,13 @@ class Stage(NamedTuple):
 
     Attributes:
         share: of the time that is left when it starts.
+        trial: the share after which it gives up if it has bounded subdomains enough to judge by; None for never.
     """
 
     kind: Literal["root", "input splits", "activation splits", "mixed splits", "attack"]
     method: str
     share: float = 1.0
+    trial: float | None = None
 
     @property
     def name(self) -> str:
@@ -74,4 +77,9 @@ def stages(method: str, perturbed: int | None, recording: bool) -> list[Stage]:
         return [*first, *boxes]
     if perturbed <= FEW_INPUTS:
         return [*first, *boxes, mixed]
-    return [*first, boxes[0]._replace(share=TRIAL_SHARE), mixed._replace(share=MIXED_SHARE), *boxes]
+    return [
+        *first,
+        boxes[0]._replace(share=SLOW_TRIAL_SHARE, trial=TRIAL_SHARE),
+        mixed._replace(share=MIXED_SHARE),
+        *boxes,
+    ]

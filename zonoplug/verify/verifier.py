@@ -196,7 +196,7 @@ class Verification:
             return self._finish(Verdict.HOLDS, name)
         if self._deadline.passed:
             return self._finish(Verdict.TIMEOUT, name)
-        if limit.passed:
+        if limit.passed or not result.stuck:
             return None
         self._outcome.notes.append(f"{result.stuck} subdomains could not be split further and are still open")
         return None
@@ -207,7 +207,8 @@ class Verification:
         if stage.kind == "mixed splits":
             return MixedSearch(*what, branching=self._branching.mixed, **options)
         if stage.kind == "input splits":
-            return BranchAndBound(*what, stage.method, branching=self._branching.inputs, **options)
+            trial = None if stage.trial is None else self._deadline.part(stage.trial)
+            return BranchAndBound(*what, stage.method, branching=self._branching.inputs, trial=trial, **options)
         if stage == OWN_SIGNS:
             return ActivationSearch(*what, branching=self._branching.signs, **options)
         return MethodSigns(*what, stage.method, branching=self._branching.signs, **options)
