@@ -4,6 +4,8 @@ A subdomain fixes the signs of some pre-activations. Its hulls are its parent's,
 intersected with what the method finds on them. A zonotope's walk tightens the layers behind a sign, and its symbols are
 constrained by the signs and the unsafe set (`SignConstraints`); the host's methods take hulls as they are, and know no
 more of a sign. One backward pass over the hulls scores the splits and finds points to try.
+
+S-shaped activations are split too: at 0, where they turn, and then in the middle of their inputs' bounds.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ class MethodSigns:
         from zonoplug.lirpa.methods import BoundMethod
 
         if bounder.backward is None or not (bounder.backward.relus or bounder.backward.curves):
-            raise UnsupportedOperatorError("Activations are split only where backward bounds apply.")
+            raise UnsupportedOperatorError(
+                "Activations are split only where backward bounds apply, and ReLUs or S-shaped ones are there."
+            )
         if bounder.backward.curves and observer is not None and observer.record is not None:
             raise UnsupportedOperatorError("Certificates tell no splits of S-shaped activations.")
         self._problem, self._bounder, self._attack, self._method = problem, bounder, attack, method
@@ -187,7 +191,9 @@ class MethodSigns:
 
         count = len(part)
         box, group = task.boxes(count), task.group(count)
-        constraints = SignConstraints({at.relu: part.sign[:, at.section] for at in self._layout.places})
+        relus, curves = self._layout.of_relus, self._layout.of_curves
+        ends = {at.relu: (part.lower[:, at.section], part.upper[:, at.section]) for at in curves}
+        constraints = SignConstraints({at.relu: part.sign[:, at.section] for at in relus}, ends)
         goal = task.objective.goal(group).expand(count, -1)
         with torch.no_grad():
             propagation = walk(

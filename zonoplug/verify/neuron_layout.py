@@ -65,12 +65,13 @@ class NeuronLayout:
             end = start + prod(shape)
             self.places.append(Place(relu.name, source, slice(start, end), shape))
             start = end
-        self.relu_neurons = sum(self.sizes[: len(backward.relus)])
+        self.of_relus, self.of_curves = self.places[: len(backward.relus)], self.places[len(backward.relus) :]
+        self.relu_neurons = sum(self.sizes[: len(self.of_relus)])
 
     def deviations(self, lower: Tensor, upper: Tensor) -> Tensor:
         """How far S-shaped nodes stray from their chords between bounds (n, neurons): (n, neurons), 0 for ReLUs."""
         found = torch.zeros_like(lower)
-        for node, at in zip(self._curves, self.places[len(self.places) - len(self._curves) :], strict=True):
+        for node, at in zip(self._curves, self.of_curves, strict=True):
             low, high = lower[:, at.section], upper[:, at.section]
             share = torch.linspace(0, 1, CHORD_POINTS, dtype=low.dtype, device=low.device)[:, None, None]
             values = node.forward(low + share * (high - low))

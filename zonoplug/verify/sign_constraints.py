@@ -3,7 +3,7 @@
 A walk represents every pre-activation z_k by symbols that represent the rows, too. So a fixed sign s and the rows of a
 disjunct are half-spaces of the same symbols:
 
-    s z_k(e) >= 0,      rows(e) <= b
+    s z_k(e) >= 0,      l <= z_k(e) <= u,      rows(e) <= b
 
 with boxes, and symbols that a reduction took, as slack. The least value of a row over them, by the dual, is a bound on
 the subdomain alone; without constraints a zonotope bounds what is behind a sign on the whole input box.
@@ -34,15 +34,23 @@ class SignConstraints:
 
     Args:
         sign: by name of the ReLU node, (batch, neurons) in {-1, 0, 1}.
+        ends: by name of nodes that were split at other points, bounds of their inputs, (batch, neurons) each.
     """
 
-    def __init__(self, sign: Mapping[str, Tensor]) -> None:
+    def __init__(self, sign: Mapping[str, Tensor], ends: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> None:
+        self._ends = dict(ends or {})
+        self._between: dict[str, Zonotope] = {}
         self._fixed = {name: _fixed(values) for name, values in sign.items() if bool((values != 0).any())}
         self._sides: dict[str, Zonotope] = {}
 
     def observe(self, transformer: Transformer, call: Call) -> None:
         """Note -s z of the fixed neurons; for `walk(..., observe=...)`."""
         fixed, value = self._fixed.get(call.node.name), call.operands[0]
+        if call.node.name in self._ends and isinstance(value, Zonotope):
+            size = value.center[0].numel()
+            both = torch.eye(size, dtype=value.center.dtype, device=value.center.device).repeat(2, 1)
+            both[:size] *= -1
+            self._between[call.node.name] = specification(value, both.expand(value.center.shape[0], -1, -1))
         if fixed is not None and isinstance(value, Zonotope):
             side, neuron = fixed
             rows = side.new_zeros(*side.shape, value.center[0].numel())
@@ -64,9 +72,11 @@ class SignConstraints:
         Returns:
             bounds (batch,), +inf where nothing is left, and the multipliers behind them.
         """
-        forms = [*self._sides.values(), rows]
-        ends = [torch.where(self._fixed[name][0] == 0, torch.inf, 0.0).to(limit) for name in self._sides] + [limit]
-        first = [start[name].gather(1, self._fixed[name][1]) for name in self._sides] + [torch.zeros_like(limit)]
+        forms = [*self._sides.values(), *self._between.values(), rows]
+        ends = [torch.where(self._fixed[name][0] == 0, torch.inf, 0.0).to(limit) for name in self._sides]
+        ends += [torch.cat([-self._ends[name][0], self._ends[name][1]], dim=1) for name in self._between] + [limit]
+        first = [start[name].gather(1, self._fixed[name][1]) for name in self._sides]
+        first += [limit.new_zeros(form.center.shape) for form in [*self._between.values(), rows]]
         linear = [_linear(form, rows.symbols) for form in forms]
         matrix, slack = (torch.cat(parts, dim=1) for parts in zip(*linear, strict=True))
         free = torch.cat([end - form.center for end, form in zip(ends, forms, strict=True)], dim=1) + slack
