@@ -64,6 +64,14 @@ class Box(InputSet):
         """The l-infinity ball around `center` (batch, *shape)."""
         return cls(center - radius, center + radius)
 
+    def pick(self, index: Tensor | slice) -> Box:
+        """The boxes at an index of the batch axis."""
+        return Box(self.lower[index], self.upper[index])
+
+    def expanded(self, count: int) -> Box:
+        """One box (1, *shape) for each of `count` elements, in the same memory."""
+        return Box(*self.interval_hull().expanded(count))
+
     def to_zonotope(self, source: SymbolSource, node: str) -> Zonotope:
         """One symbol for each coordinate with room to move. Covers the box in floating point too."""
         center = self.lower + (self.upper - self.lower) / 2

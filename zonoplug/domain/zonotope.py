@@ -25,6 +25,10 @@ class Interval(NamedTuple):
     lower: Tensor
     upper: Tensor
 
+    def expanded(self, count: int) -> Interval:
+        """One interval (1, *shape) for each of `count` elements, in the same memory."""
+        return Interval(*(end.expand(count, *end.shape[1:]) for end in self))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Zonotope:

@@ -23,7 +23,7 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.backward import Backward, LinearBounds, Started
-from zonoplug.lirpa.refine import NeuronSlopes, triangle_height
+from zonoplug.lirpa.refine import NeuronSlopes, triangle_height, unit_rows
 from zonoplug.lirpa.relu_sides import Multipliers
 
 ALPHA_RATE, BETA_RATE, GAMMA_RATE = 0.1, 0.05, 0.5
@@ -160,8 +160,8 @@ class _Layer:
         rates = [ALPHA_RATE] * len(part.alpha) + [BETA_RATE] * len(part.beta)
         if part.gamma is not None:
             free, rates = [*free, part.gamma], [*rates, GAMMA_RATE]
-        box = Box(*(side.expand(count, *side.shape[1:]) for side in (self._box.lower, self._box.upper)))
-        hulls = {n: Interval(*(end.expand(count, *end.shape[1:]) for end in hull)) for n, hull in self._hulls.items()}
+        box = self._box.expanded(count)
+        hulls = {name: hull.expanded(count) for name, hull in self._hulls.items()}
         steps = steps if free else 0
         climber = Adam(free, rates)
         for value in free:
@@ -169,7 +169,7 @@ class _Layer:
         best = None
         for step in range(steps + 1):
             with torch.set_grad_enabled(step < steps):
-                rows = self._rows(part, count)
+                rows = self._rows(part)
                 chosen = Multipliers(part.alpha, {k: b for k, b in part.beta.items() if k}, self._signs)
                 also = None if part.gamma is None or self._begun is None else _times(self._begun, part.gamma * unit)
                 found = self._passes.bound(box, hulls, rows, chosen, self._sides, also)
@@ -207,12 +207,9 @@ class _Layer:
         elif part.gamma is None and steps:
             part.gamma = self._begun.constant.new_zeros(count, 1)
 
-    def _rows(self, part: NeuronSlopes, count: int) -> Tensor:
+    def _rows(self, part: NeuronSlopes) -> Tensor:
         """Unit rows, then their negatives; with the constraints on signs of the same layer."""
-        rows = self._box.lower.new_zeros(count, self._passes.size)
-        half = count // 2
-        rows[torch.arange(half), part.neurons] = 1.0
-        rows[torch.arange(half, count), part.neurons] = -1.0
+        rows = unit_rows(part.neurons, self._passes.size, self._box.lower)
         if "" in part.beta and self._own is not None:
             rows = rows - (part.beta[""] * self._own).flatten(1)
         return rows.unsqueeze(1)

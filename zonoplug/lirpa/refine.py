@@ -167,6 +167,15 @@ def first_slopes(passes: Backward, hulls: Mapping[str, Interval], count: int) ->
     return {name: value.expand(count, *value.shape[1:]).contiguous() for name, value in alpha.items()}
 
 
+def unit_rows(neurons: Tensor, size: int, like: Tensor) -> Tensor:
+    """A row of z for each of the neurons (m,) of a layer of that size, then their negatives: (2 m, size)."""
+    count = neurons.shape[0]
+    rows = like.new_zeros(2 * count, size)
+    at = torch.arange(count, device=neurons.device)
+    rows[at, neurons], rows[at + count, neurons] = 1.0, -1.0
+    return rows
+
+
 def bound_neurons(
     passes: Backward, box: Box, hulls: Mapping[str, Interval], neurons: Tensor, alpha: dict[str, Tensor], steps: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -176,15 +185,9 @@ def bound_neurons(
         alpha: slopes to start from, (2 m, *shape) by name of the ReLU; changed in place by the steps.
     """
     count = 2 * neurons.shape[0]
-    rows = box.lower.new_zeros(count, 1, passes.size)
-    rows[torch.arange(count), 0, neurons.repeat(2)] = torch.ones_like(rows[:, 0, 0]).index_fill(
-        0, torch.arange(count // 2, count, device=rows.device), -1.0
-    )
-    many = Box(box.lower.expand(count, *box.lower.shape[1:]), box.upper.expand(count, *box.upper.shape[1:]))
-    shared = {
-        n: Interval(h.lower.expand(count, *h.lower.shape[1:]), h.upper.expand(count, *h.upper.shape[1:]))
-        for n, h in hulls.items()
-    }
+    rows = unit_rows(neurons, passes.size, box.lower).unsqueeze(1)
+    many = box.expanded(count)
+    shared = {name: hull.expanded(count) for name, hull in hulls.items()}
     if not alpha or steps == 0:
         with torch.no_grad():
             found = passes.bound(many, shared, rows, Multipliers(alpha), passes.sides(hulls))

@@ -94,9 +94,7 @@ class ActivationSearch:
         """Prove all disjuncts of one box. Returns whether a counterexample ended the search."""
         from zonoplug.lirpa.tuning import tune_shares
 
-        box = Box(
-            self._problem.box.lower[box_number : box_number + 1], self._problem.box.upper[box_number : box_number + 1]
-        )
+        box = self._problem.box.pick(slice(box_number, box_number + 1))
         self._box_number = box_number
         self.bounds = SignBounds(self._bounder.module, self._backward, box, self._bounder.hulls(box), self._rule)
         aims = Aims.of(objective, box_number)

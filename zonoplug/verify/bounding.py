@@ -148,8 +148,8 @@ class Bounder:
 
         if not self.takes_batches and group.shape[0] > 1:
             singles = [
-                self.plain_bound(method, Box(box.lower[i : i + 1], box.upper[i : i + 1]), group[i : i + 1], objective)
-                for i in range(group.shape[0])
+                self.plain_bound(method, box.pick(one), group[one], objective)
+                for one in (slice(i, i + 1) for i in range(group.shape[0]))
             ]
             return RowBounds(torch.cat([single.lower for single, _ in singles])), None
         parsed = BoundMethod.parse(method)
@@ -219,15 +219,12 @@ class Bounder:
         if group.shape[0] <= SLICE or load is None:
             return RowBounds.join(
                 [
-                    self._bound_slice(method, Box(box.lower[part], box.upper[part]), group[part], objective)
+                    self._bound_slice(method, box.pick(part), group[part], objective)
                     for part in torch.arange(group.shape[0], device=group.device).split(SLICE)
                 ]
             )
         order = load.argsort()
-        slices = [
-            self._bound_slice(method, Box(box.lower[part], box.upper[part]), group[part], objective)
-            for part in order.split(SLICE)
-        ]
+        slices = [self._bound_slice(method, box.pick(part), group[part], objective) for part in order.split(SLICE)]
         return RowBounds.join(slices).pick(order.argsort())
 
     def _bound_slice(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:

@@ -186,7 +186,7 @@ class BranchAndBound:
     def _split(self, step: _Step, objective: Objective, queue: BoxQueue, batch: int) -> int:
         """Push the pieces of the open subdomains. Returns how many were too narrow to split."""
         open_ = step.open
-        box, group = Box(step.box.lower[open_], step.box.upper[open_]), step.group[open_]
+        box, group = step.box.pick(open_), step.group[open_]
         count = group.shape[0]
         if not count:
             return 0

@@ -60,10 +60,6 @@ class _Task:
     def group(self, count: int) -> Tensor:
         return torch.full((count,), self.number, dtype=torch.int64, device=self.box.lower.device)
 
-    def boxes(self, count: int) -> Box:
-        shape = (count, *self.box.lower.shape[1:])
-        return Box(self.box.lower.expand(shape), self.box.upper.expand(shape))
-
 
 class MethodSigns:
     """Proves disjuncts one after another by splitting on ReLU signs.
@@ -110,12 +106,11 @@ class MethodSigns:
         """Search. Each disjunct that is still open in `objective` gets its share of the time left."""
         result = SearchResult(proved=True)
         self._observer.search_starts(int(objective.exists.sum()))
-        box = self._problem.box
         for number, disjunct in objective.exists.nonzero().tolist():
             others = torch.ones_like(objective.exists)
             others[number, disjunct] = False
             one = slice(number, number + 1)
-            task = _Task(objective.without(others), Box(box.lower[one], box.upper[one]), number, disjunct)
+            task = _Task(objective.without(others), self._problem.box.pick(one), number, disjunct)
             result.proved = self._prove(task, deadline, result)
             if not result.proved:
                 break
@@ -160,7 +155,7 @@ class MethodSigns:
         Hulls, multipliers and bounds in `part` are replaced by the new ones.
         """
         count = len(part)
-        box, group, objective = task.boxes(count), task.group(count), task.objective
+        box, group, objective = task.box.expanded(count), task.group(count), task.objective
         hulls = self._layout.hulls(part.lower, part.upper, self._hulls)
         largest, propagation = 0, None
         lower = box.lower.new_full((count, objective.bound.shape[1]), -torch.inf)
@@ -190,7 +185,7 @@ class MethodSigns:
         from zonoplug.lirpa.module import walk
 
         count = len(part)
-        box, group = task.boxes(count), task.group(count)
+        box, group = task.box.expanded(count), task.group(count)
         relus, curves = self._layout.of_relus, self._layout.of_curves
         ends = {at.relu: (part.lower[:, at.section], part.upper[:, at.section]) for at in curves}
         constraints = SignConstraints({at.relu: part.sign[:, at.section] for at in relus}, ends)
@@ -224,7 +219,7 @@ class MethodSigns:
         from zonoplug.lirpa.refine import first_alpha
 
         count = len(part)
-        box, group = task.boxes(count), task.group(count)
+        box, group = task.box.expanded(count), task.group(count)
         row = self._nearest_row(margins.masked_fill(task.objective.goal(group).isneginf(), torch.nan))
         rows = task.objective.rows(group).expand(count, -1, -1)[torch.arange(count, device=row.device), row]
         with torch.no_grad():

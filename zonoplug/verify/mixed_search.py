@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from zonoplug.clock import Deadline
-from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.batch import take
@@ -75,8 +74,7 @@ class MixedSearch:
     def _search_box(self, objective: Objective, number: int, deadline: Deadline, result: SearchResult) -> bool:
         one = slice(number, number + 1)
         self._box_number = number
-        box = Box(self._problem.box.lower[one], self._problem.box.upper[one])
-        self._bounds = MixedBounds(self._bounder, box, Aims.of(objective, number))
+        self._bounds = MixedBounds(self._bounder, self._problem.box.pick(one), Aims.of(objective, number))
         root = self._bounds.root()
         batch = max(1, min(BATCH, STATE_BYTES // root.bytes_each))
         for piece in torch.arange(len(root)).split(batch):

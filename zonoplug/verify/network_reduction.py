@@ -101,7 +101,7 @@ def prove_by_merging(
     merging = merging or NeuronMerging()
     boxes: list[tuple[Attempt, ...]] = []
     for index in range(problem.objective.num_boxes):
-        box = Box(problem.box.lower[index : index + 1], problem.box.upper[index : index + 1])
+        box = problem.box.pick(slice(index, index + 1))
         boxes.append(_attempts(problem.objective, module, box, torch.tensor([index]), rates, merging, chain))
         if not boxes[-1][-1].proved:
             break

@@ -100,7 +100,7 @@ class NeuronLayout:
         found = {at.source: Interval(at.shaped(lower), at.shaped(upper)) for at in self.places}
         for name, hull in others.items():
             if name not in found:
-                found[name] = Interval(*(end.expand(lower.shape[0], *end.shape[1:]) for end in hull))
+                found[name] = hull.expanded(lower.shape[0])
         return found
 
     def multipliers(self, alpha: Tensor, beta: Tensor, sign: Tensor) -> Multipliers:

@@ -61,8 +61,8 @@ class SignBounds:
         """
         from zonoplug.lirpa.ascent import Adam
 
-        count, box = len(part), self.box
-        many = Box(box.lower.expand(count, *box.lower.shape[1:]), box.upper.expand(count, *box.upper.shape[1:]))
+        count = len(part)
+        many = self.box.expanded(count)
         hulls = self.layout.hulls(part.lower, part.upper, self.hulls)
         sides = self._backward.sides(hulls)
         alpha, beta = (value.clone().requires_grad_(True) for value in (part.alpha, part.beta))

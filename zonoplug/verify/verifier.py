@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from zonoplug.clock import Deadline
-from zonoplug.domain.input_sets import Box
 from zonoplug.errors import HostError, UnsupportedOperatorError, ZonoplugError
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
@@ -146,13 +145,11 @@ class Verification:
     def _at_root(self, bounder: Bounder, method: str, objective: Objective) -> Tensor:
         """The disjuncts (boxes, disjuncts) that a method excludes on the whole input boxes."""
         self._outcome.method = method
-        box = self._problem.box
         excluded = torch.zeros_like(objective.exists)
         needed = objective.exists.any(dim=1).nonzero().flatten()
         for group in needed.split(ROOT_BATCH):
             try:
-                part = Box(box.lower[group], box.upper[group])
-                bounds = bounder.bound(method, part, group, objective)
+                bounds = bounder.bound(method, self._problem.box.pick(group), group, objective)
                 seen = torch.isin(self._attack.groups, group)
                 of = self._attack.groups[seen]
                 at = bounds.lower[torch.searchsorted(group, of)]
