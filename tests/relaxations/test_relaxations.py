@@ -9,7 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zonoplug.relaxations import RELAXATIONS, Relaxation, erf, floor, log, power, reciprocal, relu, rsqrt, sqrt, step
+from zonoplug.relaxations import (
+    RELAXATIONS,
+    Relaxation,
+    erf,
+    floor,
+    log,
+    power,
+    reciprocal,
+    relu,
+    rsqrt,
+    sqrt,
+    step,
+    triangle_height,
+)
 from zonoplug.testing import check_relaxation
 
 BOUNDS = st.floats(-100, 100, width=32)
@@ -191,3 +204,16 @@ def test_relu_is_the_published_parallelogram():
     torch.testing.assert_close(slope, torch.tensor([0.75]))
     torch.testing.assert_close(offset, torch.tensor([0.375]))
     torch.testing.assert_close(radius, torch.tensor([0.375]))
+
+
+@given(BOUNDS, BOUNDS)
+def test_the_height_of_a_triangle_is_where_its_chord_passes_0(a, b):
+    lower, upper = torch.tensor([min(a, b)]), torch.tensor([max(a, b)])
+    chord = relu(lower, upper)
+    torch.testing.assert_close(triangle_height(lower, upper), chord.offset + chord.radius)
+
+
+def test_there_is_no_height_where_the_sign_is_known_or_a_bound_is_not():
+    lower = torch.tensor([1.0, -2.0, 0.0, -1.0, torch.nan, -torch.inf])
+    upper = torch.tensor([2.0, -1.0, 1.0, 0.0, 1.0, 1.0])
+    assert torch.equal(triangle_height(lower, upper), torch.zeros(6))

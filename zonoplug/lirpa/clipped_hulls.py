@@ -23,8 +23,9 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.backward import Backward, LinearBounds, Started
-from zonoplug.lirpa.refine import NeuronSlopes, triangle_height, unit_rows
+from zonoplug.lirpa.refine import NeuronSlopes, unit_rows
 from zonoplug.lirpa.relu_sides import Multipliers
+from zonoplug.relaxations import triangle_height
 
 ALPHA_RATE, BETA_RATE, GAMMA_RATE = 0.1, 0.05, 0.5
 
@@ -123,7 +124,7 @@ def clip_hulls(
             for key, a in coefficients.items():
                 costs[key] = costs.get(key, torch.zeros_like(a[:1, 0])) + a.abs().sum(dim=(0, 1)).unsqueeze(0)
         tight[name] = Interval(lower.reshape(hull.lower.shape), upper.reshape(hull.upper.shape))
-        spread = {key: cost * triangle_height(tight[passes[name].source(key)]) for key, cost in costs.items()}
+        spread = {key: cost * triangle_height(*tight[passes[name].source(key)]) for key, cost in costs.items()}
         total = sum(float(cost.sum()) for cost in spread.values())
         for key, cost in spread.items():
             impact[key] = impact.get(key, torch.zeros_like(cost)) + cost / max(total, torch.finfo(cost.dtype).tiny)

@@ -155,12 +155,6 @@ def _neurons_read(whole: Backward, box: Box, hulls: Mapping[str, Interval], rows
     return {name: (value != 0).any(dim=1) for name, value in coefficients.items()}
 
 
-def triangle_height(hull: Interval) -> Tensor:
-    """The height of a ReLU's triangle, 0 where the sign is known."""
-    open_ = (hull.lower < 0) & (hull.upper > 0)
-    return torch.where(open_, -hull.lower * hull.upper / (hull.upper - hull.lower), 0.0).nan_to_num()
-
-
 def first_slopes(passes: Backward, hulls: Mapping[str, Interval], count: int) -> dict[str, Tensor]:
     """Slopes of all ReLUs on the way, (count, *shape) each, before any gradient step."""
     alpha = {relu.name: first_alpha(hulls[relu.inputs[0].name]) for relu in passes.relus}

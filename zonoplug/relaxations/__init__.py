@@ -12,6 +12,7 @@ from zonoplug.relaxations.piecewise_linear import (
     prelu,
     relu,
     relu6,
+    triangle_height,
 )
 from zonoplug.relaxations.powers import power, reciprocal, rsqrt, sqrt, square
 from zonoplug.relaxations.s_shaped import arctan, erf, sigmoid, tanh
@@ -60,4 +61,5 @@ __all__ = [
     "square",
     "step",
     "tanh",
+    "triangle_height",
 ]

@@ -53,6 +53,13 @@ def relu(lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Relaxatio
     return two_pieces(lower, upper, 0.0, 1.0, slope)
 
 
+def triangle_height(lower: Tensor, upper: Tensor) -> Tensor:
+    """The height at 0 of the triangle around max(x, 0):  -l u / (u - l);  0 where a sign is known or a bound is not."""
+    open_ = (lower < 0) & (upper > 0)
+    width = (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
+    return torch.where(open_, -lower * upper / width, 0.0).nan_to_num()
+
+
 def leaky_relu(lower: Tensor, upper: Tensor, negative_slope: float = 0.01, slope: Tensor | None = None) -> Relaxation:
     """Enclose  x if x > 0 else negative_slope * x."""
     return two_pieces(lower, upper, negative_slope, 1.0, slope)

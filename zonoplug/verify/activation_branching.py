@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.registry import Registry
+from zonoplug.relaxations import triangle_height
 
 LOWER_SHARE = 0.01  # of what a lower side can cost, beside chords
 FAR_SHARE, FAR_LOWER_SHARE = 0.02, 1e-4  # of what sides cost anywhere, beside what chords cost at one point
@@ -37,14 +38,13 @@ class ActivationFacts:
 
     @property
     def height(self) -> Tensor:
-        """Of the triangle above each open ReLU at 0:  -l u / (u - l)."""
-        width = (self.upper - self.lower).clamp(min=torch.finfo(self.lower.dtype).tiny)
-        return -self.lower * self.upper / width
+        """Of each ReLU's triangle, (n, neurons)."""
+        return triangle_height(self.lower, self.upper)
 
 
 def relaxation_cost(coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor) -> Tensor:
     """|a| times the largest gap between a ReLU and the side of its triangle that a bound used; all (n, neurons)."""
-    above = -lower * upper / (upper - lower).clamp(min=torch.finfo(lower.dtype).tiny)
+    above = triangle_height(lower, upper)
     below = torch.maximum(-alpha * lower, (1 - alpha) * upper)
     return coefficients.abs() * torch.where(coefficients < 0, above, below)
 
