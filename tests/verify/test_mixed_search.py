@@ -149,13 +149,13 @@ def test_pieces_by_sign_and_by_input():
     part = MixedSubdomains(
         -one,
         one,
+        zero,
+        zero,
+        zero,
+        torch.zeros(2),
         -one,
         one,
-        zero,
-        zero,
-        zero,
         torch.zeros(2, 1),
-        torch.zeros(2),
         torch.ones(2),
         torch.zeros(2, dtype=torch.int64),
     )

@@ -46,14 +46,8 @@ class MixedBounds:
 
     def root(self) -> MixedSubdomains:
         """The whole box, once for each aim."""
-        count = len(self._aims)
-        root = self.layers.layout.root(self._hulls, count)
-        box_lower, box_upper = (end.flatten(1).expand(count, -1).clone() for end in (self._box.lower, self._box.upper))
-        weights = self._aims.goal.new_zeros(count, self._aims.goal.shape[1])
-        aim = torch.arange(count, device=weights.device)
-        signs = root.lower, root.upper, root.sign, root.alpha, root.beta
-        share = torch.ones(count, dtype=torch.float64, device=weights.device)
-        return MixedSubdomains(box_lower, box_upper, *signs, weights, root.bound, share, aim)
+        signs = self.layers.layout.root(self._hulls, len(self._aims))
+        return MixedSubdomains.whole(signs, self._box, self._aims)
 
     def refresh(self, part: MixedSubdomains) -> Tensor:
         """Intersect the hulls with those on each subdomain's box. Returns where no point is left, (n,)."""

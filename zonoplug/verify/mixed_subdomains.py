@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zonoplug.domain.input_sets import Box
 from zonoplug.verify.activation_branching import relaxation_cost
 from zonoplug.verify.batch import Batch
+from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,36 +40,29 @@ class Margins(Batch):
 
 
 @dataclass(slots=True)
-class MixedSubdomains(Batch):
-    """A batch of subdomains of one input box; inputs flattened, neurons of all ReLU layers side by side.
+class MixedSubdomains(SignSubdomains):
+    """A batch of subdomains of one input box, of several disjuncts, that have smaller boxes besides; inputs flattened.
 
     Attributes:
         box_lower, box_upper: (n, inputs).
-        lower, upper: bounds of pre-activations, (n, neurons).
-        sign: fixed signs, (n, neurons) in {-1, 0, 1}.
-        alpha, beta: the multipliers to start from, (n, neurons).
         weights: of the rows, before a softmax, (n, rows).
-        bound: a lower bound of the margin, (n,).
         share: (n,) of the whole tree, halved by each split; in float64, for trees deeper than 149.
         aim: (n,) number of the disjunct, a place in the search's aims.
     """
 
     box_lower: Tensor
     box_upper: Tensor
-    lower: Tensor
-    upper: Tensor
-    sign: Tensor
-    alpha: Tensor
-    beta: Tensor
     weights: Tensor
-    bound: Tensor
     share: Tensor
     aim: Tensor
 
-    @property
-    def open_neurons(self) -> Tensor:
-        """(n, neurons) True where the sign is not known."""
-        return (self.lower < 0) & (self.upper > 0) & (self.sign == 0)
+    @classmethod
+    def whole(cls, signs: SignSubdomains, box: Box, aims: Aims) -> MixedSubdomains:
+        """A box (1, *input_shape) as a whole, once for each aim; `signs` has as many elements."""
+        lower, upper = (end.flatten(1).clone() for end in box.expanded(len(aims)).interval_hull())
+        weights = torch.zeros_like(aims.goal)
+        share = torch.ones(len(aims), dtype=torch.float64, device=weights.device)
+        return cls._of((*signs.parts(), lower, upper, weights, share, torch.arange(len(aims), device=weights.device)))
 
     def relaxation_costs(self, coefficients: Tensor) -> Tensor:
         """What each open neuron's relaxation can cost a bound with these coefficients behind ReLUs; else -1."""

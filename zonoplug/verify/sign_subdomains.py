@@ -52,7 +52,7 @@ class SignSubdomains(Batch):
         lower, upper: bounds of pre-activations, (n, neurons).
         sign: fixed signs, (n, neurons) in {-1, 0, 1}.
         alpha, beta: the multipliers to start from, (n, neurons).
-        bound: the parent's lower bound of the margin, (n,).
+        bound: a lower bound of the margin, (n,); the parent's, until there is one.
     """
 
     lower: Tensor
