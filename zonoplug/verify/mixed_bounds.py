@@ -30,7 +30,6 @@ class MixedBounds:
 
     def __init__(self, bounder: Bounder, box: Box, aims: Aims) -> None:
         from zonoplug.lirpa.methods import BoundMethod
-        from zonoplug.lirpa.module import walk
 
         assert bounder.backward is not None
         self._module = bounder.module
@@ -38,10 +37,10 @@ class MixedBounds:
         self._aims = aims
         self._shape = box.lower.shape[1:]
         self._method = BoundMethod.parse("zonotope")
+        self._hulls = bounder.hulls(box)
         with torch.no_grad():
-            self._hulls = walk(self._module, [box], self._method).hulls
             self._magnitudes = self._backward.magnitudes(box, self._hulls)
-        self.layers = ReluLayers(self._module, self._backward, box, self._hulls)
+        self.layers = ReluLayers(self._module, self._backward, box, self._hulls, self._magnitudes)
         self._box = box
 
     def root(self) -> MixedSubdomains:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class ReluLayers:
         backward: its backward bounds.
         box: (1, *input_shape).
         hulls: the inputs of its ReLUs on the box, by node name.
+        magnitudes: what rounding errors on the box scale with, see `Backward.magnitudes`.
 
     Attributes:
         layout: of their neurons.
@@ -48,7 +50,14 @@ class ReluLayers:
         center: the middle of the box, (inputs,).
     """
 
-    def __init__(self, module: Any, backward: BackwardPass, box: Box, hulls: dict[str, Interval]) -> None:
+    def __init__(
+        self,
+        module: Any,
+        backward: BackwardPass,
+        box: Box,
+        hulls: Mapping[str, Interval],
+        magnitudes: Mapping[str, Tensor],
+    ) -> None:
         from zonoplug.lirpa.backward import Backward
 
         self._module = module
@@ -57,7 +66,6 @@ class ReluLayers:
         self.center = point.flatten()
         self.layout = NeuronLayout(backward, hulls)
         self.all: list[Layer] = []
-        magnitudes = backward.magnitudes(box, hulls)
         for at in self.layout.places:
             error = EXACT_FACTOR * torch.finfo(point.dtype).eps * magnitudes[at.relu].flatten()
             passes = Backward(module, at.source)
