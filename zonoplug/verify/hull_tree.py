@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from zonoplug.verify.sign_bounds import SignBounds
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 from zonoplug.verify.sign_tree import Proofs, SignTree, Witness
 from zonoplug.verify.subdomain_hulls import Slopes, SubdomainHulls
-
-if TYPE_CHECKING:
-    pass
 
 NODE_STEPS = 10
 TRIAL_STEPS = 3
@@ -89,12 +86,12 @@ class HullTree:
 
     def __init__(self, search: SignSearch, bounds: SignBounds, slopes: Slopes, clips: bool, records: bool) -> None:
         self._search = search
-        self._slopes = {at.source: slopes[at.source] for at in bounds.layout.places if at.source in slopes}
+        self._slopes = slopes
         self._layout = bounds.layout
         self._bounds = bounds
         self._hulls = SubdomainHulls(bounds.module, bounds.box, bounds.hulls, bounds.layout, self._slopes)
         self._reach = torch.inf
-        self._clips = clips and bool(self._slopes)
+        self._clips = clips
         self._plain_share = CLIP_PLAIN_SHARE if self._clips else PLAIN_SHARE
         self._gains: dict[int, tuple[float, int]] = {}
         self._proofs = Proofs(search, records)
