@@ -9,14 +9,10 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.contraction import middle_of
+from zonoplug.verify.dual_ascent import DualAscent
 from zonoplug.verify.mixed_subdomains import Margins, MixedSubdomains
 from zonoplug.verify.relu_layers import Layer, ReluLayers
 from zonoplug.verify.sign_subdomains import Aims
-
-ALPHA_RATE = 0.15
-BETA_RATE = 0.05
-WEIGHT_RATE = 0.3
-MEAN_SHARE = 0.2  # of each step in the mean of the places where the bound is least
 
 
 class MixedBounds:
@@ -41,6 +37,7 @@ class MixedBounds:
         with torch.no_grad():
             self._magnitudes = self._backward.magnitudes(box, self._hulls)
         self.layers = ReluLayers(self._module, self._backward, box, self._hulls, self._magnitudes)
+        self._ascent = DualAscent(self._backward, self.layers.layout)
         self._box = box
 
     def root(self) -> MixedSubdomains:
@@ -60,9 +57,8 @@ class MixedBounds:
                 reach = radius @ matrix.abs().T
                 self._intersect(part, layer, values - reach, values + reach, gone)
             if self.layers.later:
-                box = Box(*(end.unflatten(1, self._shape) for end in (part.box_lower, part.box_upper)))
                 last = self.layers.later[-1].source
-                found = walk(self._module, [box], self._method, final=last, known=self.hulls(part))
+                found = walk(self._module, [self._boxes(part)], self._method, final=last, known=self.hulls(part))
                 hulls = found.hulls | {last: found.bounds}
                 for layer in self.layers.later:
                     hull = hulls[layer.source]
@@ -70,53 +66,32 @@ class MixedBounds:
         return gone
 
     def margins(self, part: MixedSubdomains, steps: int) -> Margins:
-        """Bound the margin of each subdomain's aim, and keep the multipliers that were found in it.
-
-        max over weights w >= 0 of sum 1, alpha, beta  of  the lower bound of  w . (rows y - goal)
-        """
-        from zonoplug.lirpa.ascent import Adam
-
-        aims = self._aims.pick(part.aim)
-        box = Box(*(end.unflatten(1, self._shape) for end in (part.box_lower, part.box_upper)))
-        hulls = self.hulls(part)
-        sides = self._backward.sides(hulls)
-        alpha, beta, weights = (value.clone().requires_grad_(True) for value in (part.alpha, part.beta, part.weights))
-        climber = Adam([alpha, beta, weights], [ALPHA_RATE, BETA_RATE, WEIGHT_RATE], decay=0.96)
-        best: Tensor | None = None
-        mean: Tensor | None = None
-        for step in range(steps + 1):
-            with torch.enable_grad():
-                mixture = weights.masked_fill(~aims.there, -torch.inf).softmax(dim=1).unsqueeze(1)
-                chosen = self.layers.layout.multipliers(alpha, beta, part.sign)
-                rows = mixture @ aims.rows
-                passed = self._backward.bound(box, hulls, rows, chosen, sides)
-                margin = passed.lower[:, 0] - (mixture @ aims.goal.unsqueeze(2))[:, 0, 0]
-                gain = margin.sum()
-            with torch.no_grad():  # each step has an allowance of its own
-                allowance = self._backward.allowance(passed, rows, hulls, self._magnitudes)[:, 0]
-                low = (passed.inputs[:, 0].flatten(1) > 0).to(margin.dtype)
-                mean = low if mean is None else mean + (low - mean) * MEAN_SHARE
-                best = margin - allowance if best is None else torch.fmax(best, margin - allowance)
-            if step == steps or bool((best > 0).all()):
-                break
-            climber.climb(gain)
-            with torch.no_grad():
-                alpha.clamp_(0, 1)
-                beta.clamp_(min=0)
-        with torch.no_grad():
-            part.alpha, part.beta, part.weights = alpha.detach(), beta.detach(), weights.detach()
-            slopes = passed.inputs[:, 0].flatten(1).detach()
-            center, radius = middle_of(part.box_lower, part.box_upper)
-            floor = margin + (slopes.abs() * radius).sum(dim=1) - allowance
-            coefficients = self.layers.layout.coefficients(passed)
-            minimiser = torch.where(slopes > 0, part.box_lower, part.box_upper)
-            assert best is not None and mean is not None
-            point = part.box_upper - mean * (part.box_upper - part.box_lower)
-            return Margins(best, slopes, floor, center, coefficients, minimiser, point)
+        """Bound the margin of each subdomain's aim, and keep the multipliers that were found in it."""
+        aims, box, hulls = self._aims.pick(part.aim), self._boxes(part), self.hulls(part)
+        found = self._ascent.climb(
+            part,
+            box,
+            hulls,
+            aims,
+            part.weights,
+            steps,
+            lambda passed, rows: self._backward.allowance(passed, rows, hulls, self._magnitudes),
+        )
+        part.weights, slopes = found.weights, found.slopes.flatten(1)
+        center, radius = middle_of(part.box_lower, part.box_upper)
+        floor = found.margin + (slopes.abs() * radius).sum(dim=1) - found.allowance
+        coefficients = self.layers.layout.coefficients(found.last)
+        return Margins(
+            found.bound, slopes, floor, center, coefficients, found.minimiser.flatten(1), found.point.flatten(1)
+        )
 
     def hulls(self, part: MixedSubdomains) -> dict[str, Interval]:
         """By node name, bounds on each subdomain."""
         return self.layers.layout.hulls(part.lower, part.upper, self._hulls)
+
+    def _boxes(self, part: MixedSubdomains) -> Box:
+        """(n, *input_shape)."""
+        return Box(*(end.unflatten(1, self._shape) for end in (part.box_lower, part.box_upper)))
 
     @staticmethod
     def _intersect(part: MixedSubdomains, layer: Layer, lower: Tensor, upper: Tensor, gone: Tensor) -> None:
