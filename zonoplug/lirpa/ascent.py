@@ -31,7 +31,10 @@ class Adam:
 
     def climb(self, objective: Tensor) -> None:
         """One step up the gradient of a scalar. Values that it does not depend on stay as they are."""
-        gradients = torch.autograd.grad(objective, self._values, allow_unused=True)
+        self.step(torch.autograd.grad(objective, self._values, allow_unused=True))
+
+    def step(self, gradients: Sequence[Tensor | None]) -> None:
+        """One step, where the gradients are known."""
         self._steps += 1
         first_scale = 1 - 0.9**self._steps
         second_scale = 1 - 0.999**self._steps

@@ -1,0 +1,143 @@
+"""A network on an input box, written in its inputs and in the outputs of those ReLUs whose sign is open there.
+
+    z  =  inputs . x  +  before . relu(z before)  +  constant  +/-  error
+
+All that is linear on the box is multiplied out: ReLUs of known sign among it, convolutions, sums of branches. What is
+left is small where few signs are open, and the same for every architecture; bounds of many subdomains cost a few
+products of matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.input_sets import Box
+from zonoplug.domain.zonotope import Interval
+from zonoplug.lirpa.relu_sides import Sides
+from zonoplug.lirpa.rounding_allowance import FACTOR
+
+if TYPE_CHECKING:
+    from zonoplug.lirpa.backward import Backward
+
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forms:
+    """Affine forms in the inputs and in the outputs of open ReLUs.
+
+    Attributes:
+        inputs: (r, inputs).
+        before: (r, open neurons).
+        constant: (r,).
+        error: (r,) how far rounding may move a value from its form, here and in the network.
+    """
+
+    inputs: Tensor
+    before: Tensor
+    constant: Tensor
+    error: Tensor
+
+    def pick(self, index: Tensor) -> Forms:
+        """Some of them."""
+        return Forms(self.inputs[index], self.before[index], self.constant[index], self.error[index])
+
+
+class OpenNetwork:
+    """The open ReLUs of a network on one box, layer by layer.
+
+    Args:
+        box: (1, *input_shape).
+
+    Attributes:
+        sections: of each layer, among all open neurons.
+        numbers: (n,) of the open neurons among all neurons of the layers, rising.
+        all_lower, all_upper: (all neurons,) of the pre-activations.
+        forms: of the open pre-activations, in the neurons of the layers before.
+    """
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+        size = box.lower.numel()
+        none = box.lower.new_zeros(0)
+        self.sections: list[slice] = []
+        self.numbers = torch.zeros(0, dtype=torch.int64, device=none.device)
+        self.all_lower, self.all_upper = none, none
+        self.forms = Forms(none.new_zeros(0, size), none.new_zeros(0, 0), none, none)
+        self._open: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return int(self.numbers.shape[0])
+
+    @property
+    def lower(self) -> Tensor:
+        """(n,) of the open pre-activations."""
+        return self.all_lower[self.numbers]
+
+    @property
+    def upper(self) -> Tensor:
+        """(n,) of the open pre-activations."""
+        return self.all_upper[self.numbers]
+
+    def append(self, relu: str, neurons: Tensor, hull: Interval, forms: Forms | None = None) -> None:
+        """Add the open neurons of one more layer.
+
+        Args:
+            relu: the name of its node.
+            neurons: (m,) places in the flattened layer.
+            hull: of all its neurons.
+            forms: of the open ones, if there are any.
+        """
+        count = len(self)
+        self.sections.append(slice(count, count + neurons.shape[0]))
+        self._open[relu] = neurons
+        self.numbers = torch.cat([self.numbers, self.all_lower.shape[0] + neurons])
+        self.all_lower = torch.cat([self.all_lower, hull.lower.flatten()])
+        self.all_upper = torch.cat([self.all_upper, hull.upper.flatten()])
+        if forms is None:
+            return
+        wide = forms.before.new_zeros(len(self), len(self))
+        wide[:count, :count], wide[count:, :count] = self.forms.before, forms.before
+        both = ((old, new) for old, new in ((getattr(self.forms, f), getattr(forms, f)) for f in ("inputs", "constant", "error")))
+        inputs, constant, error = (torch.cat(pair) for pair in both)
+        self.forms = Forms(inputs, wide, constant, error)
+
+    def forms_of(self, passes: Backward, hulls: Mapping[str, Interval], rows: Tensor) -> Forms:
+        """Forms of rows of the value that `passes` end at.
+
+        Args:
+            passes: over ReLUs and exact operators alone; every ReLU with open neurons has been appended.
+            hulls: of the box, (1, *shape) by node name.
+            rows: (r, size).
+        """
+        sides = {}
+        for node in passes.relus:
+            lower = hulls[passes.source(node.name)].lower
+            slope = (lower >= 0).to(lower.dtype).unsqueeze(1)
+            sides[node.name] = Sides(slope, torch.zeros_like(slope), torch.zeros_like(slope, dtype=torch.bool))
+        magnitudes = passes.magnitudes(self.box, hulls)
+        origin = Box(torch.zeros_like(self.box.lower), torch.zeros_like(self.box.lower))
+        parts = []
+        for some in rows.split(ROWS_AT_ONCE):
+            with torch.no_grad():
+                found = passes.bound(origin, hulls, some.unsqueeze(0), sides=sides)
+                before = some.new_zeros(len(some), len(self))
+                for section, (relu, neurons) in zip(self.sections, self._open.items(), strict=True):
+                    if relu in found.coefficients:
+                        flat = found.coefficients[relu][0].flatten(1)
+                        before[:, section] = flat[:, neurons]
+                        flat[:, neurons] = 0.0  # what follows counts the others' roundings
+                inputs, constant = found.inputs[0].flatten(1), found.lower[0]
+                inherited = passes.allowance(found, some.unsqueeze(0), hulls, magnitudes)[0]
+            parts.append(Forms(inputs, before, constant, inherited + self._own_error(inputs, before, constant)))
+        return Forms(*(torch.cat([getattr(part, f) for part in parts]) for f in ("inputs", "before", "constant", "error")))
+
+    def _own_error(self, inputs: Tensor, before: Tensor, constant: Tensor) -> Tensor:
+        largest = torch.maximum(self.box.lower.abs(), self.box.upper.abs()).flatten()
+        terms = inputs.abs() @ largest + before.abs() @ self.upper.clamp(min=0) + constant.abs()
+        return FACTOR * torch.finfo(terms.dtype).eps * terms

@@ -1,0 +1,152 @@
+"""Bounds of subdomains that fix signs, over a network that is written in its open ReLUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zonoplug.domain.zonotope import Interval
+from zonoplug.verify.activation_branching import ActivationFacts, ActivationRule, open_scores
+from zonoplug.verify.batch import Batch
+from zonoplug.verify.dual_ascent import ALPHA_RATE, BETA_RATE, DECAY, WEIGHT_RATE
+from zonoplug.verify.sign_subdomains import SignSubdomains
+
+if TYPE_CHECKING:
+    from zonoplug.lirpa.open_network import Forms, OpenNetwork
+
+ENOUGH = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets(Batch):
+    """What is bounded: for each subdomain a mixture of the affine forms of some rows.
+
+    Attributes:
+        inputs: (n, rows, inputs).
+        before: (n, rows, neurons).
+        constant, error: (n, rows).
+        there: (n, rows) False where one has fewer rows than another.
+    """
+
+    inputs: Tensor
+    before: Tensor
+    constant: Tensor
+    error: Tensor
+    there: Tensor
+
+    @staticmethod
+    def of(forms: Forms, side: Tensor) -> Targets:
+        """One row each: forms times `side`, (n, 1) of 1 or -1."""
+        parts = (forms.inputs, forms.before, forms.constant.unsqueeze(1))
+        inputs, before, constant = (part * side for part in parts)
+        there = torch.ones_like(constant, dtype=torch.bool)
+        return Targets(inputs.unsqueeze(1), before.unsqueeze(1), constant, forms.error.unsqueeze(1), there)
+
+
+class OpenBounds:
+    """Bounds subdomains of one box; neurons are the open ones of an `OpenNetwork`.
+
+    Args:
+        network: of the box.
+        rule: scores neurons for splits.
+
+    Attributes:
+        minimisers: (n, *input_shape) the inputs at which the latest bounds were least.
+    """
+
+    def __init__(self, network: OpenNetwork, rule: ActivationRule) -> None:
+        self._network, self._rule = network, rule
+        box = network.box
+        self.minimisers = box.lower
+        self._center = (box.lower + (box.upper - box.lower) / 2).flatten()
+        self._radius = torch.maximum(box.upper.flatten() - self._center, self._center - box.lower.flatten())
+        self._random = torch.Generator().manual_seed(0)
+
+    def root(self, count: int) -> SignSubdomains:
+        """Some subdomains, all the same, on which no sign is fixed."""
+        lower, upper = (end.expand(count, -1) for end in (self._network.lower, self._network.upper))
+        zero = torch.zeros_like(lower)
+        alpha = (upper > -lower).to(lower.dtype)
+        return SignSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((count,), -inf))
+
+    def bound(self, part: SignSubdomains, targets: Targets, steps: int) -> tuple[Tensor, Tensor]:
+        """Bounds of the best mixture of rows, (n,), and scores for splits, (n, neurons). Updates the multipliers."""
+        from zonoplug.lirpa.ascent import Adam
+        from zonoplug.lirpa.relu_sides import relu_sides
+
+        sides = relu_sides(Interval(part.lower, part.upper))
+        slope, intercept, open_ = (side.squeeze(1) for side in (sides.slope, sides.intercept, sides.open))
+        mixed = targets.there.shape[1] > 1
+        weights = targets.constant.new_zeros(len(part), targets.there.shape[1])
+        kept = [part.alpha, part.beta, weights]
+        free = alpha, beta, weights = [value.clone() for value in kept]
+        climber = Adam(free, [ALPHA_RATE, BETA_RATE, WEIGHT_RATE], DECAY)
+        best = part.bound.new_full((len(part),), -inf)
+        for step in range(steps + 1):
+            shares = weights.masked_fill(~targets.there, -inf).softmax(dim=1)
+            below = torch.where(open_, alpha, slope)
+            behind, front, at_input, value = self._backward(shares, targets, below, slope, intercept, beta * part.sign)
+            better = (value > best).unsqueeze(1)
+            kept = [torch.where(better, now, before) for now, before in zip(free, kept, strict=True)]
+            best = torch.fmax(best, value)
+            last = step == steps or bool((best > 0).all())
+            if last and not self._wants_values:
+                break
+            z, images, x = self._primal(at_input, behind, below, slope, intercept)
+            if last:
+                break
+            rising = (value <= ENOUGH).unsqueeze(1).to(z.dtype)
+            moves = [behind.clamp(min=0) * z * open_ * rising, -part.sign * z * rising, None]
+            if mixed:
+                rows = targets.constant + (targets.inputs @ x.unsqueeze(2) + targets.before @ images.unsqueeze(2)).squeeze(2)
+                moves[2] = shares * (rows - (shares * rows).sum(dim=1, keepdim=True)) * rising
+            climber.step(moves)
+            alpha.clamp_(0, 1)
+            beta.clamp_(min=0)
+        part.alpha, part.beta, _ = kept
+        box = self._network.box
+        self.minimisers = torch.where(at_input.unflatten(1, box.lower.shape[1:]) > 0, box.lower, box.upper)
+        facts = ActivationFacts(part.lower, part.upper, behind, part.alpha, part.open_neurons, lambda: z, self._random)
+        return best, open_scores(self._rule, facts)
+
+    _wants_values = True
+
+    def _backward(
+        self, shares: Tensor, targets: Targets, below: Tensor, slope: Tensor, intercept: Tensor, fixed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Coefficients behind and in front of the ReLUs, (n, neurons), and at the inputs, and the lower bound, (n,)."""
+        forms, shares = self._network.forms, shares.unsqueeze(1)
+        behind = (shares @ targets.before).squeeze(1)
+        front = torch.empty_like(behind)
+        for section in reversed(self._network.sections):
+            a = behind[:, section]
+            negative = a.clamp(max=0)
+            image = (a - negative) * below[:, section] + negative * slope[:, section] - fixed[:, section]
+            front[:, section] = image
+            if section.start:
+                behind[:, : section.start] += image @ forms.before[section, : section.start]
+        at_input = (shares @ targets.inputs).squeeze(1) + front @ forms.inputs
+        value = (shares @ targets.constant.unsqueeze(2))[:, 0, 0] + (behind.clamp(max=0) * intercept).sum(dim=1)
+        value = value + front @ forms.constant + at_input @ self._center - at_input.abs() @ self._radius
+        error = (shares @ targets.error.unsqueeze(2))[:, 0, 0] + front.abs() @ forms.error
+        return behind, front, at_input, value - error
+
+    def _primal(
+        self, at_input: Tensor, behind: Tensor, below: Tensor, slope: Tensor, intercept: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the bound is least: pre-activations and images of the neurons, (n, neurons), and the inputs."""
+        forms = self._network.forms
+        x = self._center - self._radius * at_input.sign()
+        z = x @ forms.inputs.T + forms.constant
+        images = torch.empty_like(z)
+        for section in self._network.sections:
+            if section.start:
+                z[:, section] += images[:, : section.start] @ forms.before[section, : section.start].T
+            own = z[:, section]
+            upper = slope[:, section] * own + intercept[:, section]
+            images[:, section] = torch.where(behind[:, section] >= 0, below[:, section] * own, upper)
+        return z, images, x
