@@ -50,7 +50,8 @@ class ActivationSearch(BoxwiseSearch):
         branching: which sign to fix: a name in `ACTIVATION_RULES`, or "auto".
     Raises:
         UnknownNameError: no rule is called so.
-        UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.
+        UnsupportedOperatorError: the network has operators that backward bounds cannot pass, takes no batch, or has no
+            ReLUs.
     """
 
     def __init__(
@@ -78,8 +79,8 @@ class ActivationSearch(BoxwiseSearch):
         box, module = self._box, self._bounder.module
         self.bounds = SignBounds(module, self._backward, box, self._bounder.hulls(box), self._rule)
         aims = Aims.of(objective, self._box_number)
+        refined = "refined-hulls" not in self._without
         for steps in ROOT_STEPS:
-            refined = "refined-hulls" not in self._without
             slopes = self._tighten(steps, deadline, aims.all_rows) if refined else {}
             parts = []
             for piece in torch.arange(len(aims)).split(BATCH):

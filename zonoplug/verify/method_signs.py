@@ -1,4 +1,4 @@
-"""Branch and bound on ReLU signs where any bound method bounds the subdomains.
+"""Branch and bound on ReLU signs, and on points of S-shaped activations, with any bound method for the subdomains.
 
 A subdomain fixes the signs of some pre-activations. Its hulls are its parent's, cut at 0 where a sign is fixed, and
 intersected with what the method finds on them. A zonotope's walk tightens the layers behind a sign, and its symbols are
@@ -62,14 +62,16 @@ class _Task:
 
 
 class MethodSigns(BoxwiseSearch):
-    """Proves disjuncts one after another by splitting on ReLU signs.
+    """Proves disjuncts one after another by splitting on ReLU signs, and S-shaped activations at points.
 
     Args:
         problem, bounder, attack, observer, without: see `Search`.
         method: a bound method that makes use of known hulls, see `BoundMethod.takes_hulls`.
         branching: which sign to fix: a name in `ACTIVATION_RULES`, or "auto".
     Raises:
-        UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.
+        UnknownNameError: no rule is called so.
+        UnsupportedOperatorError: backward bounds do not apply to the network, or it has no such activations; or leaves
+            are recorded, which cannot tell of points.
     """
 
     def __init__(

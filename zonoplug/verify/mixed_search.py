@@ -37,7 +37,8 @@ class MixedSearch(BoxwiseSearch):
         problem, bounder, attack, observer, without: see `Search`.
         branching: which sign or input to split: a name in `MIXED_RULES`, or "auto".
     Raises:
-        UnsupportedOperatorError: backward bounds do not pass the network.
+        UnknownNameError: no rule is called so.
+        UnsupportedOperatorError: backward bounds do not pass the network, or it has no ReLUs.
     """
 
     def __init__(
