@@ -16,9 +16,9 @@ from zonoplug.verify.activation_branching import ACTIVATION_RULES, ActivationFac
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
-from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Verdict
+from zonoplug.verify.search import SearchResult
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs
 from zonoplug.verify.sign_tree import SignTree

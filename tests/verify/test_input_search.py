@@ -95,7 +95,9 @@ def test_every_rule_scores_what_can_be_halved(name):
 @pytest.mark.parametrize("name", INPUT_RULES.names())
 def test_the_search_ends_with_every_rule(tmp_path, name):
     problem, bounder, attack = prepared(tmp_path, 1, ASSERTIONS[0], threshold=50.0)
-    assert BranchAndBound(problem, bounder, attack, "zonotope", name).run(problem.objective, Deadline(20)).proved
+    assert (
+        BranchAndBound(problem, bounder, attack, "zonotope", branching=name).run(problem.objective, Deadline(20)).proved
+    )
 
 
 def test_an_unknown_rule_is_refused():

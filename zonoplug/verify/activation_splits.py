@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from zonoplug.clock import Deadline
-from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.activation_branching import activation_rule
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.batch import take
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
-from zonoplug.verify.branch_and_bound import SearchResult
 from zonoplug.verify.hull_tree import HullTree
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.search import BoxwiseSearch, SearchResult
 from zonoplug.verify.sign_bounds import SignBounds
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs
 from zonoplug.verify.sign_tree import SignTree
@@ -43,17 +42,16 @@ STATE_BYTES = 64 * 2**20
 CHECKED_POINTS = 64
 
 
-class ActivationSearch:
+class ActivationSearch(BoxwiseSearch):
     """Proves disjuncts one after another by splitting on ReLU signs.
 
     Args:
-        problem, bounder, attack: what is verified, and with what.
-        observer: told of every step.
-        without: names of INGREDIENTS to leave out.
+        problem, bounder, attack, observer, without: see `Search`.
         branching: which sign to fix: a name in `ACTIVATION_RULES`, or "auto".
     Raises:
         UnknownNameError: no rule is called so.
-        UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.
+        UnsupportedOperatorError: the network has operators that backward bounds cannot pass, takes no batch, or has no
+            ReLUs.
     """
 
     def __init__(
@@ -67,11 +65,7 @@ class ActivationSearch:
     ) -> None:
         from zonoplug.lirpa.backward import Backward
 
-        self._problem = problem
-        self._bounder = bounder
-        self._attack = attack
-        self._observer = observer or Observer()
-        self._without = without
+        super().__init__(problem, bounder, attack, observer, without)
         self._rule = activation_rule(branching)
         if not bounder.takes_batches:
             raise UnsupportedOperatorError("The host's graph of this model takes one point at a time.")
@@ -79,28 +73,15 @@ class ActivationSearch:
         if not self._backward.relus:
             raise UnsupportedOperatorError("The network has no ReLUs, and signs of nothing else are split here.")
 
-    def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
-        """Search. Each box and disjunct that is still open in `objective` gets its share of the time left."""
-        result = SearchResult(proved=True)
-        self._observer.search_starts(int(objective.exists.sum()))
-        for box_number in objective.exists.any(dim=1).nonzero().flatten().tolist():
-            found = self._search_box(objective, box_number, deadline, result)
-            if found or not result.proved or deadline.passed:
-                result.proved = result.proved and not found and not deadline.passed
-                return result
-        return result
-
-    def _search_box(self, objective: Objective, box_number: int, deadline: Deadline, result: SearchResult) -> bool:
-        """Prove all disjuncts of one box. Returns whether a counterexample ended the search."""
+    def _search_box(self, objective: Objective, deadline: Deadline, result: SearchResult) -> bool:
         from zonoplug.lirpa.tuning import tune_shares
 
-        box = self._problem.box.pick(slice(box_number, box_number + 1))
-        self._box_number = box_number
-        self.bounds = SignBounds(self._bounder.module, self._backward, box, self._bounder.hulls(box), self._rule)
-        aims = Aims.of(objective, box_number)
+        box, module = self._box, self._bounder.module
+        self.bounds = SignBounds(module, self._backward, box, self._bounder.hulls(box), self._rule)
+        aims = Aims.of(objective, self._box_number)
+        refined = "refined-hulls" not in self._without
         for steps in ROOT_STEPS:
-            refined = "refined-hulls" not in self._without
-            slopes = self._tighten(box, box_number, steps, deadline, aims.all_rows) if refined else {}
+            slopes = self._tighten(steps, deadline, aims.all_rows) if refined else {}
             parts = []
             for piece in torch.arange(len(aims)).split(BATCH):
                 part = self.bounds.layout.root(self.bounds.hulls, len(piece))
@@ -109,7 +90,6 @@ class ActivationSearch:
                 result.subdomains += len(part)
                 parts.append(part)
                 if deadline.passed:
-                    result.proved = False
                     return False
             root = SignSubdomains.join(parts)
             open_ = ~(root.bound > 0)
@@ -117,7 +97,7 @@ class ActivationSearch:
             self.leaves(root.pick(~open_), aims.pick(~open_))
             aims, root = aims.pick(open_), root.pick(open_)
             if not len(aims):
-                return False
+                return not deadline.passed
             if "tuned-planes" not in self._without:
                 rows, goal = aims.all_rows, aims.goal.flatten()
                 tune_shares(self._backward, box, self.bounds.hulls, rows, goal[None], deadline)
@@ -127,8 +107,7 @@ class ActivationSearch:
             if trees and result.counterexample is None and not deadline.passed:
                 self._by_hulls(trees, root, aims, slopes, deadline.part(HULL_SHARE), result)
         self._close(trees, deadline, result)
-        result.proved &= not trees
-        return result.counterexample is not None
+        return not trees and result.counterexample is None and not deadline.passed
 
     def _close(
         self, trees: list[SignTree], deadline: Deadline, result: SearchResult, deepest: float = torch.inf
@@ -156,16 +135,14 @@ class ActivationSearch:
         left = hulls.run(root.pick(wanted), aims.pick(wanted), deadline, result)
         trees[:] = [tree for tree in trees if int(tree.aim.number) in left]
 
-    def _tighten(
-        self, box: Box, box_number: int, steps: int, deadline: Deadline, rows: Tensor
-    ) -> dict[str, list[NeuronSlopes]]:
+    def _tighten(self, steps: int, deadline: Deadline, rows: Tensor) -> dict[str, list[NeuronSlopes]]:
         """Tighten the root's hulls by backward bounds, and compare them with sampled points before they count."""
         from zonoplug.lirpa.refine import refine_hulls
 
-        module = self._bounder.module
+        module, box = self._bounder.module, self.bounds.box
         slopes: dict[str, list[NeuronSlopes]] = {}
         hulls = refine_hulls(module, box, self.bounds.hulls, steps, deadline.part(0.4), slopes, rows)
-        points = self._attack.points[self._attack.groups == box_number][:CHECKED_POINTS]
+        points = self._attack.points[self._attack.groups == self._box_number][:CHECKED_POINTS]
         if not points.shape[0]:
             points = box.sample(CHECKED_POINTS)[:, 0]
         for name in (at.source for at in self.bounds.layout.places):
@@ -248,20 +225,4 @@ class ActivationSearch:
 
     def attack(self, result: SearchResult) -> bool:
         """Try the inputs at which the latest bounds were least."""
-        if "inner-attack" in self._without:
-            return False
-        points = self.bounds.minimisers
-        group = torch.full((points.shape[0],), self._box_number, dtype=torch.int64, device=points.device)
-        result.counterexample = self._attack.try_points(points, group)
-        return result.counterexample is not None
-
-    def _check_root(self, bound: Tensor, aims: Aims) -> None:
-        """A bound on a whole box that lies above what a sampled point of it reaches on every row is wrong."""
-        outputs = self._attack.outputs[self._attack.groups == self._box_number]
-        if outputs.shape[0]:
-            values = torch.einsum("po,amo->pam", outputs, aims.rows) - aims.goal
-            reached = values.masked_fill(~aims.there, -torch.inf).amax(dim=2).amin(dim=0)
-            if bool((bound > reached + 1e-6 * reached.abs().clamp(min=1)).any()):
-                raise BrokenMethodError(
-                    "backward bounds are broken on this model: a sampled point lies below its bound"
-                )
+        return self._attacked(self.bounds.minimisers, self._box_number, result)

@@ -54,7 +54,7 @@ class BoxQueue:
             self._add(boxes.pick(boxes.margin.argsort(descending=True)))
 
     def pop(self, count: int) -> Boxes:
-        """Remove `count` subdomains, or all if there are fewer. Raises IndexError if there is none."""
+        """Remove `count` subdomains, or all if there are fewer; there must be some."""
         taken: list[Boxes] = []
         while not taken or (self._chunks and count > 0):
             place = -1

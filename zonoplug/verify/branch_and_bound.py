@@ -16,13 +16,12 @@ from zonoplug.verify.bounding import Bounder, RowBounds, check_bounds
 from zonoplug.verify.box_queue import Boxes, BoxQueue
 from zonoplug.verify.input_branching import InputFacts, RuleChoice
 from zonoplug.verify.observer import Observer
-from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.search import STEP_BYTES, Search, SearchResult
 from zonoplug.verify.split import bisect
 from zonoplug.verify.unsafe_region import shrink
 
 STEP_SECONDS = 0.25
-STEP_BYTES = 512 * 2**20
 QUEUE_BYTES = 2**30
 MAX_BATCH = 8192
 ATTACK_SHARE = 0.1  # of the search's time, for many short descents from anywhere
@@ -30,23 +29,6 @@ ATTACK_STARTS = 4096
 ATTACK_STEPS = 8
 MAX_BISECTIONS = 6
 TRIAL_SUBDOMAINS = 128  # so few say nothing about a search, however long they take
-
-
-@dataclass(slots=True)
-class SearchResult:
-    """How a search ended.
-
-    Attributes:
-        proved: every subdomain was excluded.
-        counterexample: a confirmed one, or None.
-        subdomains: how many were bounded.
-        stuck: subdomains that could be neither excluded nor split further.
-    """
-
-    proved: bool = False
-    counterexample: Counterexample | None = None
-    subdomains: int = 0
-    stuck: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,15 +53,13 @@ class _Step:
         return self.reachable.any(dim=1)
 
 
-class BranchAndBound:
+class BranchAndBound(Search):
     """Splits input boxes until each piece is excluded, a counterexample is found, or the time is up.
 
     Args:
-        problem, bounder, attack: what is verified, and with what.
+        problem, bounder, attack, observer, without: see `Search`.
         method: a zonotope bound method; its linear bounds also choose a vertex to attack.
         branching: which input to halve: a name in `INPUT_RULES`, or "auto".
-        observer: told of every step.
-        without: names of INGREDIENTS to leave out.
         trial: after which the search gives up, but not before it has bounded TRIAL_SUBDOMAINS.
     """
 
@@ -89,29 +69,18 @@ class BranchAndBound:
         bounder: Bounder,
         attack: Attack,
         method: str,
-        branching: str = "auto",
         observer: Observer | None = None,
         without: Collection[str] = (),
+        branching: str = "auto",
         trial: Deadline | None = None,
     ) -> None:
-        self._problem = problem
-        self._bounder = bounder
-        self._attack = attack
+        super().__init__(problem, bounder, attack, observer, without)
         self._method = method
         self._choice = RuleChoice("widest" if "influence" in without else branching)
-        self._observer = observer or Observer()
-        self._without = without
         self._trial = trial
         self._random = torch.Generator().manual_seed(0)
 
     def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
-        """Search.
-
-        Args:
-            objective: the rows, without disjuncts that are out of reach already.
-        Raises:
-            BrokenMethodError: a bound excluded a point that the model reaches.
-        """
         result = SearchResult()
         box = self._problem.box
         needed = objective.exists.any(dim=1)
@@ -139,8 +108,7 @@ class BranchAndBound:
             worst = objective.best(step.margins, step.group).amin(dim=1)
             self._observer.boxes(step.box, step.group, step.open, worst, len(queue))
             if bool(step.open.any()):
-                result.counterexample = self._try(step, objective)
-                if result.counterexample is not None:
+                if self._attacked_inside(step, objective, result):
                     return result
                 result.stuck += self._split(self._shrink(step, objective, members), objective, queue, batch)
             batch = self._next_batch(batch, step, time.monotonic() - start)
@@ -161,20 +129,19 @@ class BranchAndBound:
         self._choice.learn(part.rule, part.margin, objective.best(margins, group).amin(dim=1))
         return _Step(box, group, bounds, margins, ~objective.excluded(margins, group))
 
-    def _try(self, step: _Step, objective: Objective) -> Counterexample | None:
-        """Evaluate the middle of each open subdomain, and the corner where the linear bound is lowest."""
-        if "inner-attack" in self._without:
-            return None
+    def _attacked_inside(self, step: _Step, objective: Objective, result: SearchResult) -> bool:
+        """Try the middle of each open subdomain, and the corner where the linear bound is lowest."""
         low, high = step.box.lower[step.open], step.box.upper[step.open]
         middle = low + (high - low) / 2
-        found = self._attack.try_points(middle, step.group[step.open])
+        if self._attacked(middle, step.group[step.open], result):
+            return True
         worst = _row_weights(objective, step.margins, step.group).argmax(dim=1)
         signs = step.bounds.lowest_vertex(worst)
-        if found is not None or signs is None:
-            return found
+        if signs is None:
+            return False
         side = signs[step.open].unflatten(1, low.shape[1:])
         vertex = torch.where(side > 0, high, torch.where(side < 0, low, middle))
-        return self._attack.try_points(vertex, step.group[step.open])
+        return self._attacked(vertex, step.group[step.open], result)
 
     def _shrink(self, step: _Step, objective: Objective, members: Tensor) -> _Step:
         """Cut off what cannot be unsafe."""

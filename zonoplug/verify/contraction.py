@@ -8,9 +8,7 @@ from torch import Tensor
 from zonoplug.domain.constrained import SymbolConstraints
 
 
-def contract(
-    lower: Tensor, upper: Tensor, matrix: Tensor, room: Tensor, rounds: int = 2
-) -> tuple[Tensor, Tensor, Tensor]:
+def contract(lower: Tensor, upper: Tensor, matrix: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Smaller boxes that keep every point of the boxes which meets all half-spaces.
 
         A (x - c) <= b,  c the middle of the box
@@ -19,7 +17,6 @@ def contract(
         lower, upper: boxes (n, k).
         matrix: A, (n, m, k); a row of zeros has no effect where b is +inf.
         room: b, (n, m); +inf where a row does not constrain anything.
-        rounds: of interval constraint propagation.
     Returns:
         the boxes, (n, k), rounded outwards and never larger, and where no point is left, (n,); such a box is returned
         as it was.
@@ -27,7 +24,7 @@ def contract(
     _, radius = middle_of(lower, upper)
     symbols = SymbolConstraints.on_unit_cube(
         matrix * radius.unsqueeze(1), room.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    ).contracted(rounds)
+    ).contracted()
     gone = symbols.empty
     low, high = cut(lower, upper, symbols.lower, symbols.upper)
     return torch.where(gone.unsqueeze(1), lower, low), torch.where(gone.unsqueeze(1), upper, high), gone

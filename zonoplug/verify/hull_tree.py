@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.clock import Deadline
-from zonoplug.verify.branch_and_bound import SearchResult
+from zonoplug.verify.search import SearchResult
 from zonoplug.verify.sign_bounds import SignBounds
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 from zonoplug.verify.sign_tree import Proofs, SignTree, Witness

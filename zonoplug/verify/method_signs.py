@@ -1,4 +1,4 @@
-"""Branch and bound on ReLU signs where any bound method bounds the subdomains.
+"""Branch and bound on ReLU signs, and on points of S-shaped activations, with any bound method for the subdomains.
 
 A subdomain fixes the signs of some pre-activations. Its hulls are its parent's, cut at 0 where a sign is fixed, and
 intersected with what the method finds on them. A zonotope's walk tightens the layers behind a sign, and its symbols are
@@ -26,10 +26,10 @@ from zonoplug.verify.activation_branching import ActivationFacts, activation_rul
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.batch import take
 from zonoplug.verify.bounding import Bounder, RowBounds
-from zonoplug.verify.branch_and_bound import STEP_BYTES, SearchResult
 from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.search import STEP_BYTES, BoxwiseSearch, SearchResult
 from zonoplug.verify.sign_constraints import SignConstraints
 from zonoplug.verify.sign_subdomains import SignSubdomains, split_signs
 
@@ -61,17 +61,17 @@ class _Task:
         return torch.full((count,), self.number, dtype=torch.int64, device=self.box.lower.device)
 
 
-class MethodSigns:
-    """Proves disjuncts one after another by splitting on ReLU signs.
+class MethodSigns(BoxwiseSearch):
+    """Proves disjuncts one after another by splitting on ReLU signs, and S-shaped activations at points.
 
     Args:
-        problem, bounder, attack: what is verified, and with what.
+        problem, bounder, attack, observer, without: see `Search`.
         method: a bound method that makes use of known hulls, see `BoundMethod.takes_hulls`.
-        observer: told of every step.
-        without: names of INGREDIENTS to leave out.
         branching: which sign to fix: a name in `ACTIVATION_RULES`, or "auto".
     Raises:
-        UnsupportedOperatorError: the network has operators that backward bounds cannot pass, or takes no batch.
+        UnknownNameError: no rule is called so.
+        UnsupportedOperatorError: backward bounds do not apply to the network, or it has no such activations; or leaves
+            are recorded, which cannot tell of points.
     """
 
     def __init__(
@@ -92,29 +92,23 @@ class MethodSigns:
             )
         if bounder.backward.curves and observer is not None and observer.record is not None:
             raise UnsupportedOperatorError("Certificates tell no splits of S-shaped activations.")
-        self._problem, self._bounder, self._attack, self._method = problem, bounder, attack, method
+        super().__init__(problem, bounder, attack, observer, without)
+        self._method = method
         self._backward = bounder.backward
-        self._observer = observer or Observer()
-        self._without = without
         self._rule = activation_rule(branching, "gap")  # slopes are not optimised here
         self._random = torch.Generator().manual_seed(0)
         self._parsed = BoundMethod.parse(method)
         own = replace(self._parsed, backward=None, alpha=False)
         self._constrained = own if self._parsed.zonotope else None
 
-    def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
-        """Search. Each disjunct that is still open in `objective` gets its share of the time left."""
-        result = SearchResult(proved=True)
-        self._observer.search_starts(int(objective.exists.sum()))
-        for number, disjunct in objective.exists.nonzero().tolist():
+    def _search_box(self, objective: Objective, deadline: Deadline, result: SearchResult) -> bool:
+        for disjunct in objective.exists[self._box_number].nonzero().flatten().tolist():
             others = torch.ones_like(objective.exists)
-            others[number, disjunct] = False
-            one = slice(number, number + 1)
-            task = _Task(objective.without(others), self._problem.box.pick(one), number, disjunct)
-            result.proved = self._prove(task, deadline, result)
-            if not result.proved:
-                break
-        return result
+            others[self._box_number, disjunct] = False
+            task = _Task(objective.without(others), self._box, self._box_number, disjunct)
+            if not self._prove(task, deadline, result):
+                return False
+        return True
 
     def _prove(self, task: _Task, deadline: Deadline, result: SearchResult) -> bool:
         self._hulls = self._bounder.hulls(task.box)
@@ -133,11 +127,8 @@ class MethodSigns:
             batch = max(1, min(2 * batch, MAX_BATCH, int(STEP_BYTES * len(part) / max(largest, 1))))
             if not bool(open_.any()):
                 continue
-            if "inner-attack" not in self._without:
-                points = self._minimisers[open_]
-                result.counterexample = self._attack.try_points(points, task.group(points.shape[0]))
-                if result.counterexample is not None:
-                    return False
+            if self._attacked(self._minimisers[open_], task.number, result):
+                return False
             pieces, stuck = split_signs(part.pick(open_), scores[open_], batch - sum(map(len, queue)))
             result.stuck += stuck
             self._observer.split("sign", len(pieces) - int(open_.sum()) + stuck)

@@ -13,7 +13,7 @@ CLIPPED = 128  # neurons of a layer, at most
 
 
 @torch.no_grad()
-def contract_boxes(layers: ReluLayers, part: MixedSubdomains, found: Margins, rounds: int = 2) -> Tensor:
+def contract_boxes(layers: ReluLayers, part: MixedSubdomains, found: Margins) -> Tensor:
     """Cut off, in place, what cannot be unsafe or has other signs. Returns where no point is left, (n,).
 
     Rows: the linear bound of the margin is <= 0, and  s z >= 0  for the fixed signs s of neurons that are affine in the
@@ -35,7 +35,7 @@ def contract_boxes(layers: ReluLayers, part: MixedSubdomains, found: Margins, ro
         rows.append(-chosen.unsqueeze(2) * picked)
         room.append(torch.where(chosen != 0, chosen * value + layer.error[index], torch.inf))
     part.box_lower, part.box_upper, gone = contract(
-        part.box_lower, part.box_upper, torch.cat(rows, dim=1), torch.cat(room, dim=1), rounds
+        part.box_lower, part.box_upper, torch.cat(rows, dim=1), torch.cat(room, dim=1)
     )
     return gone
 

@@ -11,14 +11,14 @@ from zonoplug.clock import Deadline
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.batch import take
-from zonoplug.verify.bounding import Bounder, BrokenMethodError
-from zonoplug.verify.branch_and_bound import SearchResult
+from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.mixed_bounds import MixedBounds
 from zonoplug.verify.mixed_branching import MixedFacts, inputs, mixed_rule
 from zonoplug.verify.mixed_constraints import clip_hulls, contract_boxes
 from zonoplug.verify.mixed_subdomains import Margins, MixedSubdomains, pieces_of
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.search import BoxwiseSearch, SearchResult
 from zonoplug.verify.sign_subdomains import Aims
 
 ROOT_STEPS = 40
@@ -30,16 +30,15 @@ STATE_BYTES = 16 * 2**20  # of the subdomains in a step; the queue holds at most
 WORTH_ANOTHER = 0.95  # contraction to this share of what relaxations can cost is followed by new bounds before a split
 
 
-class MixedSearch:
+class MixedSearch(BoxwiseSearch):
     """Proves disjuncts by splits of inputs and of signs, whichever makes more progress.
 
     Args:
-        problem, bounder, attack: what is verified, and with what.
+        problem, bounder, attack, observer, without: see `Search`.
         branching: which sign or input to split: a name in `MIXED_RULES`, or "auto".
-        observer: told of every step.
-        without: names of INGREDIENTS to leave out.
     Raises:
-        UnsupportedOperatorError: backward bounds do not pass the network.
+        UnknownNameError: no rule is called so.
+        UnsupportedOperatorError: backward bounds do not pass the network, or it has no ReLUs.
     """
 
     def __init__(
@@ -47,38 +46,23 @@ class MixedSearch:
         problem: Problem,
         bounder: Bounder,
         attack: Attack,
-        branching: str = "auto",
         observer: Observer | None = None,
         without: Collection[str] = (),
+        branching: str = "auto",
     ) -> None:
+        super().__init__(problem, bounder, attack, observer, without)
         if bounder.backward is None or not bounder.backward.relus:
             raise UnsupportedOperatorError("Backward bounds do not pass this network, or it has no ReLUs.")
-        self._problem = problem
-        self._bounder = bounder
-        self._attack = attack
         self._rule = mixed_rule(branching)
         self._tries = CANDIDATES if branching == "trial" else 1
-        self._observer = observer or Observer()
-        self._without = without
 
-    def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
-        """Search all boxes and disjuncts that are open in `objective`."""
-        result = SearchResult(proved=True)
-        self._observer.search_starts(int(objective.exists.sum()))
-        for number in objective.exists.any(dim=1).nonzero().flatten().tolist():
-            result.proved = self._search_box(objective, number, deadline, result)
-            if not result.proved:
-                break
-        return result
-
-    def _search_box(self, objective: Objective, number: int, deadline: Deadline, result: SearchResult) -> bool:
-        one = slice(number, number + 1)
-        self._box_number = number
-        self._bounds = MixedBounds(self._bounder, self._problem.box.pick(one), Aims.of(objective, number))
+    def _search_box(self, objective: Objective, deadline: Deadline, result: SearchResult) -> bool:
+        aims = Aims.of(objective, self._box_number)
+        self._bounds = MixedBounds(self._bounder, self._box, aims)
         root = self._bounds.root()
         batch = max(1, min(BATCH, STATE_BYTES // root.bytes_each))
         for piece in torch.arange(len(root)).split(batch):
-            self._check_root(self._bounds.margins(root.pick(piece), STEPS), piece, objective)
+            self._check_root(self._bounds.margins(root.pick(piece), STEPS).bound, aims.pick(piece))
         queue, steps = [root], ROOT_STEPS
         while queue:
             if deadline.passed:
@@ -89,7 +73,8 @@ class MixedSearch:
             if len(again):
                 queue.append(again)
             if len(split):
-                if self._attacked(found, result):
+                points = found.minimiser.unflatten(1, self._problem.box.lower.shape[1:])
+                if self._attacked(points, self._box_number, result):
                     return False
                 pieces = self._split(split, found, result)
                 if pieces is None:
@@ -130,26 +115,6 @@ class MixedSearch:
     def _cost(part: MixedSubdomains, found: Margins) -> Tensor:
         """What the relaxations of all open neurons can cost the bound at most, (n,)."""
         return (part.relaxation_costs(found.coefficients).clamp(min=0) * (found.coefficients < 0)).sum(dim=1)
-
-    def _check_root(self, found: Margins, aims: Tensor, objective: Objective) -> None:
-        """A bound on the whole box above what a sampled point of it reaches on every row of a disjunct is wrong."""
-        of = self._attack.groups == self._box_number
-        if not bool(of.any()):
-            return
-        group = self._attack.groups[of]
-        margins = objective.margins(objective.values(self._attack.outputs[of], group), group)
-        reached = objective.best(margins - objective.slack_of(group), group).amin(dim=0)
-        reached = reached[objective.exists[self._box_number]][aims]
-        if bool((found.bound > reached + 1e-6 * reached.abs().clamp(min=1)).any()):
-            raise BrokenMethodError("backward bounds are broken on this model: a sampled point lies below its bound")
-
-    def _attacked(self, found: Margins, result: SearchResult) -> bool:
-        if "inner-attack" in self._without:
-            return False
-        points = found.minimiser.unflatten(1, self._problem.box.lower.shape[1:])
-        group = torch.full((points.shape[0],), self._box_number, dtype=torch.int64, device=points.device)
-        result.counterexample = self._attack.try_points(points, group)
-        return result.counterexample is not None
 
     def _split(self, part: MixedSubdomains, found: Margins, result: SearchResult) -> MixedSubdomains | None:
         """The pieces of subdomains; None where one cannot be split."""

@@ -1,4 +1,7 @@
-"""Where the neurons of each ReLU stand when those of all ReLUs stand side by side, and the way there and back."""
+"""Where the neurons of each ReLU stand when those of all stand side by side, and the way there and back.
+
+S-shaped nodes may have places too, behind all ReLUs.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,12 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward, LinearBounds
     from zonoplug.lirpa.relu_sides import Multipliers
 
-
 CHORD_POINTS = 9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Where one ReLU's neurons stand.
+    """Where the neurons of one ReLU, or of one S-shaped node, stand.
 
     Attributes:
         relu, source: names of the node and of its input.
@@ -48,10 +50,11 @@ class NeuronLayout:
     Args:
         backward: the pass.
         hulls: of the ReLUs' inputs at least, by node name.
-        curves: whether S-shaped nodes have places too, behind all ReLUs.
+        curves: whether S-shaped nodes have places too.
 
     Attributes:
-        places: of each ReLU, in topological order.
+        places: of all nodes, those of each kind in topological order.
+        of_relus, of_curves: of the ReLUs, and of the S-shaped nodes.
         relu_neurons: how many neurons ReLUs have; those of S-shaped nodes follow.
     """
 
@@ -81,7 +84,7 @@ class NeuronLayout:
 
     @property
     def sizes(self) -> list[int]:
-        """How many neurons each ReLU has."""
+        """How many neurons each node has."""
         return [at.section.stop - at.section.start for at in self.places]
 
     def root(self, hulls: Mapping[str, Interval], count: int = 1) -> SignSubdomains:
@@ -110,7 +113,7 @@ class NeuronLayout:
         return Multipliers(*({at.relu: at.shaped(values) for at in self.places} for values in (alpha, beta, sign)))
 
     def values(self, module: Any, points: Tensor) -> Tensor:
-        """The ReLUs' inputs, (n, neurons), at points (n, *input_shape) of the host's module."""
+        """The nodes' inputs, (n, neurons), at points (n, *input_shape) of the host's module."""
         with torch.no_grad():
             return torch.cat([module(points, final_node_name=at.source).flatten(1) for at in self.places], dim=1)
 

@@ -19,7 +19,7 @@ def bisect(box: Box, scores: Tensor, times: int = 1) -> tuple[Box, Tensor]:
         is returned whole.
     """
     shape = box.lower.shape[1:]
-    lower, upper, scores = box.lower.flatten(1), box.upper.flatten(1), scores
+    lower, upper = box.lower.flatten(1), box.upper.flatten(1)
     parent = torch.arange(lower.shape[0], device=lower.device)
     for _ in range(times):
         middle = lower + (upper - lower) / 2

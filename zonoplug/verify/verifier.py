@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -14,13 +14,14 @@ from zonoplug.errors import HostError, UnsupportedOperatorError, ZonoplugError
 from zonoplug.verify.activation_splits import ActivationSearch
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
-from zonoplug.verify.branch_and_bound import BranchAndBound, SearchResult
+from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.branching import Branching
 from zonoplug.verify.method_signs import MethodSigns
 from zonoplug.verify.mixed_search import MixedSearch
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.search import Search
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.stages import OWN_SIGNS, Stage, stages
 
@@ -47,13 +48,6 @@ def verify_files(model_path: str | Path, specification_path: str | Path, setting
     deadline = Deadline(settings.timeout_seconds)
     settings.check()
     return Verification(load_problem(model_path, specification_path, settings), settings, deadline).run()
-
-
-class Search(Protocol):
-    """Branch and bound with one kind of split."""
-
-    def run(self, objective: Objective, deadline: Deadline) -> SearchResult:
-        """Search whatever is open in an objective."""
 
 
 class SearchOptions(TypedDict):
