@@ -102,6 +102,11 @@ class Backward:
         return all(is_exact(node) for node in self._graph.nodes)
 
     @property
+    def only_relus(self) -> bool:
+        """Whether every node on the way is exact or a ReLU."""
+        return all(is_exact(node) or is_relu(node) for node in self._graph.nodes) and not self.uses_planes
+
+    @property
     def size(self) -> int:
         """How many numbers the bounded value has."""
         return prod(self._graph.shape(self._graph.final))

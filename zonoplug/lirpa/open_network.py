@@ -10,7 +10,7 @@ products of matrices.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,9 +43,18 @@ class Forms:
     constant: Tensor
     error: Tensor
 
+    def parts(self) -> tuple[Tensor, ...]:
+        """The attributes, in their order."""
+        return self.inputs, self.before, self.constant, self.error
+
     def pick(self, index: Tensor) -> Forms:
         """Some of them."""
-        return Forms(self.inputs[index], self.before[index], self.constant[index], self.error[index])
+        return Forms(*(part[index] for part in self.parts()))
+
+    @staticmethod
+    def join(many: list[Forms]) -> Forms:
+        """All of them."""
+        return Forms(*(torch.cat(parts) for parts in zip(*(one.parts() for one in many), strict=True)))
 
 
 class OpenNetwork:
@@ -101,11 +110,9 @@ class OpenNetwork:
         self.all_upper = torch.cat([self.all_upper, hull.upper.flatten()])
         if forms is None:
             return
-        wide = forms.before.new_zeros(len(self), len(self))
-        wide[:count, :count], wide[count:, :count] = self.forms.before, forms.before
-        both = ((old, new) for old, new in ((getattr(self.forms, f), getattr(forms, f)) for f in ("inputs", "constant", "error")))
-        inputs, constant, error = (torch.cat(pair) for pair in both)
-        self.forms = Forms(inputs, wide, constant, error)
+        shape = len(self), len(self) - count
+        joined = Forms.join([self.forms, forms])
+        self.forms = replace(joined, before=torch.cat([joined.before, joined.before.new_zeros(shape)], dim=1))
 
     def forms_of(self, passes: Backward, hulls: Mapping[str, Interval], rows: Tensor) -> Forms:
         """Forms of rows of the value that `passes` end at.
@@ -135,7 +142,7 @@ class OpenNetwork:
                 inputs, constant = found.inputs[0].flatten(1), found.lower[0]
                 inherited = passes.allowance(found, some.unsqueeze(0), hulls, magnitudes)[0]
             parts.append(Forms(inputs, before, constant, inherited + self._own_error(inputs, before, constant)))
-        return Forms(*(torch.cat([getattr(part, f) for part in parts]) for f in ("inputs", "before", "constant", "error")))
+        return Forms.join(parts)
 
     def _own_error(self, inputs: Tensor, before: Tensor, constant: Tensor) -> Tensor:
         largest = torch.maximum(self.box.lower.abs(), self.box.upper.abs()).flatten()

@@ -17,28 +17,33 @@ from zonoplug.clock import Deadline
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.activation_branching import activation_rule
 from zonoplug.verify.attack import Attack
-from zonoplug.verify.batch import take
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.hull_tree import HullTree
+from zonoplug.verify.neuron_search import NeuronSearch
 from zonoplug.verify.observer import Observer
+from zonoplug.verify.open_bounds import OpenBounds, OpenMargins
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.search import BoxwiseSearch, SearchResult
 from zonoplug.verify.sign_bounds import SignBounds
-from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs
+from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 from zonoplug.verify.sign_tree import SignTree
+from zonoplug.verify.tree_search import TreeSearch
 
 if TYPE_CHECKING:
+    from zonoplug.domain.zonotope import Interval
     from zonoplug.lirpa.refine import NeuronSlopes
 
 ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
-SEARCH_STEPS = 6
-LAST_STEPS = 200  # where no sign is left to fix
 ROOT_BOUND_STEPS = 20
 BATCH = 64
 FIRST_SHARE = 0.12  # of the time: for splits without new hulls, which are cheap
 DEEPEST = 48  # splits below the root: a tree that looks deeper is left for hulls to be narrowed first
 HULL_SHARE = 0.6
-STATE_BYTES = 64 * 2**20
+SWEEP_SHARE = 0.4
+LEAVES = 64
+PROGRESS = 0.9
+import os
+DEBUG = bool(os.environ.get("DBG"))
 CHECKED_POINTS = 64
 
 
@@ -70,6 +75,7 @@ class ActivationSearch(BoxwiseSearch):
         if not bounder.takes_batches:
             raise UnsupportedOperatorError("The host's graph of this model takes one point at a time.")
         self._backward = Backward(bounder.module)
+        self._trees = TreeSearch(self._observer, self._attacked_box, self.leaves)
         if not self._backward.relus:
             raise UnsupportedOperatorError("The network has no ReLUs, and signs of nothing else are split here.")
 
@@ -101,21 +107,59 @@ class ActivationSearch(BoxwiseSearch):
             if "tuned-planes" not in self._without:
                 rows, goal = aims.all_rows, aims.goal.flatten()
                 tune_shares(self._backward, box, self.bounds.hulls, rows, goal[None], deadline)
-        trees = [SignTree.of(root.pick(at), aims.pick(at)) for at in root.bound.argsort(descending=True).split(1)]
+        trees = [
+            SignTree.of(self.bounds, root.pick(at), aims.pick(at))
+            for at in root.bound.argsort(descending=True).split(1)
+        ]
+        if self._takes_neurons and refined:
+            aims = self._by_neurons(aims, deadline, result)
+            return not len(aims) and result.counterexample is None and not deadline.passed
         if slopes and "hull-tree" not in self._without:
-            self._close(trees, deadline.part(FIRST_SHARE), result, DEEPEST)
+            self._trees.close(trees, deadline.part(FIRST_SHARE), result, DEEPEST)
             if trees and result.counterexample is None and not deadline.passed:
                 self._by_hulls(trees, root, aims, slopes, deadline.part(HULL_SHARE), result)
-        self._close(trees, deadline, result)
+        self._trees.close(trees, deadline, result)
         return not trees and result.counterexample is None and not deadline.passed
 
-    def _close(
-        self, trees: list[SignTree], deadline: Deadline, result: SearchResult, deepest: float = torch.inf
-    ) -> None:
-        """Go on with trees, one after another, and take away those that are proved, until one resists."""
-        while trees and self.search(trees[0], deadline, result, deepest=deepest):
-            for part, aims in trees.pop(0).leaves:
-                self.leaves(part, aims)
+    @property
+    def _takes_neurons(self) -> bool:
+        return self._observer.record is None and self._backward.only_relus
+
+    def _by_neurons(self, aims: Aims, deadline: Deadline, result: SearchResult) -> Aims:
+        def note(count: int) -> None:
+            result.subdomains += count
+
+        search = NeuronSearch(self._bounder.module, self.bounds.box, self._rule, self.bounds.layout.places, note)
+        leaves, loss = 0, torch.inf
+        trees: list[SignTree] = []
+        while not deadline.passed:
+            hulls, network = search.sweep(self.bounds.hulls, leaves, deadline.part(SWEEP_SHARE))
+            self._replace_hulls(hulls)
+            rows = aims.rows.flatten(0, 1)
+            margins = OpenMargins(OpenBounds(network, self._rule), network.forms_of(self._backward, hulls, rows), aims)
+            root = margins.root(len(aims))
+            root.bound, _ = margins.bound(root, aims, ROOT_BOUND_STEPS)
+            self._check_root(root.bound, aims)
+            if DEBUG: print(f"{deadline.elapsed_seconds:.1f}s leaves {leaves} network {len(network)} worst {float(root.bound.min()):.3f} subdomains {result.subdomains}", flush=True)
+            open_ = ~(root.bound > 0)
+            self._observer.signs(root, open_, root.bound, 0)
+            root, aims = root.pick(open_), aims.pick(open_)
+            if not len(aims):
+                return aims
+            trees = [SignTree.of(margins, root.pick(at), aims.pick(at)) for at in root.bound.argsort(descending=True).split(1)]
+            before, loss = loss, float(-root.bound.sum())
+            if loss > PROGRESS * before:
+                break
+            self._trees.close(trees, deadline.part(FIRST_SHARE), result, DEEPEST)
+            left = torch.cat([tree.aim.number for tree in trees]) if trees else aims.number[:0]
+            aims = aims.pick(torch.isin(aims.number, left))
+            if DEBUG: print(f"{deadline.elapsed_seconds:.1f}s left {len(aims)} subdomains {result.subdomains}", flush=True)
+            if not trees or result.counterexample is not None:
+                return aims
+            leaves = 4 * leaves or LEAVES
+        self._trees.close(trees, deadline, result)
+        left = torch.cat([tree.aim.number for tree in trees]) if trees else aims.number[:0]
+        return aims.pick(torch.isin(aims.number, left))
 
     def _by_hulls(
         self,
@@ -142,6 +186,12 @@ class ActivationSearch(BoxwiseSearch):
         module, box = self._bounder.module, self.bounds.box
         slopes: dict[str, list[NeuronSlopes]] = {}
         hulls = refine_hulls(module, box, self.bounds.hulls, steps, deadline.part(0.4), slopes, rows)
+        self._replace_hulls(hulls)
+        return slopes
+
+    def _replace_hulls(self, hulls: dict[str, Interval]) -> None:
+        """Compare hulls with sampled points before they count."""
+        module, box = self._bounder.module, self.bounds.box
         points = self._attack.points[self._attack.groups == self._box_number][:CHECKED_POINTS]
         if not points.shape[0]:
             points = box.sample(CHECKED_POINTS)[:, 0]
@@ -155,46 +205,6 @@ class ActivationSearch(BoxwiseSearch):
                     f"hulls are broken on this model: a sampled point lies {float(outside):.3g} outside at {name!r}"
                 )
         self.bounds.hulls = hulls
-        return slopes
-
-    def search(
-        self, tree: SignTree, deadline: Deadline, result: SearchResult, limit: int = 2**62, deepest: float = torch.inf
-    ) -> bool:
-        """Split by signs alone, hulls as they are.
-
-        Args:
-            limit: subdomains that may be bounded.
-            deepest: stop where the tree looks deeper than this.
-        Returns:
-            whether every piece was excluded. A counterexample, if one is found, is in `result`.
-        """
-        self._observer.proved(tree.proved)
-        last = tree.bounded + limit
-        while tree.queue or tree.stuck:
-            if deadline.passed or tree.stuck or tree.bounded >= last or tree.looks_deeper_than(deepest):
-                self._observer.proved(-tree.proved)
-                return False
-            batch = max(1, min(BATCH, STATE_BYTES // tree.queue[-1].bytes_each))
-            part = take(tree.queue, batch)
-            part.bound, scores = self._bounded(part, tree.aim)
-            result.subdomains += len(part)
-            open_ = ~(part.bound > 0)
-            tree.note(part, open_)
-            self._observer.signs(part, open_, part.bound, sum(map(len, tree.queue)))
-            if self._observer.record is not None:
-                tree.closed.append(part.pick(~open_))
-            if not bool(open_.any()):
-                continue
-            if self.attack(result):
-                tree.stuck += int(open_.sum())
-                return False
-            pieces, stuck = split_signs(part.pick(open_), scores[open_], batch - sum(map(len, tree.queue)))
-            self._observer.split("sign", len(pieces) - int(open_.sum()) + stuck)
-            tree.stuck += stuck
-            result.stuck += stuck
-            if len(pieces):
-                tree.queue.append(pieces)
-        return True
 
     def note(self, proved: SignSubdomains) -> float:
         """Subdomains of one disjunct were proved; returns their share of the input box."""
@@ -205,23 +215,15 @@ class ActivationSearch(BoxwiseSearch):
         """What was said to be proved of a disjunct, but does not help to prove the whole of it."""
         self._observer.proved(-share)
 
-    def _bounded(self, part: SignSubdomains, aim: Aims) -> tuple[Tensor, Tensor]:
-        """Margins and scores, as `SignBounds.bound`; with more steps where nothing is left to split."""
-        bound, scores = self.bounds.bound(part, aim, SEARCH_STEPS)
-        whole = (~(bound > 0) & ~part.open_neurons.any(dim=1)).nonzero().flatten()
-        if whole.shape[0]:
-            pieces, minimisers = part.pick(whole), self.bounds.minimisers
-            bound[whole], _ = self.bounds.bound(pieces, aim, LAST_STEPS)
-            part.alpha, part.beta = (
-                part.alpha.index_copy(0, whole, pieces.alpha),
-                part.beta.index_copy(0, whole, pieces.beta),
-            )
-            self.bounds.minimisers = minimisers
-        return bound, scores
-
     def leaves(self, part: SignSubdomains, aims: Aims) -> None:
         """These subdomains are proved, each for its aim, and the proof needs them."""
         self._observer.sign_leaves(self._box_number, aims.number, part, self.bounds.layout.sizes)
+
+    def search(self, tree: SignTree, deadline: Deadline, result: SearchResult, limit: int = 2**62, deepest: float = torch.inf) -> bool:
+        return self._trees.search(tree, deadline, result, limit, deepest)
+
+    def _attacked_box(self, points: Tensor, result: SearchResult) -> bool:
+        return self._attacked(points, self._box_number, result)
 
     def attack(self, result: SearchResult) -> bool:
         """Try the inputs at which the latest bounds were least."""

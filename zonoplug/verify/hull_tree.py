@@ -147,7 +147,7 @@ class HullTree:
     def _search_below(
         self, part: SignSubdomains, aim: Aims, deadline: Deadline, result: SearchResult, limit: int
     ) -> bool:
-        tree = SignTree.of(part, aim)
+        tree = SignTree.of(self._bounds, part, aim)
         proved = self._search.search(tree, deadline, result, limit)
         if proved:
             self._proofs.add_tree(tree)

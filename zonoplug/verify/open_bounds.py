@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.activation_branching import ActivationFacts, ActivationRule, open_scores
 from zonoplug.verify.batch import Batch
 from zonoplug.verify.dual_ascent import ALPHA_RATE, BETA_RATE, DECAY, WEIGHT_RATE
-from zonoplug.verify.sign_subdomains import SignSubdomains
+from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.open_network import Forms, OpenNetwork
@@ -93,12 +94,10 @@ class OpenBounds:
             better = (value > best).unsqueeze(1)
             kept = [torch.where(better, now, before) for now, before in zip(free, kept, strict=True)]
             best = torch.fmax(best, value)
-            last = step == steps or bool((best > 0).all())
-            if last and not self._wants_values:
+            primal = partial(self._primal, at_input, behind, below, slope, intercept)
+            if step == steps or bool((best > 0).all()):
                 break
-            z, images, x = self._primal(at_input, behind, below, slope, intercept)
-            if last:
-                break
+            z, images, x = primal()
             rising = (value <= ENOUGH).unsqueeze(1).to(z.dtype)
             moves = [behind.clamp(min=0) * z * open_ * rising, -part.sign * z * rising, None]
             if mixed:
@@ -110,10 +109,8 @@ class OpenBounds:
         part.alpha, part.beta, _ = kept
         box = self._network.box
         self.minimisers = torch.where(at_input.unflatten(1, box.lower.shape[1:]) > 0, box.lower, box.upper)
-        facts = ActivationFacts(part.lower, part.upper, behind, part.alpha, part.open_neurons, lambda: z, self._random)
+        facts = ActivationFacts(part.lower, part.upper, behind, part.alpha, part.open_neurons, lambda: primal()[0], self._random)
         return best, open_scores(self._rule, facts)
-
-    _wants_values = True
 
     def _backward(
         self, shares: Tensor, targets: Targets, below: Tensor, slope: Tensor, intercept: Tensor, fixed: Tensor
@@ -150,3 +147,37 @@ class OpenBounds:
             upper = slope[:, section] * own + intercept[:, section]
             images[:, section] = torch.where(behind[:, section] >= 0, below[:, section] * own, upper)
         return z, images, x
+
+
+class OpenMargins:
+    """Bounds of the margins of aims, as `sign_tree.Bounds`.
+
+    Args:
+        bounds: over the network.
+        forms: of the rows of all aims, one aim after another.
+        aims: of rising numbers.
+    """
+
+    batch = 256
+
+    def __init__(self, bounds: OpenBounds, forms: Forms, aims: Aims) -> None:
+        self._bounds, self._numbers = bounds, aims.number
+        inputs, before, constant, error = (part.unflatten(0, aims.goal.shape) for part in forms.parts())
+        self._targets = Targets(inputs, before, constant - aims.goal, error, aims.there)
+
+    @property
+    def minimisers(self) -> Tensor:
+        """(n, *input_shape) the inputs at which the latest bounds were least."""
+        return self._bounds.minimisers
+
+    @minimisers.setter
+    def minimisers(self, points: Tensor) -> None:
+        self._bounds.minimisers = points
+
+    def root(self, count: int) -> SignSubdomains:
+        """Some subdomains, all the same, on which no sign is fixed."""
+        return self._bounds.root(count)
+
+    def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]:
+        """Margins of the best mixture of rows, (n,), and scores for splits, (n, neurons)."""
+        return self._bounds.bound(part, self._targets.pick(torch.searchsorted(self._numbers, aims.number)), steps)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward, LinearBounds
     from zonoplug.lirpa.clipped_hulls import UnsafeRow
 
+BATCH = 64
 ENOUGH = 0.1  # a margin that needs no further steps
 
 
@@ -35,8 +36,10 @@ class SignBounds:
     Attributes:
         hulls: may be replaced by narrower ones.
         layout: of the neurons.
-        minimisers: (n, *input_shape) the inputs at which the latest bounds were least.
+        minimisers, batch: see `sign_tree.Bounds`.
     """
+
+    batch = BATCH
 
     def __init__(
         self, module: Any, backward: Backward, box: Box, hulls: dict[str, Interval], rule: ActivationRule

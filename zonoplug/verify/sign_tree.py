@@ -13,11 +13,31 @@ from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 YOUNG = 256  # subdomains before a tree's depth is guessed
 
 
+class Bounds(Protocol):
+    """What bounds subdomains that fix signs.
+
+    Attributes:
+        minimisers: (n, *input_shape) the inputs at which the latest bounds were least.
+        batch: how many subdomains it takes at once with the least time for each.
+    """
+
+    minimisers: Tensor
+    batch: int
+
+    def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]:
+        """Margins, (n,), and scores for splits, (n, neurons). Updates the multipliers by that many gradient steps.
+
+        Args:
+            aims: one for each subdomain, or one for all.
+        """
+
+
 @dataclass(slots=True)
 class SignTree:
     """A subdomain that is split until one aim is proved on all pieces.
 
     Attributes:
+        bounds: bounds the pieces.
         aim: one.
         queue: the pieces that are not bounded yet, the last ones first.
         margin: the bound of the whole.
@@ -29,6 +49,7 @@ class SignTree:
         closed: the pieces that were proved, where leaves are collected.
     """
 
+    bounds: Bounds
     aim: Aims
     queue: list[SignSubdomains]
     margin: float
@@ -40,9 +61,9 @@ class SignTree:
     closed: list[SignSubdomains] = field(default_factory=list)
 
     @classmethod
-    def of(cls, part: SignSubdomains, aim: Aims) -> SignTree:
+    def of(cls, bounds: Bounds, part: SignSubdomains, aim: Aims) -> SignTree:
         """The tree below one subdomain that was bounded."""
-        return cls(aim, [part], float(part.bound[0]), int((part.sign[0] != 0).sum()))
+        return cls(bounds, aim, [part], float(part.bound[0]), int((part.sign[0] != 0).sum()))
 
     @property
     def leaves(self) -> list[tuple[SignSubdomains, Aims]]:
