@@ -81,7 +81,7 @@ class NeuronSearch:
 
         Args:
             hulls: that hold on the box, at least as narrow as in the sweep before.
-            leaves: that each bound may have at the end.
+            leaves: that each bound may have at the end; 0 to leave the hulls as they are.
             deadline: each layer gets the same part of the time that is left.
         """
         from zonoplug.lirpa.open_network import OpenNetwork
@@ -95,7 +95,7 @@ class NeuronSearch:
                 network.append(at.relu, neurons, hull)
                 continue
             forms = network.forms_of(passes, found, unit_rows(neurons, passes.size, hull.lower)[: len(neurons)])
-            if len(network):
+            if leaves and len(network):
                 if at.source not in self._trees:
                     self._trees[at.source] = _Trees(neurons, network)
                 trees = self._trees[at.source]
