@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,18 +49,6 @@ class LinearBounds:
     coefficients: dict[str, Tensor]
     others: dict[str, Tensor] = field(default_factory=dict)
     curves: dict[str, Tensor] = field(default_factory=dict)
-
-
-class Started(NamedTuple):
-    """A backward pass on its way:  sum of pending . value  +  constant.
-
-    Attributes:
-        pending: by node name, (batch * rows, *shape).
-        constant: (batch, rows).
-    """
-
-    pending: dict[str, Tensor]
-    constant: Tensor
 
 
 class Backward:
@@ -141,7 +129,6 @@ class Backward:
         rows: Tensor,
         multipliers: Multipliers | None = None,
         sides: Mapping[str, Any] | None = None,
-        also: Started | None = None,
     ) -> LinearBounds:
         """Lower bounds of C y.
 
@@ -151,17 +138,12 @@ class Backward:
             rows: C, (batch, rows, outputs).
             multipliers: alpha, beta and signs; the default alpha follows the chord's slope.
             sides: what `sides(hulls)` gives, for a caller who uses the same hulls many times.
-            also: what is bounded together with C y, as a sum.
         """
         chosen = multipliers or Multipliers()
         sides = self.sides(hulls) if sides is None else sides
         batch, count = rows.shape[:2]
         pending: dict[str, Tensor] = {self._graph.final: rows.flatten(0, 1)}  # (batch * rows, *shape) throughout
         constant = rows.new_zeros(batch, count)
-        if also is not None:
-            for name, part in also.pending.items():
-                pending[name] = pending[name] + part.flatten(1) if name == self._graph.final else part
-            constant = constant + also.constant
         constant, coefficients, others = self._walk(self._graph.nodes, pending, constant, hulls, chosen, sides)
         at_input = pending[self._graph.input].reshape(batch, count, *box.lower.shape[1:])
         center = box.lower + (box.upper - box.lower) / 2
@@ -171,17 +153,6 @@ class Backward:
         lower = lower - torch.bmm(flat.abs(), radius.flatten(1).unsqueeze(2)).squeeze(2)
         curves = {node.name: coefficients.pop(node.name) for node in self.curves if node.name in coefficients}
         return LinearBounds(lower, at_input, coefficients, others, curves)
-
-    def started(
-        self, behind: Backward, hulls: Mapping[str, Interval], rows: Tensor, multipliers: Multipliers
-    ) -> Started:
-        """Lower bounds of C y, rows (batch, 1, outputs), as far as the values that `behind` passes."""
-        passed = {node.name for node in behind._graph.nodes}
-        pending = {self._graph.final: rows.flatten(0, 1)}
-        later = [node for node in self._graph.nodes if node.name not in passed]
-        none = rows.new_zeros(rows.shape[:2])
-        constant, *_ = self._walk(later, pending, none, hulls, multipliers, self.sides(hulls))
-        return Started(pending, constant)
 
     def _walk(
         self,

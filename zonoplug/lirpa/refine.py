@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from zonoplug.lirpa.relu_sides import Multipliers, Sides
 ROWS_AT_ONCE = 256
 ROW_ENTRIES = 2**21  # coefficients of one layer: more no longer fit the processor's caches
 LEARNING_RATE = 0.2
-SLOPES_BYTES = 256 * 2**20
 FEW_NEURONS = 1024
 TRIAL_NEURONS = 16
 
@@ -30,36 +28,12 @@ def first_alpha(hull: Interval) -> Tensor:
     return (hull.upper > -hull.lower).to(hull.lower.dtype)
 
 
-@dataclass(slots=True)
-class NeuronSlopes:
-    """Slopes that were optimised for the bounds of single neurons, to be used again on smaller sets.
-
-    Attributes:
-        neurons: (m,) places in the flattened layer.
-        alpha: by name of each ReLU before it, (2 m, *shape): for the lower bounds, then for the upper ones.
-        beta: multipliers of fixed signs, likewise; under "" those of signs in the same layer.
-        gamma: multipliers of the negated specification, (2 m, 1).
-    """
-
-    neurons: Tensor
-    alpha: dict[str, Tensor]
-    beta: dict[str, Tensor] = field(default_factory=dict)
-    gamma: Tensor | None = None
-
-    def pick(self, index: Tensor) -> NeuronSlopes:
-        """Copies for the neurons at these places."""
-        both = torch.cat([index, index + self.neurons.shape[0]])
-        alpha, beta = ({key: value[both] for key, value in side.items()} for side in (self.alpha, self.beta))
-        return NeuronSlopes(self.neurons[index], alpha, beta, None if self.gamma is None else self.gamma[both])
-
-
 def refine_hulls(
     module: Any,
     box: Box,
     hulls: Mapping[str, Interval],
     steps: int,
     deadline: Deadline,
-    slopes: dict[str, list[NeuronSlopes]] | None = None,
     rows: Tensor | None = None,
 ) -> dict[str, Interval]:
     """Bounds of every ReLU's input, each layer using the layers before it.
@@ -72,10 +46,8 @@ def refine_hulls(
         hulls: bounds that hold already, by node name, (1, *shape).
         steps: gradient steps on each bound; 0 for plain backward bounds.
         deadline: once it has passed, the remaining layers keep their hulls.
-        slopes: takes the slopes that the bounds ended with, by node name, if they fit in `SLOPES_BYTES` together.
         rows: (1, rows, outputs), the specification matrix that the hulls are for; None for all outputs.
     """
-    room = SLOPES_BYTES
     tight = dict(hulls)
     whole = Backward(module)
     read = {} if rows is None else _neurons_read(whole, box, tight, rows)
@@ -96,11 +68,6 @@ def refine_hulls(
         for neurons in open_neurons.split(rows_at_once // 2):
             alpha = first_slopes(passes, tight, 2 * neurons.shape[0])
             bounds, _ = bound_neurons(passes, box, tight, neurons, alpha, steps)
-            if slopes is not None:
-                room -= sum(value.numel() * value.element_size() for value in alpha.values())
-                if room >= 0:
-                    kept = {key: value.detach() for key, value in alpha.items()}
-                    slopes.setdefault(name, []).append(NeuronSlopes(neurons, kept))
             below, above = bounds.chunk(2)
             lower[neurons] = torch.fmax(lower[neurons], below)
             upper[neurons] = torch.fmin(upper[neurons], -above)
@@ -162,11 +129,9 @@ def first_slopes(passes: Backward, hulls: Mapping[str, Interval], count: int) ->
 
 
 def unit_rows(neurons: Tensor, size: int, like: Tensor) -> Tensor:
-    """A row of z for each of the neurons (m,) of a layer of that size, then their negatives: (2 m, size)."""
-    count = neurons.shape[0]
-    rows = like.new_zeros(2 * count, size)
-    at = torch.arange(count, device=neurons.device)
-    rows[at, neurons], rows[at + count, neurons] = 1.0, -1.0
+    """A row of z for each of the neurons (m,) of a layer of that size: (m, size)."""
+    rows = like.new_zeros(neurons.shape[0], size)
+    rows[torch.arange(neurons.shape[0], device=neurons.device), neurons] = 1.0
     return rows
 
 
@@ -179,7 +144,8 @@ def bound_neurons(
         alpha: slopes to start from, (2 m, *shape) by name of the ReLU; changed in place by the steps.
     """
     count = 2 * neurons.shape[0]
-    rows = unit_rows(neurons, passes.size, box.lower).unsqueeze(1)
+    ends = unit_rows(neurons, passes.size, box.lower)
+    rows = torch.cat([ends, -ends]).unsqueeze(1)
     many = box.expanded(count)
     shared = {name: hull.expanded(count) for name, hull in hulls.items()}
     if not alpha or steps == 0:

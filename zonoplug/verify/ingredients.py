@@ -20,8 +20,9 @@ INGREDIENTS = {
     "mixed-splits": "the search that splits boxes and signs in one tree, where more inputs vary than halving can do",
     "refined-hulls": "the tightening of hulls layer by layer before signs are fixed",
     "tuned-planes": "the planes of products and softmax, chosen by gradient before signs are fixed",
-    "hull-tree": "the tightening of hulls behind each sign in the upper part of the search",
-    "clipping": "the tightening of hulls by fixed signs and by the negated specification",
+    "open-network": "the writing of a network in its open ReLUs, over which signs are cheap to bound and to split",
+    "neuron-search": "branch and bound on single neurons, which narrows the hulls of such a network",
+    "clipping": "the tightening of hulls by fixed signs and by the negated specification, in the search of both splits",
 }
 
 

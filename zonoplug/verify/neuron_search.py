@@ -2,8 +2,8 @@
 
     z  >=  least over leaves of the lower bound of z on a leaf,    leaves: signs fixed in the layers in front of z
 
-and the same for -z. The worst leaves of every bound are split in two, those of all neurons of a layer in one batch. Each
-layer uses the hulls of the layers before it, so that what is gained grows from layer to layer.
+and the same for -z. The worst leaves of every bound are split in two, those of all neurons of a layer in one batch.
+Each layer uses the hulls of the layers before it, so that what is gained grows from layer to layer.
 
 Source: after Tjeng et al., ICLR 2019 (bounds tightened by exact solvers); Wang et al., NeurIPS 2021 (multipliers).
 """
@@ -11,7 +11,7 @@ Source: after Tjeng et al., ICLR 2019 (bounds tightened by exact solvers); Wang 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,22 +62,19 @@ class NeuronSearch:
         box: (1, *input_shape).
         rule: scores neurons for splits.
         places: the ReLUs whose inputs are bounded, in topological order.
-        note: told how many leaves were bounded.
     """
 
-    def __init__(
-        self, module: Any, box: Box, rule: ActivationRule, places: list[Place], note: Callable[[int], None]
-    ) -> None:
+    def __init__(self, module: Any, box: Box, rule: ActivationRule, places: list[Place]) -> None:
         from zonoplug.lirpa.backward import Backward
 
-        self._box, self._rule, self._note = box, rule, note
+        self._box, self._rule = box, rule
         self._passes = [(at, Backward(module, at.source)) for at in places]
         self._trees: dict[str, _Trees] = {}
 
     def sweep(
         self, hulls: Mapping[str, Interval], leaves: int, deadline: Deadline
-    ) -> tuple[dict[str, Interval], OpenNetwork]:
-        """Narrower hulls, by node name, (1, *shape); and the network written in what is open then.
+    ) -> tuple[dict[str, Interval], OpenNetwork, int]:
+        """Narrower hulls, by node name, (1, *shape); the network written in what is open then; leaves bounded for it.
 
         Args:
             hulls: that hold on the box, at least as narrow as in the sweep before.
@@ -87,26 +84,26 @@ class NeuronSearch:
         from zonoplug.lirpa.open_network import OpenNetwork
         from zonoplug.lirpa.refine import unit_rows
 
-        found, network = dict(hulls), OpenNetwork(self._box)
+        found, network, bounded = dict(hulls), OpenNetwork(self._box), 0
         for done, (at, passes) in enumerate(self._passes):
             hull = found[at.source]
             neurons = _open(hull)
             if not len(neurons):
                 network.append(at.relu, neurons, hull)
                 continue
-            forms = network.forms_of(passes, found, unit_rows(neurons, passes.size, hull.lower)[: len(neurons)])
+            forms = network.forms_of(passes, found, unit_rows(neurons, passes.size, hull.lower))
             if leaves and len(network):
                 if at.source not in self._trees:
                     self._trees[at.source] = _Trees(neurons, network)
                 trees = self._trees[at.source]
                 limit = deadline.part(1 / (len(self._passes) - done))
                 now = _Now(network, OpenBounds(network, self._rule), neurons, forms, hull)
-                self._note(trees.grow(now, leaves, limit))
+                bounded += trees.grow(now, leaves, limit)
                 found[at.source] = hull = trees.narrowed(hull)
                 still = torch.isin(neurons, _open(hull))
                 neurons, forms = neurons[still], forms.pick(still)
             network.append(at.relu, neurons, hull, forms)
-        return found, network
+        return found, network, bounded
 
 
 def _open(hull: Interval) -> Tensor:
@@ -189,8 +186,8 @@ class _Trees:
             for trees in torch.arange(len(self)).split(BATCH):
                 if deadline.passed:
                     return bounded
-                root = now.bounds.root(len(trees))
-                root = _Leaves(trees, ends[trees], trees, root.alpha, root.beta, root.sign)
+                whole = now.bounds.root(len(trees))
+                root = _Leaves(trees, ends[trees], trees, whole.alpha, whole.beta, whole.sign)
                 self._add(self._bounded(now, root, FIRST_STEPS))
                 bounded += len(trees)
             level = 2 * (time.monotonic() - start) * (STEPS + 1) / (FIRST_STEPS + 1)
@@ -229,7 +226,9 @@ class _Trees:
         part = SignSubdomains(
             network.lower.expand(len(leaves), -1).masked_fill(leaves.sign[:, own] > 0, 0.0),
             network.upper.expand(len(leaves), -1).masked_fill(leaves.sign[:, own] < 0, 0.0),
-            *(values[:, own] for values in (leaves.sign, leaves.alpha, leaves.beta)),
+            leaves.sign[:, own],
+            leaves.alpha[:, own],
+            leaves.beta[:, own],
             leaves.bound,
         )
         forms = now.forms.pick(torch.searchsorted(now.neurons, self._neurons[leaves.tree % len(self._neurons)]))

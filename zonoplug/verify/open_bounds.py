@@ -90,7 +90,7 @@ class OpenBounds:
         for step in range(steps + 1):
             shares = weights.masked_fill(~targets.there, -inf).softmax(dim=1)
             below = torch.where(open_, alpha, slope)
-            behind, front, at_input, value = self._backward(shares, targets, below, slope, intercept, beta * part.sign)
+            behind, at_input, value = self._backward(shares, targets, below, slope, intercept, beta * part.sign)
             better = (value > best).unsqueeze(1)
             kept = [torch.where(better, now, before) for now, before in zip(free, kept, strict=True)]
             best = torch.fmax(best, value)
@@ -101,7 +101,9 @@ class OpenBounds:
             rising = (value <= ENOUGH).unsqueeze(1).to(z.dtype)
             moves = [behind.clamp(min=0) * z * open_ * rising, -part.sign * z * rising, None]
             if mixed:
-                rows = targets.constant + (targets.inputs @ x.unsqueeze(2) + targets.before @ images.unsqueeze(2)).squeeze(2)
+                rows = targets.constant + (
+                    targets.inputs @ x.unsqueeze(2) + targets.before @ images.unsqueeze(2)
+                ).squeeze(2)
                 moves[2] = shares * (rows - (shares * rows).sum(dim=1, keepdim=True)) * rising
             climber.step(moves)
             alpha.clamp_(0, 1)
@@ -109,13 +111,15 @@ class OpenBounds:
         part.alpha, part.beta, _ = kept
         box = self._network.box
         self.minimisers = torch.where(at_input.unflatten(1, box.lower.shape[1:]) > 0, box.lower, box.upper)
-        facts = ActivationFacts(part.lower, part.upper, behind, part.alpha, part.open_neurons, lambda: primal()[0], self._random)
+        facts = ActivationFacts(
+            part.lower, part.upper, behind, part.alpha, part.open_neurons, lambda: primal()[0], self._random
+        )
         return best, open_scores(self._rule, facts)
 
     def _backward(
         self, shares: Tensor, targets: Targets, below: Tensor, slope: Tensor, intercept: Tensor, fixed: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Coefficients behind and in front of the ReLUs, (n, neurons), and at the inputs, and the lower bound, (n,)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients behind the ReLUs, (n, neurons), and at the inputs, (n, inputs), and the lower bound, (n,)."""
         forms, shares = self._network.forms, shares.unsqueeze(1)
         behind = (shares @ targets.before).squeeze(1)
         front = torch.empty_like(behind)
@@ -130,7 +134,7 @@ class OpenBounds:
         value = (shares @ targets.constant.unsqueeze(2))[:, 0, 0] + (behind.clamp(max=0) * intercept).sum(dim=1)
         value = value + front @ forms.constant + at_input @ self._center - at_input.abs() @ self._radius
         error = (shares @ targets.error.unsqueeze(2))[:, 0, 0] + front.abs() @ forms.error
-        return behind, front, at_input, value - error
+        return behind, at_input, value - error
 
     def _primal(
         self, at_input: Tensor, behind: Tensor, below: Tensor, slope: Tensor, intercept: Tensor

@@ -11,13 +11,12 @@ from torch import Tensor
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.activation_branching import ActivationFacts, ActivationRule, open_scores
-from zonoplug.verify.dual_ascent import DualAscent, mixture_of
+from zonoplug.verify.dual_ascent import DualAscent
 from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward, LinearBounds
-    from zonoplug.lirpa.clipped_hulls import UnsafeRow
 
 BATCH = 64
 ENOUGH = 0.1  # a margin that needs no further steps
@@ -61,26 +60,13 @@ class SignBounds:
         hulls = self.layout.hulls(part.lower, part.upper, self.hulls)
         weights = aims.goal.new_zeros(len(part), aims.goal.shape[1])
         found = self._ascent.climb(part, self.box.expanded(len(part)), hulls, aims, weights, steps, self.allowance)
-        self._weights, self.minimisers = found.weights, found.minimiser
+        self.minimisers = found.minimiser
         coefficients = self.layout.coefficients(found.last)
         values = partial(self.layout.values, self.module, found.point)
         facts = ActivationFacts(
             part.lower, part.upper, coefficients, part.alpha, part.open_neurons, values, self._random
         )
         return found.bound, open_scores(self._rule, facts)
-
-    def unsafe(self, part: SignSubdomains, aim: Aims) -> UnsafeRow:
-        """Where one aim may fail, after `bound` has optimised its multipliers: the constraint that clips hulls."""
-        from zonoplug.lirpa.clipped_hulls import UnsafeRow
-
-        with torch.no_grad():
-            mixture = mixture_of(self._weights, aim)
-            row = mixture @ aim.rows
-            chosen = self.layout.multipliers(part.alpha, part.beta, part.sign)
-            hulls = self.layout.hulls(part.lower, part.upper, self.hulls)
-            passed = self._backward.bound(self.box, hulls, row, chosen)
-            goal = mixture @ aim.goal.unsqueeze(2)
-        return UnsafeRow(self._backward, row, goal[:, :, 0] + self.allowance(passed, row), chosen)
 
     def allowance(self, passed: LinearBounds, rows: Tensor) -> Tensor:
         """What rounding may move the rows, (n, rows), with the magnitudes on the whole box."""

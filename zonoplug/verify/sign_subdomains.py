@@ -67,14 +67,6 @@ class SignSubdomains(Batch):
         """(n, neurons) True where the sign is not known."""
         return (self.lower < 0) & (self.upper > 0) & (self.sign == 0)
 
-    @property
-    def open_width(self) -> float:
-        """The widths of the first subdomain's pre-activations whose sign is open, altogether; 0 where there is none."""
-        if not len(self):
-            return 0.0
-        lower, upper = self.lower[0], self.upper[0]
-        return float((upper - lower)[(lower < 0) & (upper > 0)].sum())
-
 
 def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSubdomains, int]:
     """Split each subdomain on the sign of its best-scored neurons: 2 pieces, or 4, 8, ... while they fit in `room`.

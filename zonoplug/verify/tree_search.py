@@ -34,7 +34,7 @@ class TreeSearch:
         attacked: Callable[[Tensor, SearchResult], bool],
         leaves: Callable[[SignSubdomains, Aims], None],
     ) -> None:
-        self._observer, self._attacked, self._leaves = observer, attacked, leaves
+        self.observer, self._attacked, self._leaves = observer, attacked, leaves
 
     def close(
         self, trees: list[SignTree], deadline: Deadline, result: SearchResult, deepest: float = torch.inf
@@ -44,22 +44,18 @@ class TreeSearch:
             for part, aims in trees.pop(0).leaves:
                 self._leaves(part, aims)
 
-    def search(
-        self, tree: SignTree, deadline: Deadline, result: SearchResult, limit: int = 2**62, deepest: float = torch.inf
-    ) -> bool:
+    def search(self, tree: SignTree, deadline: Deadline, result: SearchResult, deepest: float = torch.inf) -> bool:
         """Split by signs alone, hulls as they are.
 
         Args:
-            limit: subdomains that may be bounded.
             deepest: stop where the tree looks deeper than this.
         Returns:
             whether every piece was excluded. A counterexample, if one is found, is in `result`.
         """
-        self._observer.proved(tree.proved)
-        last = tree.bounded + limit
+        self.observer.proved(tree.proved)
         while tree.queue or tree.stuck:
-            if deadline.passed or tree.stuck or tree.bounded >= last or tree.looks_deeper_than(deepest):
-                self._observer.proved(-tree.proved)
+            if deadline.passed or tree.stuck or tree.looks_deeper_than(deepest):
+                self.observer.proved(-tree.proved)
                 return False
             batch = max(1, min(tree.bounds.batch, STATE_BYTES // tree.queue[-1].bytes_each))
             part = take(tree.queue, batch)
@@ -67,8 +63,8 @@ class TreeSearch:
             result.subdomains += len(part)
             open_ = ~(part.bound > 0)
             tree.note(part, open_)
-            self._observer.signs(part, open_, part.bound, sum(map(len, tree.queue)))
-            if self._observer.record is not None:
+            self.observer.signs(part, open_, part.bound, sum(map(len, tree.queue)))
+            if self.observer.record is not None:
                 tree.closed.append(part.pick(~open_))
             if not bool(open_.any()):
                 continue
@@ -76,7 +72,7 @@ class TreeSearch:
                 tree.stuck += int(open_.sum())
                 return False
             pieces, stuck = split_signs(part.pick(open_), scores[open_], batch - sum(map(len, tree.queue)))
-            self._observer.split("sign", len(pieces) - int(open_.sum()) + stuck)
+            self.observer.split("sign", len(pieces) - int(open_.sum()) + stuck)
             tree.stuck += stuck
             result.stuck += stuck
             if len(pieces):

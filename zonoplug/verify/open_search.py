@@ -1,0 +1,109 @@
+"""Signs of a network that is written in its open ReLUs: neurons' hulls are narrowed in sweeps, and trees grow between.
+
+Bounds over an `OpenNetwork` are cheap. Trees of splits are tried at once, then after each sweep, which has cost more
+than the last. What a sweep gains decides whether there will be another; at the end the trees get all the time there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zonoplug.clock import Deadline
+from zonoplug.domain.input_sets import Box
+from zonoplug.domain.zonotope import Interval
+from zonoplug.verify.activation_branching import ActivationRule
+from zonoplug.verify.neuron_layout import Place
+from zonoplug.verify.neuron_search import NeuronSearch
+from zonoplug.verify.open_bounds import OpenBounds, OpenMargins
+from zonoplug.verify.search import SearchResult
+from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
+from zonoplug.verify.sign_tree import SignTree
+from zonoplug.verify.tree_search import TreeSearch
+
+if TYPE_CHECKING:
+    from zonoplug.lirpa.backward import Backward
+
+ROOT_STEPS = 20
+TREE_SHARE = 0.3  # of the time, for trees between sweeps
+SWEEP_SHARE = 0.4
+LEAVES, MORE_LEAVES = 64, 4  # for each bound of a neuron in the first sweep, and how many times more in the next
+PROGRESS = 0.1  # of the margins' distance from 0, that a sweep has to take off
+DEEPEST = 48  # splits below the root: a tree that looks deeper is left for hulls to be narrowed first
+
+
+class OpenSearch:
+    """Proves aims on one box.
+
+    Args:
+        module: the host's; its operators are exact or ReLUs.
+        backward: its backward bounds.
+        box: (1, *input_shape).
+        rule: scores neurons for splits.
+        places: of the ReLUs, in topological order.
+        trees: goes on with trees.
+        check_hulls: refuses hulls that exclude a sampled point.
+        check_root: refuses bounds (n,) of aims on the whole box that exclude a sampled point.
+        sweeps: whether hulls are narrowed.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        backward: Backward,
+        box: Box,
+        rule: ActivationRule,
+        places: list[Place],
+        trees: TreeSearch,
+        check_hulls: Callable[[Mapping[str, Interval]], None],
+        check_root: Callable[[Tensor, Aims], None],
+        sweeps: bool = True,
+    ) -> None:
+        self._backward, self._rule, self._trees, self._sweeps = backward, rule, trees, sweeps
+        self._check_hulls, self._check_root = check_hulls, check_root
+        self._neurons = NeuronSearch(module, box, rule, places)
+
+    def run(self, hulls: Mapping[str, Interval], aims: Aims, deadline: Deadline, result: SearchResult) -> Aims:
+        """The aims that could not be proved. A counterexample, if one is found, is in `result`."""
+        leaves, loss = 0, inf
+        while len(aims) and not deadline.passed:
+            hulls, margins = self._swept(hulls, aims, leaves, deadline.part(SWEEP_SHARE), result)
+            root, aims = self._root(margins, aims, result)
+            trees = [SignTree.of(margins, root.pick(at), aims.pick(at)) for at in _easiest_first(root)]
+            before, loss = loss, float(-root.bound.sum())
+            last = not self._sweeps or loss > (1 - PROGRESS) * before
+            self._trees.close(trees, deadline if last else deadline.part(TREE_SHARE), result, inf if last else DEEPEST)
+            aims = aims.pick(torch.isin(aims.number, torch.tensor([int(tree.aim.number) for tree in trees])))
+            if last or result.counterexample is not None:
+                break
+            leaves = MORE_LEAVES * leaves or LEAVES
+        return aims
+
+    def _swept(
+        self, hulls: Mapping[str, Interval], aims: Aims, leaves: int, deadline: Deadline, result: SearchResult
+    ) -> tuple[Mapping[str, Interval], OpenMargins]:
+        """Narrower hulls, and what bounds aims over them."""
+        hulls, network, bounded = self._neurons.sweep(hulls, leaves, deadline)
+        result.subdomains += bounded
+        self._check_hulls(hulls)
+        forms = network.forms_of(self._backward, hulls, aims.rows.flatten(0, 1))
+        return hulls, OpenMargins(OpenBounds(network, self._rule), forms, aims)
+
+    def _root(self, margins: OpenMargins, aims: Aims, result: SearchResult) -> tuple[SignSubdomains, Aims]:
+        """The whole box for each aim that its bound leaves open."""
+        root = margins.root(len(aims))
+        root.bound, _ = margins.bound(root, aims, ROOT_STEPS)
+        result.subdomains += len(root)
+        self._check_root(root.bound, aims)
+        open_ = ~(root.bound > 0)
+        self._trees.observer.signs(root, open_, root.bound, 0)
+        return root.pick(open_), aims.pick(open_)
+
+
+def _easiest_first(root: SignSubdomains) -> list[Tensor]:
+    """Places (1,) of subdomains, the best bound first."""
+    return list(root.bound.argsort(descending=True).split(1)) if len(root) else []
