@@ -19,7 +19,7 @@ from zonoplug.verify.activation_branching import activation_rule
 from zonoplug.verify.attack import Attack
 from zonoplug.verify.bounding import Bounder, BrokenMethodError
 from zonoplug.verify.observer import Observer
-from zonoplug.verify.open_search import OpenSearch
+from zonoplug.verify.open_search import OpenSearch, easiest_first
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.search import BoxwiseSearch, SearchResult
 from zonoplug.verify.sign_bounds import SignBounds
@@ -30,8 +30,8 @@ from zonoplug.verify.tree_search import TreeSearch
 if TYPE_CHECKING:
     from zonoplug.domain.zonotope import Interval
 
-ROOT_STEPS = (0, 8)  # gradient steps on the root's hulls: first none, more where that does not do
-ROOT_BOUND_STEPS = 20
+HULL_STEPS = 8  # gradient steps on the root's hulls, where bounds over plain ones do not do
+ROOT_STEPS = 20
 BATCH = 64
 CHECKED_POINTS = 64
 
@@ -69,35 +69,11 @@ class ActivationSearch(BoxwiseSearch):
             raise UnsupportedOperatorError("The network has no ReLUs, and signs of nothing else are split here.")
 
     def _search_box(self, objective: Objective, deadline: Deadline, result: SearchResult) -> bool:
-        from zonoplug.lirpa.tuning import tune_shares
-
-        box, module = self._box, self._bounder.module
-        self.bounds = SignBounds(module, self._backward, box, self._bounder.hulls(box), self._rule)
+        box = self._box
+        self.bounds = SignBounds(self._bounder.module, self._backward, box, self._bounder.hulls(box), self._rule)
         aims = Aims.of(objective, self._box_number)
-        refined = "refined-hulls" not in self._without
-        for steps in ROOT_STEPS:
-            if refined:
-                self._tighten(steps, deadline, aims.all_rows)
-            parts = []
-            for piece in torch.arange(len(aims)).split(BATCH):
-                part = self.bounds.layout.root(self.bounds.hulls, len(piece))
-                part.bound, _ = self.bounds.bound(part, aims.pick(piece), ROOT_BOUND_STEPS)
-                self._check_root(part.bound, aims.pick(piece))
-                result.subdomains += len(part)
-                parts.append(part)
-                if deadline.passed:
-                    return False
-            root = SignSubdomains.join(parts)
-            open_ = ~(root.bound > 0)
-            self._observer.signs(root, open_, root.bound, 0)
-            self._leaves(root.pick(~open_), aims.pick(~open_))
-            aims, root = aims.pick(open_), root.pick(open_)
-            if not len(aims):
-                return not deadline.passed
-            if "tuned-planes" not in self._without:
-                rows, goal = aims.all_rows, aims.goal.flatten()
-                tune_shares(self._backward, box, self.bounds.hulls, rows, goal[None], deadline)
-        left = self._openly(aims, deadline, result) if self._is_open else self._plainly(root, aims, deadline, result)
+        self._tighten(0, deadline, aims.all_rows)
+        left = self._openly(aims, deadline, result) if self._is_open else self._plainly(aims, deadline, result)
         return not left and result.counterexample is None and not deadline.passed
 
     @property
@@ -106,12 +82,37 @@ class ActivationSearch(BoxwiseSearch):
         left_out = "open-network" in self._without or self._observer.record is not None
         return self._backward.only_relus and not left_out
 
-    def _plainly(self, root: SignSubdomains, aims: Aims, deadline: Deadline, result: SearchResult) -> int:
+    def _plainly(self, aims: Aims, deadline: Deadline, result: SearchResult) -> int:
         """Prove aims by backward bounds through the host's graph. Returns how many are left."""
-        order = root.bound.argsort(descending=True).split(1)
-        trees = [SignTree.of(self.bounds, root.pick(at), aims.pick(at)) for at in order]
+        from zonoplug.lirpa.tuning import tune_shares
+
+        for last in (False, True):
+            root, aims = self._root(aims, deadline, result)
+            if last or not len(aims) or deadline.passed:
+                break
+            if "tuned-planes" not in self._without:
+                rows, goal = aims.all_rows, aims.goal.flatten()
+                tune_shares(self._backward, self._box, self.bounds.hulls, rows, goal[None], deadline)
+            self._tighten(HULL_STEPS, deadline, aims.all_rows)
+        trees = [SignTree.of(self.bounds, root.pick(at), aims.pick(at)) for at in easiest_first(root)]
         self._trees.close(trees, deadline, result)
         return len(trees)
+
+    def _root(self, aims: Aims, deadline: Deadline, result: SearchResult) -> tuple[SignSubdomains, Aims]:
+        """The whole box for each aim that its bound leaves open."""
+        parts = []
+        for piece in torch.arange(len(aims)).split(BATCH):
+            part = self.bounds.layout.root(self.bounds.hulls, len(piece))
+            if not deadline.passed:
+                part.bound, _ = self.bounds.bound(part, aims.pick(piece), ROOT_STEPS)
+                self._check_root(part.bound, aims.pick(piece))
+                result.subdomains += len(part)
+            parts.append(part)
+        root = SignSubdomains.join(parts)
+        open_ = ~(root.bound > 0)
+        self._observer.signs(root, open_, root.bound, 0)
+        self._leaves(root.pick(~open_), aims.pick(~open_))
+        return root.pick(open_), aims.pick(open_)
 
     def _openly(self, aims: Aims, deadline: Deadline, result: SearchResult) -> int:
         """Prove aims over the network written in its open ReLUs. Returns how many are left."""
@@ -124,6 +125,8 @@ class ActivationSearch(BoxwiseSearch):
         """Tighten the root's hulls by backward bounds."""
         from zonoplug.lirpa.refine import refine_hulls
 
+        if "refined-hulls" in self._without:
+            return
         hulls = refine_hulls(self._bounder.module, self._box, self.bounds.hulls, steps, deadline.part(0.4), rows)
         self._check_hulls(hulls)
         self.bounds.hulls = hulls

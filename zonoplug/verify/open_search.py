@@ -28,10 +28,11 @@ from zonoplug.verify.tree_search import TreeSearch
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward
 
+import os
+DBG=os.environ.get("DBG")
 ROOT_STEPS = 20
-TREE_SHARE = 0.3  # of the time, for trees between sweeps
-SWEEP_SHARE = 0.4
-LEAVES, MORE_LEAVES = 64, 4  # for each bound of a neuron in the first sweep, and how many times more in the next
+SWEEP_SHARE = 0.4  # of the time that is left
+SWEEPS = ((0, 0.08), (1, 0.3), (64, 0.3), (256, 0.3), (1024, 0.3))  # leaves for each end of a hull; share of trees then
 PROGRESS = 0.1  # of the margins' distance from 0, that a sweep has to take off
 DEEPEST = 48  # splits below the root: a tree that looks deeper is left for hulls to be narrowed first
 
@@ -69,19 +70,22 @@ class OpenSearch:
 
     def run(self, hulls: Mapping[str, Interval], aims: Aims, deadline: Deadline, result: SearchResult) -> Aims:
         """The aims that could not be proved. A counterexample, if one is found, is in `result`."""
-        leaves, loss = 0, inf
-        while len(aims) and not deadline.passed:
+        loss = inf
+        for leaves, share in SWEEPS if self._sweeps else SWEEPS[:1]:
             hulls, margins = self._swept(hulls, aims, leaves, deadline.part(SWEEP_SHARE), result)
             root, aims = self._root(margins, aims, result)
-            trees = [SignTree.of(margins, root.pick(at), aims.pick(at)) for at in _easiest_first(root)]
+            trees = [SignTree.of(margins, root.pick(at), aims.pick(at)) for at in easiest_first(root)]
             before, loss = loss, float(-root.bound.sum())
-            last = not self._sweeps or loss > (1 - PROGRESS) * before
-            self._trees.close(trees, deadline if last else deadline.part(TREE_SHARE), result, inf if last else DEEPEST)
-            aims = aims.pick(torch.isin(aims.number, torch.tensor([int(tree.aim.number) for tree in trees])))
-            if last or result.counterexample is not None:
+            if DBG: print(f"{deadline.elapsed_seconds:.1f}s leaves {leaves} n {len(margins._bounds._network)} loss {loss:.3f} aims {len(aims)} subdomains {result.subdomains}")
+            if loss > (1 - PROGRESS) * before:
                 break
-            leaves = MORE_LEAVES * leaves or LEAVES
-        return aims
+            self._trees.close(trees, deadline.part(share), result, DEEPEST)
+            aims = _left(aims, trees)
+            if DBG: print(f"{deadline.elapsed_seconds:.1f}s  left {len(aims)} subdomains {result.subdomains}")
+            if not trees or deadline.passed or result.counterexample is not None:
+                return aims
+        self._trees.close(trees, deadline, result)
+        return _left(aims, trees)
 
     def _swept(
         self, hulls: Mapping[str, Interval], aims: Aims, leaves: int, deadline: Deadline, result: SearchResult
@@ -104,6 +108,11 @@ class OpenSearch:
         return root.pick(open_), aims.pick(open_)
 
 
-def _easiest_first(root: SignSubdomains) -> list[Tensor]:
+def _left(aims: Aims, trees: list[SignTree]) -> Aims:
+    """The aims that have trees."""
+    return aims.pick(torch.isin(aims.number, torch.tensor([int(tree.aim.number) for tree in trees])))
+
+
+def easiest_first(root: SignSubdomains) -> list[Tensor]:
     """Places (1,) of subdomains, the best bound first."""
     return list(root.bound.argsort(descending=True).split(1)) if len(root) else []
