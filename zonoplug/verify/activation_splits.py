@@ -42,10 +42,11 @@ class ActivationSearch(BoxwiseSearch):
     Args:
         problem, bounder, attack, observer, without: see `Search`.
         branching: which sign to fix: a name in `ACTIVATION_RULES`, or "auto".
+        trial: give up once it gains little.
     Raises:
         UnknownNameError: no rule is called so.
         UnsupportedOperatorError: the network has operators that backward bounds cannot pass, takes no batch, or has no
-            ReLUs.
+            ReLUs; or others than ReLUs, and this is a trial.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ActivationSearch(BoxwiseSearch):
         observer: Observer | None = None,
         without: Collection[str] = (),
         branching: str = "auto",
+        trial: bool = False,
     ) -> None:
         from zonoplug.lirpa.backward import Backward
 
@@ -67,6 +69,9 @@ class ActivationSearch(BoxwiseSearch):
         self._trees = TreeSearch(self._observer, self._attacked_here, self._leaves)
         if not self._backward.relus:
             raise UnsupportedOperatorError("The network has no ReLUs, and signs of nothing else are split here.")
+        self._trial = trial
+        if trial and not self._is_open:
+            raise UnsupportedOperatorError("The network is not to be written in its open ReLUs.")
 
     def _search_box(self, objective: Objective, deadline: Deadline, result: SearchResult) -> bool:
         box = self._box
@@ -118,7 +123,7 @@ class ActivationSearch(BoxwiseSearch):
         """Prove aims over the network written in its open ReLUs. Returns how many are left."""
         places, sweeps = self.bounds.layout.places, "neuron-search" not in self._without
         what = self._bounder.module, self._backward, self._box, self._rule, places, self._trees
-        search = OpenSearch(*what, self._check_hulls, self._check_root, sweeps)
+        search = OpenSearch(*what, self._check_hulls, self._check_root, sweeps, self._trial)
         return len(search.run(self.bounds.hulls, aims, deadline, result))
 
     def _tighten(self, steps: int, deadline: Deadline, rows: Tensor) -> None:

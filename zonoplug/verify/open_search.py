@@ -50,6 +50,7 @@ class OpenSearch:
         check_hulls: refuses hulls that exclude a sampled point.
         check_root: refuses bounds (n,) of aims on the whole box that exclude a sampled point.
         sweeps: whether hulls are narrowed.
+        trial: give up where sweeps gain little.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class OpenSearch:
         check_hulls: Callable[[Mapping[str, Interval]], None],
         check_root: Callable[[Tensor, Aims], None],
         sweeps: bool = True,
+        trial: bool = False,
     ) -> None:
-        self._backward, self._rule, self._trees, self._sweeps = backward, rule, trees, sweeps
+        self._backward, self._rule, self._trees = backward, rule, trees
+        self._sweeps, self._trial = sweeps, trial
         self._check_hulls, self._check_root = check_hulls, check_root
         self._neurons = NeuronSearch(module, box, rule, places)
 
@@ -84,7 +87,8 @@ class OpenSearch:
             if DBG: print(f"{deadline.elapsed_seconds:.1f}s  left {len(aims)} subdomains {result.subdomains}")
             if not trees or deadline.passed or result.counterexample is not None:
                 return aims
-        self._trees.close(trees, deadline, result)
+        if not self._trial:
+            self._trees.close(trees, deadline, result)
         return _left(aims, trees)
 
     def _swept(

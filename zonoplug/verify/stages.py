@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 FEW_INPUTS = 8  # up to so many, halving them alone does better than fixing signs too
 TRIAL_SHARE = 0.04  # for halving inputs, before signs are fixed too: what it can close, it mostly closes soon
 SLOW_TRIAL_SHARE = 0.6  # where a few subdomains take longer than that
+SIGNS_SHARE = 0.5  # for fixing signs alone, as long as that gets on
 MIXED_SHARE = 0.6
 
 
@@ -16,7 +17,8 @@ class Stage(NamedTuple):
 
     Attributes:
         share: of the time that is left when it starts.
-        trial: the share after which it gives up if it has bounded subdomains enough to judge by; None for never.
+        trial: the share after which it gives up if it has bounded subdomains enough to judge by, and splits on signs
+            once they gain little; None for never.
     """
 
     kind: Literal["root", "input splits", "activation splits", "mixed splits", "attack"]
@@ -80,6 +82,7 @@ def stages(method: str, perturbed: int | None, recording: bool) -> list[Stage]:
     return [
         *first,
         boxes[0]._replace(share=SLOW_TRIAL_SHARE, trial=TRIAL_SHARE),
+        OWN_SIGNS._replace(share=SIGNS_SHARE, trial=SIGNS_SHARE),
         mixed._replace(share=MIXED_SHARE),
         *boxes,
     ]
