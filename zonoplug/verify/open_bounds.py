@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.open_network import Forms, OpenNetwork
 
 ENOUGH = 0.1
+LAST_STEPS = 200
+EXACT, EXACT_SECONDS = 8, 2.0  # subdomains of a batch that get a linear program, and the limit for each
+EXACT_ENTRIES = 2**20  # of the program's matrix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,33 +59,45 @@ class OpenBounds:
         rule: scores neurons for splits.
 
     Attributes:
+        network: as given.
         minimisers: (n, *input_shape) the inputs at which the latest bounds were least.
     """
 
     def __init__(self, network: OpenNetwork, rule: ActivationRule) -> None:
-        self._network, self._rule = network, rule
+        self.network, self._rule = network, rule
         box = network.box
         self.minimisers = box.lower
         self._center = (box.lower + (box.upper - box.lower) / 2).flatten()
         self._radius = torch.maximum(box.upper.flatten() - self._center, self._center - box.lower.flatten())
         self._random = torch.Generator().manual_seed(0)
 
+    @property
+    def is_small(self) -> bool:
+        """Whether linear programs over the network take little time."""
+        return 4 * len(self.network) * (len(self.network) + self._center.shape[0]) <= EXACT_ENTRIES
+
     def root(self, count: int) -> SignSubdomains:
         """Some subdomains, all the same, on which no sign is fixed."""
-        lower, upper = (end.expand(count, -1) for end in (self._network.lower, self._network.upper))
+        lower, upper = (end.expand(count, -1) for end in (self.network.lower, self.network.upper))
         zero = torch.zeros_like(lower)
         alpha = (upper > -lower).to(lower.dtype)
         return SignSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((count,), -inf))
 
-    def bound(self, part: SignSubdomains, targets: Targets, steps: int) -> tuple[Tensor, Tensor]:
-        """Bounds of the best mixture of rows, (n,), and scores for splits, (n, neurons). Updates the multipliers."""
+    def bound(
+        self, part: SignSubdomains, targets: Targets, steps: int, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Bounds of the best mixture of rows, (n,), and scores for splits, (n, neurons). Updates the multipliers.
+
+        Args:
+            weights: of the rows, before a softmax, to start from, (n, rows); equal ones by default.
+        """
         from zonoplug.lirpa.ascent import Adam
         from zonoplug.lirpa.relu_sides import relu_sides
 
         sides = relu_sides(Interval(part.lower, part.upper))
         slope, intercept, open_ = (side.squeeze(1) for side in (sides.slope, sides.intercept, sides.open))
         mixed = targets.there.shape[1] > 1
-        weights = targets.constant.new_zeros(len(part), targets.there.shape[1])
+        weights = part.alpha.new_zeros(len(part), targets.there.shape[1]) if weights is None else weights
         kept = [part.alpha, part.beta, weights]
         free = alpha, beta, weights = [value.clone() for value in kept]
         climber = Adam(free, [ALPHA_RATE, BETA_RATE, WEIGHT_RATE], DECAY)
@@ -109,7 +124,7 @@ class OpenBounds:
             alpha.clamp_(0, 1)
             beta.clamp_(min=0)
         part.alpha, part.beta, _ = kept
-        box = self._network.box
+        box = self.network.box
         self.minimisers = torch.where(at_input.unflatten(1, box.lower.shape[1:]) > 0, box.lower, box.upper)
         facts = ActivationFacts(
             part.lower, part.upper, behind, part.alpha, part.open_neurons, lambda: primal()[0], self._random
@@ -120,10 +135,10 @@ class OpenBounds:
         self, shares: Tensor, targets: Targets, below: Tensor, slope: Tensor, intercept: Tensor, fixed: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients behind the ReLUs, (n, neurons), and at the inputs, (n, inputs), and the lower bound, (n,)."""
-        forms, shares = self._network.forms, shares.unsqueeze(1)
+        forms, shares = self.network.forms, shares.unsqueeze(1)
         behind = (shares @ targets.before).squeeze(1)
         front = torch.empty_like(behind)
-        for section in reversed(self._network.sections):
+        for section in reversed(self.network.sections):
             a = behind[:, section]
             negative = a.clamp(max=0)
             image = (a - negative) * below[:, section] + negative * slope[:, section] - fixed[:, section]
@@ -140,11 +155,11 @@ class OpenBounds:
         self, at_input: Tensor, behind: Tensor, below: Tensor, slope: Tensor, intercept: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Where the bound is least: pre-activations and images of the neurons, (n, neurons), and the inputs."""
-        forms = self._network.forms
+        forms = self.network.forms
         x = self._center - self._radius * at_input.sign()
         z = x @ forms.inputs.T + forms.constant
         images = torch.empty_like(z)
-        for section in self._network.sections:
+        for section in self.network.sections:
             if section.start:
                 z[:, section] += images[:, : section.start] @ forms.before[section, : section.start].T
             own = z[:, section]
@@ -184,4 +199,27 @@ class OpenMargins:
 
     def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]:
         """Margins of the best mixture of rows, (n,), and scores for splits, (n, neurons)."""
-        return self._bounds.bound(part, self._targets.pick(torch.searchsorted(self._numbers, aims.number)), steps)
+        return self._bounds.bound(part, self.targets(aims), steps)
+
+    def targets(self, aims: Aims) -> Targets:
+        """What is bounded for some of the aims."""
+        return self._targets.pick(torch.searchsorted(self._numbers, aims.number))
+
+    def last(self, part: SignSubdomains, aims: Aims) -> Tensor:
+        """By many gradient steps; then for a few by a linear program, whose points `minimisers` are then."""
+        from zonoplug.verify.exact_multipliers import exact_multipliers
+
+        bound, _ = self.bound(part, aims, LAST_STEPS)
+        targets = self.targets(aims)
+        points = []
+        for at in (~(bound > 0)).nonzero().flatten()[:EXACT].tolist() if self._bounds.is_small else []:
+            piece = part.pick(slice(at, at + 1))
+            target = targets.pick(slice(at, at + 1) if len(targets) > 1 else slice(None))
+            found = exact_multipliers(self._bounds.network, piece, target, EXACT_SECONDS)
+            if found is not None:
+                piece.alpha, piece.beta = found.alpha, found.beta
+                bound[at] = torch.fmax(bound[at], self._bounds.bound(piece, target, 0, found.weights)[0][0])
+                points.append(found.point)
+        if points:
+            self.minimisers = torch.stack(points).unflatten(1, self.minimisers.shape[1:])
+        return bound

@@ -28,8 +28,6 @@ from zonoplug.verify.tree_search import TreeSearch
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward
 
-import os
-DBG=os.environ.get("DBG")
 ROOT_STEPS = 20
 SWEEP_SHARE = 0.4  # of the time that is left
 SWEEPS = ((0, 0.08), (1, 0.3), (64, 0.3), (256, 0.3), (1024, 0.3))  # leaves for each end of a hull; share of trees then
@@ -79,12 +77,10 @@ class OpenSearch:
             root, aims = self._root(margins, aims, result)
             trees = [SignTree.of(margins, root.pick(at), aims.pick(at)) for at in easiest_first(root)]
             before, loss = loss, float(-root.bound.sum())
-            if DBG: print(f"{deadline.elapsed_seconds:.1f}s leaves {leaves} n {len(margins._bounds._network)} loss {loss:.3f} aims {len(aims)} subdomains {result.subdomains}")
             if loss > (1 - PROGRESS) * before:
                 break
             self._trees.close(trees, deadline.part(share), result, DEEPEST)
             aims = _left(aims, trees)
-            if DBG: print(f"{deadline.elapsed_seconds:.1f}s  left {len(aims)} subdomains {result.subdomains}")
             if not trees or deadline.passed or result.counterexample is not None:
                 return aims
         if not self._trial:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward, LinearBounds
 
 BATCH = 64
+LAST_STEPS = 200
 ENOUGH = 0.1  # a margin that needs no further steps
 
 
@@ -67,6 +68,10 @@ class SignBounds:
             part.lower, part.upper, coefficients, part.alpha, part.open_neurons, values, self._random
         )
         return found.bound, open_scores(self._rule, facts)
+
+    def last(self, part: SignSubdomains, aims: Aims) -> Tensor:
+        """As `sign_tree.Bounds`, by many gradient steps."""
+        return self.bound(part, aims, LAST_STEPS)[0]
 
     def allowance(self, passed: LinearBounds, rows: Tensor) -> Tensor:
         """What rounding may move the rows, (n, rows), with the magnitudes on the whole box."""

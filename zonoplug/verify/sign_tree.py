@@ -31,6 +31,9 @@ class Bounds(Protocol):
             aims: one for each subdomain, or one for all.
         """
 
+    def last(self, part: SignSubdomains, aims: Aims) -> Tensor:
+        """Margins, (n,), with the best multipliers to be had: for subdomains that cannot be split."""
+
 
 @dataclass(slots=True)
 class SignTree:

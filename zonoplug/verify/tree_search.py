@@ -15,7 +15,6 @@ from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs
 from zonoplug.verify.sign_tree import SignTree
 
 SEARCH_STEPS = 6
-LAST_STEPS = 200  # where no sign is left to fix
 STATE_BYTES = 64 * 2**20
 
 
@@ -87,10 +86,10 @@ def _bounded(tree: SignTree, part: SignSubdomains) -> tuple[Tensor, Tensor]:
     whole = (~(bound > 0) & ~part.open_neurons.any(dim=1)).nonzero().flatten()
     if whole.shape[0]:
         pieces, minimisers = part.pick(whole), bounds.minimisers
-        bound[whole], _ = bounds.bound(pieces, aim, LAST_STEPS)
+        bound[whole] = bounds.last(pieces, aim)
         part.alpha, part.beta = (
             part.alpha.index_copy(0, whole, pieces.alpha),
             part.beta.index_copy(0, whole, pieces.beta),
         )
-        bounds.minimisers = minimisers
+        bounds.minimisers = torch.cat([minimisers, bounds.minimisers])
     return bound, scores

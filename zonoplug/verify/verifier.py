@@ -201,8 +201,8 @@ class Verification:
             trial = None if stage.trial is None else self._deadline.part(stage.trial)
             return BranchAndBound(*what, stage.method, branching=self._branching.inputs, trial=trial, **options)
         if stage[:2] == OWN_SIGNS[:2]:
-            trial = stage.trial is not None
-            return ActivationSearch(*what, branching=self._branching.signs, trial=trial, **options)
+            rule = self._branching.signs
+            return ActivationSearch(*what, branching=rule, trial=stage.trial is not None, **options)
         return MethodSigns(*what, stage.method, branching=self._branching.signs, **options)
 
     def _keep_attacking(self, excluded: Tensor | None) -> Outcome:
