@@ -15,6 +15,7 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.lirpa.backward import Backward
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import build, walk
+from zonoplug.lirpa.open_network import Forms
 from zonoplug.verify.activation_branching import activation_rule
 from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.neuron_search import NeuronSearch
@@ -22,7 +23,7 @@ from zonoplug.verify.open_bounds import OpenBounds
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 
 RULE = activation_rule("auto")
-few = settings(max_examples=12)
+few = settings(max_examples=8)
 
 
 class Residual(nn.Module):
@@ -56,14 +57,19 @@ MAKERS = {
     "dense": (lambda: dense(4, 8, 7, 6, 3), (4,), 0.8),
     "convolutional": (convolutional, (1, 4, 4), 0.3),
     "residual": (Residual, (1, 4, 4), 0.15),
+    "tiny": (lambda: dense(3, 4, 3, 4, 2), (3,), 0.9),
 }
+KINDS = ("dense", "convolutional", "residual")
 
 
 def model_of(kind, seed, dtype=torch.float64):
     """A random network of a kind, and an input box."""
     torch.manual_seed(seed)
     make, shape, radius = MAKERS[kind]
-    return make().to(dtype).eval(), Box.ball(torch.randn(1, *shape, dtype=dtype), radius)
+    model = make().to(dtype).eval()
+    for name, value in model.named_parameters():
+        value.data *= 2.0 if name.endswith("weight") else 1.0
+    return model, Box.ball(torch.randn(1, *shape, dtype=dtype), radius)
 
 
 class Opened:
@@ -169,9 +175,15 @@ def least(opened, forms, sign, minus=None):
     ends = zip(box.lower.flatten().tolist(), box.upper.flatten().tolist(), strict=True)
     limits = [*ends, *[(0, None)] * count, (None, None)]
     cost = np.eye(size + count + 1)[-1]
-    found = linprog(cost, A_ub=np.array(above), b_ub=np.array(right), bounds=limits, method="highs")
+    exactly = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    found = linprog(cost, np.array(above), np.array(right), bounds=limits, method="highs", options=exactly)
     assert found.status in (0, 2)
     return float(found.fun) if found.status == 0 else float("inf")
+
+
+def negative(forms):
+    """Forms of the values' negatives."""
+    return Forms(-forms.inputs, -forms.before, -forms.constant, forms.error)
 
 
 def exact_least(opened, forms):

@@ -23,7 +23,6 @@ _location = importlib.util.spec_from_file_location("open_networks", Path(__file_
 nets = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(nets)
 
-KINDS = sorted(nets.MAKERS)
 SEEDS, SHARES = st.integers(0, 10**6), st.sampled_from([0.0, 0.2, 0.5, 1.0])
 
 
@@ -33,7 +32,7 @@ def single(opened, row, side, count):
     return Targets.of(forms, torch.full((count, 1), float(side)).to(opened.rows))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", nets.KINDS)
 @given(seed=SEEDS, share=SHARES, steps=st.sampled_from([0, 3, 12]), side=st.sampled_from([1, -1]))
 @nets.few
 def test_no_point_of_a_subdomain_lies_below_its_bound(kind, seed, share, steps, side):
@@ -55,7 +54,7 @@ def test_no_point_of_a_subdomain_lies_below_its_bound(kind, seed, share, steps, 
     assert bool(((minimisers == opened.box.lower) | (minimisers == opened.box.upper)).all())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", nets.KINDS)
 @given(seed=SEEDS, share=SHARES)
 @nets.few
 def test_equal_multipliers_give_the_bound_of_a_pass_through_the_whole_graph(kind, seed, share):
@@ -78,7 +77,7 @@ def test_equal_multipliers_give_the_bound_of_a_pass_through_the_whole_graph(kind
     torch.testing.assert_close(margins.minimisers, graph.minimisers)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", nets.KINDS)
 @given(seed=SEEDS, share=SHARES)
 @nets.few
 def test_gradients_are_those_of_the_bound(kind, seed, share):
@@ -131,7 +130,7 @@ def reference(part, own, forms, opened, goal, alpha, beta, weights):
     return value + ends.amin(dim=0).sum(dim=1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", nets.KINDS)
 @pytest.mark.parametrize("seed", range(3))
 def test_many_steps_come_close_to_the_linear_program_and_never_above(kind, seed):
     """Over the triangles of a subdomain the dual's best bound is the program's least value."""
@@ -140,13 +139,14 @@ def test_many_steps_come_close_to_the_linear_program_and_never_above(kind, seed)
     signs[0] = 0.0
     part, targets = opened.fixed(signs), single(opened, 0, 1, 4)
     targets = replace(targets, constant=targets.constant - 100.0)  # below 0: no bound is enough
-    wanted = torch.tensor([nets.least(opened, opened.forms.pick(torch.tensor([0])), row.tolist()) for row in signs])
+    form = opened.forms.pick(torch.tensor([0]))
+    wanted = torch.tensor([nets.least(opened, form, row.tolist()) for row in signs], dtype=torch.float64)
     first = opened.bounds.bound(part.copy(), targets, 0)[0] + 100.0
     for _ in range(4):
         found = opened.bounds.bound(part, targets, 150)[0] + 100.0
         assert bool((found <= wanted + 1e-7).all())
     assert bool((found >= first).all())
-    assert bool((wanted - found <= 0.02 * (wanted - first) + 1e-3).all())
+    assert bool((wanted - found <= 0.02 * (wanted - first) + 1e-5).all())
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -161,15 +161,16 @@ def test_mixtures_of_rows_come_close_to_the_linear_program(seed):
     part = margins.root(1)
     aims = opened.aims(goal, there)
     even = margins.bound(part.copy(), aims, 0)[0] + 100.0
-    found = margins.bound(part, aims, 600)[0] + 100.0
+    for _ in range(4):
+        found = margins.bound(part, aims, 150)[0] + 100.0
     rows = there.nonzero().flatten()
     lowest = nets.least(opened, opened.forms.pick(rows), [0] * len(opened.network), (goal - 100.0)[rows].tolist())
     assert float(found) <= lowest + 1e-7
     assert float(found) <= float((values - goal + 100.0)[:, there].amax(dim=1).min()) + 1e-9
-    assert lowest - float(found) <= 0.05 * (lowest - float(even)) + 5e-3
+    assert lowest - float(found) <= 0.05 * (lowest - float(even)) + 1e-5  # shares start anew each time
 
 
-def test_a_row_that_is_not_there_has_no_part(monkeypatch):
+def test_a_row_that_is_not_there_has_no_part():
     opened = nets.Opened.random("dense", 3)
     goal = torch.tensor([0.3, 50.0, 0.1, 50.0], dtype=torch.float64)
     alone = nets.Opened(*nets.model_of("dense", 3), opened.rows[[0, 2]])
