@@ -54,8 +54,9 @@ BELONGS_TO = {  # ingredients of some searches only, by the kinds of splits that
     "mixed-splits": ("mixed",),
     "refined-hulls": ("signs",),
     "tuned-planes": ("signs",),
-    "hull-tree": ("signs",),
-    "clipping": ("signs", "mixed"),
+    "open-network": ("signs",),
+    "neuron-search": ("signs",),
+    "clipping": ("mixed",),
 }
 HEAD = ("search", "solved", "wrong", "seconds", "subdomains", "whole search: solved", "its seconds", "time ratio")
 

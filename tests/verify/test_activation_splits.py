@@ -22,6 +22,7 @@ from zonoplug.verify.search import SearchResult
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains, split_signs
 from zonoplug.verify.sign_tree import SignTree
+from zonoplug.verify.tree_search import TreeSearch
 from zonoplug.verify.verifier import verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
@@ -167,8 +168,9 @@ def test_an_unknown_rule_is_answered_with_those_there_are():
         activation_rule("widesst")
 
 
+@pytest.mark.parametrize("without", [("open-network",), ("neuron-search",)])
 @pytest.mark.parametrize("rule", ACTIVATION_RULES.names())
-def test_every_rule_proves_what_holds_and_nothing_else(tmp_path, rule):
+def test_every_rule_proves_what_holds_and_nothing_else(tmp_path, rule, without):
     network, _ = files.random_network(tmp_path / "n.onnx", 1, sizes=(4, 10, 10, 1))
     for shift, holds in ((0.0, False), (0.2, True)):
         spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 4, [1] * 4, 1, ["(>= Y_0 1000.0)"])
@@ -181,16 +183,29 @@ def test_every_rule_proves_what_holds_and_nothing_else(tmp_path, rule):
         attack = Attack(problem)
         attack.random_points(8)
         problem.allow_for_rounding(attack.outputs)
-        search = ActivationSearch(problem, Bounder(problem), attack, branching=rule, without=("hull-tree",))
+        search = ActivationSearch(problem, Bounder(problem), attack, branching=rule, without=without)
         assert search.run(problem.objective, Deadline(60)).proved == holds
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_tree_that_is_put_aside_again_and_again_proves_what_it_would_in_one_go(tmp_path, monkeypatch, seed):
-    whole = ActivationSearch.search
+class OneStep:
+    """A deadline that passes after one look at it."""
 
-    def sliced(self, tree, deadline, result, limit=2**62, deepest=torch.inf):
-        while not whole(self, tree, deadline, result, limit=1):
+    def __init__(self):
+        self.looks = 0
+
+    @property
+    def passed(self):
+        self.looks += 1
+        return self.looks > 1
+
+
+@pytest.mark.parametrize("left_out", ["open-network", "neuron-search"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tree_that_is_put_aside_again_and_again_proves_what_it_would_in_one_go(tmp_path, monkeypatch, seed, left_out):
+    whole = TreeSearch.search
+
+    def sliced(self, tree, deadline, result, deepest=torch.inf):
+        while not whole(self, tree, OneStep(), result):
             if deadline.passed or tree.stuck or result.counterexample is not None:
                 return False
         assert tree.proved == pytest.approx(1.0)
@@ -200,7 +215,7 @@ def test_a_tree_that_is_put_aside_again_and_again_proves_what_it_would_in_one_go
     highest = files.highest_first_output(layers, 50_000, seed, difference=True)
     counts = []
     for offset, search in ((0.2, whole), (0.2, sliced), (0.0, sliced)):
-        monkeypatch.setattr(ActivationSearch, "search", search)
+        monkeypatch.setattr(TreeSearch, "search", search)
         level = [f"(>= (- Y_0 Y_1) {highest + offset})"]
         problem = load_problem(
             network, files.write_specification(tmp_path / "s.vnnlib", [-1] * 5, [1] * 5, 2, level), CPU
@@ -208,7 +223,7 @@ def test_a_tree_that_is_put_aside_again_and_again_proves_what_it_would_in_one_go
         attack, observer = Attack(problem), Observer()
         attack.random_points(4)
         problem.allow_for_rounding(attack.outputs)
-        without = ("hull-tree", "inner-attack")
+        without = (left_out, "inner-attack")
         result = ActivationSearch(problem, Bounder(problem), attack, observer, without).run(
             problem.objective, Deadline(20 if offset else 3)
         )
@@ -230,20 +245,20 @@ def test_a_piece_that_cannot_be_split_keeps_its_tree_open_for_good(tmp_path):
     aim = Aims.of(problem.objective, 0)
     part = search.bounds.layout.root(search.bounds.hulls)
     part.bound, _ = search.bounds.bound(part, aim, 0)
-    tree, result = SignTree.of(part, aim), SearchResult()
+    tree, result = SignTree.of(search.bounds, part, aim), SearchResult()
     tree.stuck = 1
-    assert not search.search(tree, Deadline(5), result)
+    assert not search._trees.search(tree, Deadline(5), result)
     tree.queue.clear()
-    assert not search.search(tree, Deadline(5), result)
+    assert not search._trees.search(tree, Deadline(5), result)
     tree.stuck = 0
-    assert search.search(tree, Deadline(5), result)
+    assert search._trees.search(tree, Deadline(5), result)
 
 
 @pytest.mark.parametrize(("bounds", "deep"), [([-0.5, -0.5], False), ([-0.99, -0.98], True), ([0.5, -0.2], False)])
 def test_how_deep_a_tree_looks(bounds, deep):
     part = subdomains(n=1, neurons=80)
     part.bound = torch.tensor([-1.0])
-    tree = SignTree.of(part, None)
+    tree = SignTree.of(None, part, None)
     pieces = SignSubdomains.join([part, part])
     pieces.sign[:, :5] = 1.0
     pieces.bound = torch.tensor(bounds)

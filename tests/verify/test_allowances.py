@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from zonoplug.lirpa.backward import Backward
-from zonoplug.lirpa.clipped_hulls import _Layer
-from zonoplug.lirpa.refine import NeuronSlopes, first_slopes
 from zonoplug.verify.activation_branching import activation_rule
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.mixed_bounds import MixedBounds
+from zonoplug.verify.open_bounds import OpenBounds, OpenMargins
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.sign_bounds import SignBounds
 from zonoplug.verify.sign_subdomains import Aims
@@ -21,6 +21,9 @@ from zonoplug.verify.sign_subdomains import Aims
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(files)
+_location = importlib.util.spec_from_file_location("open_networks", Path(__file__).parents[1] / "open_networks.py")
+nets = importlib.util.module_from_spec(_location)
+_location.loader.exec_module(nets)
 
 STEPS = 12
 
@@ -37,26 +40,11 @@ def mixed(problem, bounder):
     return lambda: bounds.margins(bounds.root(), STEPS).bound + aims.goal[0]
 
 
-def clipped(problem, bounder):
-    box, hulls = problem.box, bounder.hulls(problem.box)
-    name = bounder.backward.relus[-1].inputs[0].name
-    passes = Backward(bounder.module, name)
-    layer = _Layer(passes, name, box, hulls, {}, None, passes.magnitudes(box, hulls))
-    neurons, widths = torch.arange(passes.size), torch.ones(passes.size)
-
-    def bound():
-        slopes = first_slopes(passes, hulls, 2 * passes.size)
-        return layer.bound(NeuronSlopes(neurons, slopes), widths, STEPS)[0]
-
-    return bound
-
-
-@pytest.mark.parametrize("prepared", [signs, mixed, clipped])
+@pytest.mark.parametrize("prepared", [signs, mixed])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_step_is_lowered_by_its_own_allowance(tmp_path, monkeypatch, seed, prepared):
     """One step alone has no allowance, and all others one without an end: its bounds are what is left."""
-    sizes = (4, 12, 12, 12, 1)
-    network, _ = files.random_network(tmp_path / "n.onnx", seed, sizes=sizes)
+    network, _ = files.random_network(tmp_path / "n.onnx", seed, sizes=(4, 12, 12, 12, 1))
     spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 4, [1] * 4, 1, ["(>= Y_0 -20.0)"])
     problem = load_problem(network, spec, Settings(device="cpu"))
     bound = prepared(problem, Bounder(problem))
@@ -80,3 +68,32 @@ def test_the_best_step_is_lowered_by_its_own_allowance(tmp_path, monkeypatch, se
         torch.testing.assert_close(found, lowers[exact])
         beaten += int((torch.stack(lowers).amax(dim=0) > lowers[exact]).any())
     assert beaten
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_step_over_an_open_network_is_lowered_by_its_own_error(monkeypatch, seed):
+    """Errors as large as bounds, so that each step's matters: it counts with the coefficients of that step."""
+    opened, random = nets.Opened.random("dense", seed), torch.Generator().manual_seed(seed)
+    network, genuine, steps = opened.network, OpenBounds._backward, []
+    known, errors = network.forms, torch.rand(len(network), generator=random, dtype=torch.float64)
+    goal = torch.full((4,), 100.0, dtype=torch.float64)
+    forms = replace(opened.forms, error=torch.rand(4, generator=random, dtype=torch.float64))
+
+    def noted(self, shares, targets, below, slope, intercept, fixed):
+        network.forms = replace(known, error=torch.zeros_like(errors))
+        exact = replace(targets, error=torch.zeros_like(targets.error))
+        behind, _, without = genuine(self, shares, exact, below, slope, intercept, fixed)
+        front = behind.clamp(min=0) * below + behind.clamp(max=0) * slope - fixed
+        network.forms = replace(known, error=errors)
+        found = genuine(self, shares, targets, below, slope, intercept, fixed)
+        steps.append((without, (shares * targets.error).sum(dim=1) + front.abs() @ errors, found[2]))
+        return found
+
+    monkeypatch.setattr(OpenBounds, "_backward", noted)
+    margins = OpenMargins(opened.bounds, forms, opened.aims(goal))
+    found, _ = margins.bound(margins.root(1), opened.aims(goal), STEPS)
+    without, error, lowered = (torch.stack(column) for column in zip(*steps, strict=True))
+    assert len(without) == STEPS + 1
+    torch.testing.assert_close(lowered, without - error)
+    torch.testing.assert_close(found, (without - error).amax(dim=0))
+    assert float(error.max() - error.min()) > 0.01

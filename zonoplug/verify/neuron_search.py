@@ -93,9 +93,9 @@ class NeuronSearch:
                 continue
             forms = network.forms_of(passes, found, unit_rows(neurons, passes.size, hull.lower))
             if leaves and len(network):
-                if at.source not in self._trees:
-                    self._trees[at.source] = _Trees(neurons, network)
-                trees = self._trees[at.source]
+                trees = self._trees.get(at.source)
+                if trees is None or not trees.begun:
+                    trees = self._trees[at.source] = _Trees(neurons, network)
                 limit = deadline.part(1 / (len(self._passes) - done))
                 now = _Now(network, OpenBounds(network, self._rule), neurons, forms, hull)
                 bounded += trees.grow(now, leaves, limit)
@@ -150,6 +150,11 @@ class _Trees:
 
     def __len__(self) -> int:
         return 2 * len(self._neurons)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are leaves; these are of the neurons that were open when they were made."""
+        return self._used > 0
 
     @property
     def _leaves(self) -> _Leaves:
