@@ -9,7 +9,7 @@ products of matrices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,12 @@ class OpenNetwork:
     def upper(self) -> Tensor:
         """(n,) of the open pre-activations."""
         return self.all_upper[self.numbers]
+
+    @staticmethod
+    def bytes_for(box: Box, hulls: Iterable[Interval]) -> int:
+        """How much the forms take of all neurons whose sign is open in hulls (1, *shape)."""
+        count = sum(int(((hull.lower < 0) & (hull.upper > 0)).sum()) for hull in hulls)
+        return count * (count + box.lower.numel()) * box.lower.element_size()
 
     def append(self, relu: str, neurons: Tensor, hull: Interval, forms: Forms | None = None) -> None:
         """Add the open neurons of one more layer.

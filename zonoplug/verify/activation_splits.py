@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HULL_STEPS = 8  # gradient steps on the root's hulls, where bounds over plain ones do not do
 ROOT_STEPS = 20
 BATCH = 64
+OPEN_BYTES = 512 * 2**20
 CHECKED_POINTS = 64
 
 
@@ -78,7 +79,10 @@ class ActivationSearch(BoxwiseSearch):
         self.bounds = SignBounds(self._bounder.module, self._backward, box, self._bounder.hulls(box), self._rule)
         aims = Aims.of(objective, self._box_number)
         self._tighten(0, deadline, aims.all_rows)
-        left = self._openly(aims, deadline, result) if self._is_open else self._plainly(aims, deadline, result)
+        if self._is_open and self._fits_memory:
+            left = self._openly(aims, deadline, result)
+        else:
+            left = len(aims) if self._trial else self._plainly(aims, deadline, result)
         return not left and result.counterexample is None and not deadline.passed
 
     @property
@@ -86,6 +90,13 @@ class ActivationSearch(BoxwiseSearch):
         """Whether the network is to be written in its open ReLUs. Leaves of such searches are not recorded."""
         left_out = "open-network" in self._without or self._observer.record is not None
         return self._backward.only_relus and not left_out
+
+    @property
+    def _fits_memory(self) -> bool:
+        from zonoplug.lirpa.open_network import OpenNetwork
+
+        hulls = (self.bounds.hulls[at.source] for at in self.bounds.layout.places)
+        return OpenNetwork.bytes_for(self._box, hulls) <= OPEN_BYTES
 
     def _plainly(self, aims: Aims, deadline: Deadline, result: SearchResult) -> int:
         """Prove aims by backward bounds through the host's graph. Returns how many are left."""

@@ -3,8 +3,9 @@
     least t  where  rows . (x, a) + constant <= t,  z = P x + M a + c,
                     a >= z, a >= 0, a <= chord(z) where a sign is open,  s z >= -e where it is fixed, at a cost of e
 
-over inputs x in the box and images a of the ReLUs. The program's dual values are slopes, multipliers of signs and shares
-of rows. Only these are taken: what they prove is computed anew, with all that rounding may do, as from any others.
+over inputs x in the box and images a of the ReLUs. The program's dual values are slopes, multipliers of signs and
+shares of rows. Only these are taken: what they prove is computed anew, with all that rounding may do, as from any
+others.
 Signs that contradict one another have multipliers without a bound; the cost of e bounds them.
 
 Source of the solver: SciPy's HiGHS.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FIRST_STEPS, STEPS = 15, 3
 BATCH = 512
 FEWEST = 4  # leaves for each bound, for which it is not worth to begin
-LEAF_BYTES = 512 * 2**20
+LEAF_BYTES = 256 * 2**20  # of one layer
 
 
 class _Now(NamedTuple):
@@ -94,7 +94,7 @@ class NeuronSearch:
             forms = network.forms_of(passes, found, unit_rows(neurons, passes.size, hull.lower))
             if leaves and len(network):
                 trees = self._trees.get(at.source)
-                if trees is None or not trees.begun:
+                if trees is None or not trees.grown:
                     trees = self._trees[at.source] = _Trees(neurons, network)
                 limit = deadline.part(1 / (len(self._passes) - done))
                 now = _Now(network, OpenBounds(network, self._rule), neurons, forms, hull)
@@ -152,9 +152,9 @@ class _Trees:
         return 2 * len(self._neurons)
 
     @property
-    def begun(self) -> bool:
-        """Whether there are leaves; these are of the neurons that were open when they were made."""
-        return self._used > 0
+    def grown(self) -> bool:
+        """Whether there are more leaves than trees; they are of the neurons that were open when they were made."""
+        return self._used > len(self)
 
     @property
     def _leaves(self) -> _Leaves:
@@ -185,6 +185,7 @@ class _Trees:
         """
         ends = torch.cat([now.hull.lower.flatten()[self._neurons], -now.hull.upper.flatten()[self._neurons]])
         open_ = torch.isin(self._neurons, now.neurons).repeat(2)
+        limit = min(limit, LEAF_BYTES // (len(self) * (3 * len(self._columns) + 2) * now.hull.lower.element_size()))
         bounded = 0
         if not self._used:
             start = time.monotonic()
