@@ -124,31 +124,42 @@ class OpenNetwork:
         """Forms of rows of the value that `passes` end at.
 
         Args:
-            passes: over ReLUs and exact operators alone; every ReLU with open neurons has been appended.
+            passes: over ReLUs and exact operators alone.
             hulls: of the box, (1, *shape) by node name.
             rows: (r, size).
+        Raises:
+            ValueError: a ReLU on the way has open neurons that have not been appended.
         """
-        sides = {}
-        for node in passes.relus:
-            lower = hulls[passes.source(node.name)].lower
-            slope = (lower >= 0).to(lower.dtype).unsqueeze(1)
-            sides[node.name] = Sides(slope, torch.zeros_like(slope), torch.zeros_like(slope, dtype=torch.bool))
+        sides = {node.name: self._side(node.name, hulls[passes.source(node.name)]) for node in passes.relus}
         magnitudes = passes.magnitudes(self.box, hulls)
         origin = Box(torch.zeros_like(self.box.lower), torch.zeros_like(self.box.lower))
         parts = []
         for some in rows.split(ROWS_AT_ONCE):
             with torch.no_grad():
                 found = passes.bound(origin, hulls, some.unsqueeze(0), sides=sides)
-                before = some.new_zeros(len(some), len(self))
+                before, others = some.new_zeros(len(some), len(self)), dict(found.coefficients)
                 for section, (relu, neurons) in zip(self.sections, self._open.items(), strict=True):
-                    if relu in found.coefficients:
-                        flat = found.coefficients[relu][0].flatten(1)
-                        before[:, section] = flat[:, neurons]
-                        flat[:, neurons] = 0.0  # what follows counts the others' roundings
+                    if relu in others:
+                        behind = others[relu].flatten(2)
+                        before[:, section] = behind[0, :, neurons]
+                        # Not in place: rows, or another ReLU's coefficients, may lie in the same memory.
+                        others[relu] = behind.index_fill(2, neurons, 0.0).reshape(others[relu].shape)
                 inputs, constant = found.inputs[0].flatten(1), found.lower[0]
-                inherited = passes.allowance(found, some.unsqueeze(0), hulls, magnitudes)[0]
+                known = replace(
+                    found, coefficients=others
+                )  # the roundings of open neurons are counted with their forms
+                inherited = passes.allowance(known, some.unsqueeze(0), hulls, magnitudes)[0]
             parts.append(Forms(inputs, before, constant, inherited + self._own_error(inputs, before, constant)))
         return Forms.join(parts)
+
+    def _side(self, relu: str, hull: Interval) -> Sides:
+        """What passes a ReLU: neurons that are positive; those that have been appended end there."""
+        slope, open_ = (hull.lower >= 0).flatten(1), ((hull.lower < 0) & (hull.upper > 0)).flatten()
+        appended = torch.zeros_like(open_).index_fill(0, self._open.get(relu, self.numbers[:0]), True)
+        if bool((open_ & ~appended).any()):
+            raise ValueError(f"Signs of {relu!r} are open that have not been appended.")
+        passed = (slope & ~appended).reshape(hull.lower.shape).to(hull.lower.dtype).unsqueeze(1)
+        return Sides(passed, torch.zeros_like(passed), torch.zeros_like(passed, dtype=torch.bool))
 
     def _own_error(self, inputs: Tensor, before: Tensor, constant: Tensor) -> Tensor:
         largest = torch.maximum(self.box.lower.abs(), self.box.upper.abs()).flatten()

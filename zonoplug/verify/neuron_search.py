@@ -93,9 +93,9 @@ class NeuronSearch:
                 continue
             forms = network.forms_of(passes, found, unit_rows(neurons, passes.size, hull.lower))
             if leaves and len(network):
-                trees = self._trees.get(at.source)
+                trees = self._trees.get(at.relu)
                 if trees is None or not trees.grown:
-                    trees = self._trees[at.source] = _Trees(neurons, network)
+                    trees = self._trees[at.relu] = _Trees(neurons, network)
                 limit = deadline.part(1 / (len(self._passes) - done))
                 now = _Now(network, OpenBounds(network, self._rule), neurons, forms, hull)
                 bounded += trees.grow(now, leaves, limit)
