@@ -57,6 +57,8 @@ def evaluate(layers: list[Layer], x: Tensor) -> Tensor:
             x = functional.conv2d(x, *weights, padding=1)
         elif kind == "residual":
             x = x + torch.relu(functional.linear(x, *weights))
+        elif kind == "branches":
+            x = torch.relu(functional.linear(x, *weights[:2])) + torch.relu(functional.linear(x, *weights[2:]))
         else:
             x = getattr(torch, kind)(x)
     return x
@@ -82,6 +84,9 @@ def as_onnx(layers: list[Layer], shape: tuple[int, ...]) -> bytes:
             name = add("Conv", [name, *held], pads=[1, 1, 1, 1])
         elif kind == "residual":
             name = add("Add", [name, add("Relu", [add("Gemm", [name, *held], transB=1)])])
+        elif kind == "branches":
+            parts = [add("Relu", [add("Gemm", [name, *some], transB=1)]) for some in (held[:2], held[2:])]
+            name = add("Add", parts)
         else:
             name = add(kind.capitalize(), [name])
     nodes[-1].output[0] = "Y"
@@ -108,6 +113,13 @@ def residual(random: torch.Generator, inputs: int, width: int, blocks: int) -> l
     middle: list[Layer] = [("residual", _weights(random, (width, width), 0.5)) for _ in range(blocks)]
     first, last = ("gemm", _weights(random, (width, inputs))), ("gemm", _weights(random, (1, width)))
     return [first, ("relu", ()), *middle, last]
+
+
+def branched(random: torch.Generator, inputs: int, width: int) -> list[Layer]:
+    """Twice the sum of two ReLU layers that read the same."""
+    first = ("branches", _weights(random, (width, inputs)) + _weights(random, (width, inputs)))
+    second = ("branches", _weights(random, (width, width)) + _weights(random, (width, width)))
+    return [first, second, ("gemm", _weights(random, (1, width)))]
 
 
 def convolutional(random: torch.Generator, side: int, channels: int) -> list[Layer]:
@@ -148,7 +160,7 @@ def trained(name: str, layers: list[Layer], shape: tuple[int, ...], seed: int, s
     return _planted(name, as_onnx(layers, shape), best)
 
 
-def spike(name: str, inputs: int, steepness: float, height: float, seed: int) -> Planted:
+def spike(name: str, inputs: int, steepness: float, height: float, seed: int, ends_in_relu: bool = False) -> Planted:
     """A random network plus  height * relu(1 - steepness * sum_i |x_i - p_i|), as one fully connected network."""
     random = torch.Generator().manual_seed(seed)
     point = (torch.rand(inputs, generator=random) * 2 - 1) * 0.9
@@ -166,6 +178,7 @@ def spike(name: str, inputs: int, steepness: float, height: float, seed: int) ->
         ("relu", ()),
         ("gemm", (last, torch.zeros(1))),
     ]
+    layers += [("relu", ())] if ends_in_relu else []
     return _planted(name, as_onnx(layers, (inputs,)), point)
 
 
@@ -215,6 +228,12 @@ SMALL: dict[str, Callable[[int], Planted]] = {
     "steep": lambda seed: spike("steep", 1, 1e4, 100.0, 11 + seed),
     "steeper": lambda seed: spike("steeper", 2, 1e6, 50.0, 34 + seed),
     "needle-wide": lambda seed: spike("needle-wide", 40, 2000.0, 50.0, seed),
+    # More inputs than can be halved: signs alone are split.
+    "relu-signs": lambda seed: trained(
+        "relu-signs", fully_connected(_random(seed), "relu", (70, 12, 12, 12, 1)), (70,), seed, 150
+    ),
+    "branches-signs": lambda seed: trained("branches-signs", branched(_random(seed), 70, 10), (70,), seed, 150),
+    "needle-signs": lambda seed: spike("needle-signs", 70, 2000.0, 50.0, seed, ends_in_relu=True),
 }
 LARGE: dict[str, Callable[[int], Planted]] = {
     "relu-wide": lambda seed: trained(
