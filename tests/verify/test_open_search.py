@@ -220,11 +220,12 @@ def test_where_sweeps_gain_nothing_the_search_ends_in_trees(tmp_path, monkeypatc
         assert calls[3:] == [("trees", torch.inf, 1.0)]
 
 
-def test_without_sweeps_there_is_one_round_of_trees(tmp_path, sweeps):
+@pytest.mark.parametrize("holds", [True, False])
+def test_without_sweeps_there_is_one_round_of_trees(tmp_path, sweeps, holds):
     planted = Planted(tmp_path, 2)
-    level = f"(>= Y_0 {planted.level(1, 0, 0, above=0.2)})"
-    result, _ = planted.run(level, without=("inner-attack", "neuron-search"))
-    assert result.proved
+    level, without = planted.level(1, 0, 0, above=0.2 if holds else 0.0), ("inner-attack", "neuron-search")
+    result, _ = planted.run(f"(>= Y_0 {level!r})", seconds=20.0 if holds else 1.0, without=without)
+    assert result.proved is holds
     assert sweeps == [0]
 
 
