@@ -85,8 +85,8 @@ def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
     search = ActivationSearch(problem, Bounder(problem), attack)
     genuine = search._backward.bound
 
-    def wrong(*arguments):
-        passed = genuine(*arguments)
+    def wrong(*arguments, **options):
+        passed = genuine(*arguments, **options)
         passed.lower = passed.lower + 5.0
         return passed
 

@@ -114,8 +114,8 @@ def check_trees(opened, points, limit):
     """Each point lies in a leaf of each tree, by its signs, and its neuron is not below that leaf's bound."""
     values = opened.every(points)
     for place in opened.layout.places:
-        trees = opened.search._trees.get(place.source)
-        if trees is None or not trees.begun:
+        trees = opened.search._trees.get(place.relu)
+        if trees is None or not trees.grown:
             continue
         leaves, signs = trees._leaves, values[:, trees._columns]
         own = values[:, place.section][:, trees._neurons]
