@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from zonoplug.verify.bounding import Bounder, RowBounds
 from zonoplug.verify.box_queue import Boxes, BoxQueue
 from zonoplug.verify.branch_and_bound import BranchAndBound
 from zonoplug.verify.input_branching import INPUT_RULES, InputFacts, RuleChoice
+from zonoplug.verify.observer import Observer
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.unsafe_region import shrink
 
@@ -143,11 +145,25 @@ def test_beyond_its_limit_the_queue_goes_depth_first():
 
 
 @pytest.mark.parametrize("least", [40, 400])
-def test_a_trial_ends_at_its_time_but_not_before_it_has_bounded_enough(tmp_path, monkeypatch, least):
+def test_a_trial_ends_once_it_has_bounded_enough_where_it_proves_the_volume_in_time(tmp_path, monkeypatch, least):
     monkeypatch.setattr(branch_and_bound, "TRIAL_SUBDOMAINS", least)
+    monkeypatch.setattr(Observer, "_bounded", lambda self, *_: setattr(self.statistics, "volume_proved", 0.99))
     problem, bounder, attack = prepared(tmp_path, 1, ASSERTIONS[0], threshold=0.0)
     without = ("attack", "inner-attack", "contraction")
     search = BranchAndBound(problem, bounder, attack, "zonotope", without=without, trial=Deadline(0.0))
     result = search.run(problem.objective, Deadline(20))
     assert not result.proved
     assert least <= result.subdomains < 20 * least
+
+
+def test_a_trial_that_proves_less_of_the_volume_than_it_uses_of_the_time_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(branch_and_bound, "TRIAL_SUBDOMAINS", 10**6)
+    problem, bounder, attack = prepared(tmp_path, 1, ASSERTIONS[0], threshold=0.0)
+    without = ("attack", "inner-attack", "contraction")
+    limit = Deadline(20, spent=19.0)  # nearly all of the time is used
+    search = BranchAndBound(problem, bounder, attack, "zonotope", without=without, trial=Deadline(0.0))
+    start = time.monotonic()
+    result = search.run(problem.objective, limit)
+    assert not result.proved
+    assert result.subdomains < 100
+    assert time.monotonic() - start < 1.0

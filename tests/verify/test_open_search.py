@@ -35,8 +35,7 @@ SIZES = (5, 14, 14, 3)
 def _straight_to_the_open_network(monkeypatch):
     """Every instance takes the way of networks with many inputs, and no disjunct is proved before the first sweep."""
     monkeypatch.setattr(verifier, "SPLITTABLE_INPUTS", 0)
-    monkeypatch.setattr("zonoplug.verify.activation_splits.ROOT_STEPS", (0,))
-    monkeypatch.setattr("zonoplug.verify.activation_splits.ROOT_BOUND_STEPS", 0)
+    monkeypatch.setattr(open_search, "ROOT_STEPS", 0)
 
 
 class Planted:
@@ -211,11 +210,10 @@ def test_where_sweeps_gain_nothing_the_search_ends_in_trees(tmp_path, monkeypatc
     whole = Deadline(600.0)
     result = search.run(problem.objective, whole)
     assert not result.proved
-    first = [("sweep", 0), ("trees", open_search.DEEPEST, open_search.TREE_SHARE), ("sweep", open_search.LEAVES)]
-    assert calls[:3] == first
+    (_, early), (leaves, later) = open_search.SWEEPS[:2]
+    assert calls[:3] == [("sweep", 0), ("trees", open_search.DEEPEST, early), ("sweep", leaves)]
     if gains:
-        assert calls[3] == first[1]
-        assert calls[4] == ("sweep", open_search.LEAVES * open_search.MORE_LEAVES)
+        assert calls[3:5] == [("trees", open_search.DEEPEST, later), ("sweep", open_search.SWEEPS[2][0])]
     else:
         assert calls[3:] == [("trees", torch.inf, 1.0)]
 

@@ -60,7 +60,7 @@ class BranchAndBound(Search):
         problem, bounder, attack, observer, without: see `Search`.
         method: a zonotope bound method; its linear bounds also choose a vertex to attack.
         branching: which input to halve: a name in `INPUT_RULES`, or "auto".
-        trial: after which the search gives up, but not before it has bounded TRIAL_SUBDOMAINS.
+        trial: after which the search gives up, unless it is slow, but proves the volume of its boxes in time.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class BranchAndBound(Search):
         batch = 32
         first, attacked = time.monotonic(), 0.0
         restarts = max(1, ATTACK_STARTS // max(int(objective.exists.sum()), 1))
-        while len(queue) and not deadline.passed and not self._has_tried(result):
+        while len(queue) and not deadline.passed and not self._gives_up(deadline, result):
             start = time.monotonic()
             if "inner-attack" not in self._without and attacked < ATTACK_SHARE * (start - first) - STEP_SECONDS:
                 result.counterexample = self._attack.descend(
@@ -115,8 +115,12 @@ class BranchAndBound(Search):
         result.proved = not len(queue) and not result.stuck
         return result
 
-    def _has_tried(self, result: SearchResult) -> bool:
-        return self._trial is not None and self._trial.passed and result.subdomains >= TRIAL_SUBDOMAINS
+    def _gives_up(self, deadline: Deadline, result: SearchResult) -> bool:
+        """Whether the trial is over: with subdomains enough to judge by, or less of the volume proved than time used."""
+        if self._trial is None or not self._trial.passed:
+            return False
+        used = 1 - max(deadline.left_seconds, 0.0) / (deadline.left_seconds + deadline.elapsed_seconds)
+        return result.subdomains >= TRIAL_SUBDOMAINS or self._observer.statistics.volume_proved < used
 
     def _bound(self, part: Boxes, objective: Objective) -> _Step:
         box, group = Box(part.lower, part.upper), part.group
