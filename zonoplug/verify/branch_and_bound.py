@@ -116,8 +116,8 @@ class BranchAndBound(Search):
         return result
 
     def _gives_up(self, deadline: Deadline, result: SearchResult) -> bool:
-        """Whether the trial is over: with subdomains enough to judge by, or less of the volume proved than time used."""
-        if self._trial is None or not self._trial.passed:
+        """Whether a trial is over: it has bounded enough, or proved less of the volume than it used of the time."""
+        if self._trial is None or not self._trial.passed or not result.subdomains:
             return False
         used = 1 - max(deadline.left_seconds, 0.0) / (deadline.left_seconds + deadline.elapsed_seconds)
         return result.subdomains >= TRIAL_SUBDOMAINS or self._observer.statistics.volume_proved < used
