@@ -56,6 +56,7 @@ BELONGS_TO = {  # ingredients of some searches only, by the kinds of splits that
     "tuned-planes": ("signs",),
     "open-network": ("signs",),
     "neuron-search": ("signs",),
+    "linear-programs": ("signs",),
     "clipping": ("mixed",),
 }
 HEAD = ("search", "solved", "wrong", "seconds", "subdomains", "whole search: solved", "its seconds", "time ratio")

@@ -132,9 +132,8 @@ class ActivationSearch(BoxwiseSearch):
 
     def _openly(self, aims: Aims, deadline: Deadline, result: SearchResult) -> int:
         """Prove aims over the network written in its open ReLUs. Returns how many are left."""
-        places, sweeps = self.bounds.layout.places, "neuron-search" not in self._without
-        what = self._bounder.module, self._backward, self._box, self._rule, places, self._trees
-        search = OpenSearch(*what, self._check_hulls, self._check_root, sweeps, self._trial)
+        what = self._bounder.module, self._backward, self._box, self._rule, self.bounds.layout.places, self._trees
+        search = OpenSearch(*what, self._check_hulls, self._check_root, self._without, self._trial)
         return len(search.run(self.bounds.hulls, aims, deadline, result))
 
     def _tighten(self, steps: int, deadline: Deadline, rows: Tensor) -> None:

@@ -54,16 +54,18 @@ class ExactMultipliers(NamedTuple):
 def exact_multipliers(
     network: OpenNetwork, part: SignSubdomains, target: Targets, seconds: float
 ) -> ExactMultipliers | None:
-    """The multipliers for one subdomain and one target, or None if the solver fails or takes longer.
+    """The multipliers for one subdomain and one target, or None if the solver is missing, fails or takes longer.
 
     Args:
         part, target: of one entry.
         seconds: the limit.
     """
-    from scipy.optimize import linprog
-
     from zonoplug.lirpa.relu_sides import relu_sides
 
+    try:
+        from scipy.optimize import linprog
+    except ImportError:  # the search does without
+        return None
     sides = relu_sides(Interval(part.lower, part.upper))
     slope, intercept, open_ = (_array(side.flatten()) for side in (sides.slope, sides.intercept, sides.open))
     inputs, before, constant = (_array(values) for values in network.forms.parts()[:3])

@@ -22,6 +22,7 @@ INGREDIENTS = {
     "tuned-planes": "the planes of products and softmax, chosen by gradient before signs are fixed",
     "open-network": "the writing of a network in its open ReLUs, over which signs are cheap to bound and to split",
     "neuron-search": "branch and bound on single neurons, which narrows the hulls of such a network",
+    "linear-programs": "exact multipliers of a last few subdomains of such a network, which cannot be split any more",
     "clipping": "the tightening of hulls by fixed signs and by the negated specification, in the search of both splits",
 }
 

@@ -175,12 +175,14 @@ class OpenMargins:
         bounds: over the network.
         forms: of the rows of all aims, one aim after another.
         aims: of rising numbers.
+        programs: whether `last` may use linear programs.
     """
 
     batch = 256
 
-    def __init__(self, bounds: OpenBounds, forms: Forms, aims: Aims) -> None:
+    def __init__(self, bounds: OpenBounds, forms: Forms, aims: Aims, programs: bool = True) -> None:
         self._bounds, self._numbers = bounds, aims.number
+        self._programs = programs and bounds.is_small
         inputs, before, constant, error = (part.unflatten(0, aims.goal.shape) for part in forms.parts())
         self._targets = Targets(inputs, before, constant - aims.goal, error, aims.there)
 
@@ -212,7 +214,7 @@ class OpenMargins:
         bound, _ = self.bound(part, aims, LAST_STEPS)
         targets = self.targets(aims)
         points = []
-        for at in (~(bound > 0)).nonzero().flatten()[:EXACT].tolist() if self._bounds.is_small else []:
+        for at in (~(bound > 0)).nonzero().flatten()[:EXACT].tolist() if self._programs else []:
             piece = part.pick(slice(at, at + 1))
             target = targets.pick(slice(at, at + 1) if len(targets) > 1 else slice(None))
             found = exact_multipliers(self._bounds.network, piece, target, EXACT_SECONDS)

@@ -6,7 +6,7 @@ than the last. What a sweep gains decides whether there will be another; at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class OpenSearch:
         trees: goes on with trees.
         check_hulls: refuses hulls that exclude a sampled point.
         check_root: refuses bounds (n,) of aims on the whole box that exclude a sampled point.
-        sweeps: whether hulls are narrowed.
+        without: names of INGREDIENTS to leave out.
         trial: give up where sweeps gain little.
     """
 
@@ -61,18 +61,18 @@ class OpenSearch:
         trees: TreeSearch,
         check_hulls: Callable[[Mapping[str, Interval]], None],
         check_root: Callable[[Tensor, Aims], None],
-        sweeps: bool = True,
+        without: Collection[str] = (),
         trial: bool = False,
     ) -> None:
         self._backward, self._rule, self._trees = backward, rule, trees
-        self._sweeps, self._trial = sweeps, trial
+        self._without, self._trial = without, trial
         self._check_hulls, self._check_root = check_hulls, check_root
         self._neurons = NeuronSearch(module, box, rule, places)
 
     def run(self, hulls: Mapping[str, Interval], aims: Aims, deadline: Deadline, result: SearchResult) -> Aims:
         """The aims that could not be proved. A counterexample, if one is found, is in `result`."""
         loss = inf
-        for leaves, share in SWEEPS if self._sweeps else SWEEPS[:1]:
+        for leaves, share in SWEEPS[:1] if "neuron-search" in self._without else SWEEPS:
             hulls, margins = self._swept(hulls, aims, leaves, deadline.part(SWEEP_SHARE), result)
             root, aims = self._root(margins, aims, result)
             trees = [SignTree.of(margins, root.pick(at), aims.pick(at)) for at in easiest_first(root)]
@@ -95,7 +95,8 @@ class OpenSearch:
         result.subdomains += bounded
         self._check_hulls(hulls)
         forms = network.forms_of(self._backward, hulls, aims.rows.flatten(0, 1))
-        return hulls, OpenMargins(OpenBounds(network, self._rule), forms, aims)
+        programs = "linear-programs" not in self._without
+        return hulls, OpenMargins(OpenBounds(network, self._rule), forms, aims, programs)
 
     def _root(self, margins: OpenMargins, aims: Aims, result: SearchResult) -> tuple[SignSubdomains, Aims]:
         """The whole box for each aim that its bound leaves open."""
