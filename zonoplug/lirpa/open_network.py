@@ -57,6 +57,11 @@ class Forms:
         return Forms(*(torch.cat(parts) for parts in zip(*(one.parts() for one in many), strict=True)))
 
 
+def open_signs(hull: Interval) -> Tensor:
+    """Where a sign is not known, of the flattened layer (neurons,); NaN is not known."""
+    return ~((hull.lower >= 0) | (hull.upper <= 0)).flatten()
+
+
 class OpenNetwork:
     """The open ReLUs of a network on one box, layer by layer.
 
@@ -96,7 +101,7 @@ class OpenNetwork:
     @staticmethod
     def bytes_for(box: Box, hulls: Iterable[Interval]) -> int:
         """How much the forms take of all neurons whose sign is open in hulls (1, *shape)."""
-        count = sum(int(((hull.lower < 0) & (hull.upper > 0)).sum()) for hull in hulls)
+        count = sum(int(open_signs(hull).sum()) for hull in hulls)
         return count * (count + box.lower.numel()) * box.lower.element_size()
 
     def append(self, relu: str, neurons: Tensor, hull: Interval, forms: Forms | None = None) -> None:
@@ -154,7 +159,7 @@ class OpenNetwork:
 
     def _side(self, relu: str, hull: Interval) -> Sides:
         """What passes a ReLU: neurons that are positive; those that have been appended end there."""
-        slope, open_ = (hull.lower >= 0).flatten(1), ((hull.lower < 0) & (hull.upper > 0)).flatten()
+        slope, open_ = (hull.lower >= 0).flatten(1), open_signs(hull)
         appended = torch.zeros_like(open_).index_fill(0, self._open.get(relu, self.numbers[:0]), True)
         if bool((open_ & ~appended).any()):
             raise ValueError(f"Signs of {relu!r} are open that have not been appended.")

@@ -1,4 +1,4 @@
-"""Branch and bound on the signs of ReLUs, for networks with more inputs than can be split.
+"""Branch and bound on the signs of ReLUs alone.
 
 At the root the zonotope's hulls are tightened layer by layer. A subdomain fixes the signs of some pre-activations: its
 hulls end at 0 there, and the fixed signs enter the backward bound by multipliers. Slopes and multipliers are optimised
@@ -157,7 +157,7 @@ class ActivationSearch(BoxwiseSearch):
                 values = module(points, final_node_name=name)
             allowed = 256 * torch.finfo(values.dtype).eps * values.abs().max()
             outside = torch.maximum(hulls[name].lower - values, values - hulls[name].upper).max()
-            if bool(outside > allowed):
+            if not bool(outside <= allowed):
                 raise BrokenMethodError(
                     f"hulls are broken on this model: a sampled point lies {float(outside):.3g} outside at {name!r}"
                 )

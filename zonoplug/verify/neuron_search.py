@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FIRST_STEPS, STEPS = 15, 3
 BATCH = 512
-FEWEST = 4  # leaves for each bound, for which it is not worth to begin
+FEWEST = 4  # rounds of splits, for fewer of which it is not worth to begin
 LEAF_BYTES = 256 * 2**20  # of one layer
 
 
@@ -108,7 +108,9 @@ class NeuronSearch:
 
 def _open(hull: Interval) -> Tensor:
     """Flat places of the neurons whose sign is open, (m,)."""
-    return ((hull.lower < 0) & (hull.upper > 0)).flatten().nonzero().flatten()
+    from zonoplug.lirpa.open_network import open_signs
+
+    return open_signs(hull).nonzero().flatten()
 
 
 @dataclass(slots=True, eq=False)
@@ -171,7 +173,7 @@ class _Trees:
 
     def _bound(self) -> Tensor:
         """(trees,), NaN for those that were not begun."""
-        found = torch.full((len(self),), torch.nan)
+        found = torch.full((len(self),), torch.nan, device=self._neurons.device)
         if self._used:
             leaves = self._leaves
             found = found.to(leaves.bound).scatter_reduce(0, leaves.tree, leaves.bound, "amin", include_self=False)
@@ -189,7 +191,7 @@ class _Trees:
         bounded = 0
         if not self._used:
             start = time.monotonic()
-            for trees in torch.arange(len(self)).split(BATCH):
+            for trees in torch.arange(len(self), device=ends.device).split(BATCH):
                 if deadline.passed:
                     return bounded
                 whole = now.bounds.root(len(trees))
@@ -219,7 +221,7 @@ class _Trees:
         order = leaves.bound.argsort()
         order = order[leaves.tree[order].argsort(stable=True)]
         tree = leaves.tree[order]
-        rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[tree]
+        rank = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[tree]
         each = max(BATCH // 2 // max(int((wanted & (sizes < limit)).sum()), 1), 1)
         chosen = wanted[tree] & (rank < (limit - sizes).clamp(max=each)[tree])
         chosen &= (leaves.bound[order] < 0) & (leaves.neuron[order] >= 0)

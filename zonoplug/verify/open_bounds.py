@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from zonoplug.clock import Deadline
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.activation_branching import ActivationFacts, ActivationRule, open_scores
 from zonoplug.verify.batch import Batch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 ENOUGH = 0.1
 LAST_STEPS = 200
-EXACT, EXACT_SECONDS = 8, 2.0  # subdomains of a batch that get a linear program, and the limit for each
+EXACT, EXACT_SECONDS = 8, 2.0  # subdomains of a batch that get a linear program, and the limit for all of them
 EXACT_ENTRIES = 2**20  # of the program's matrix
 
 
@@ -213,11 +214,11 @@ class OpenMargins:
 
         bound, _ = self.bound(part, aims, LAST_STEPS)
         targets = self.targets(aims)
-        points = []
+        points, deadline = [], Deadline(EXACT_SECONDS)
         for at in (~(bound > 0)).nonzero().flatten()[:EXACT].tolist() if self._programs else []:
             piece = part.pick(slice(at, at + 1))
             target = targets.pick(slice(at, at + 1) if len(targets) > 1 else slice(None))
-            found = exact_multipliers(self._bounds.network, piece, target, EXACT_SECONDS)
+            found = exact_multipliers(self._bounds.network, piece, target, max(deadline.left_seconds, 0.0))
             if found is not None:
                 piece.alpha, piece.beta = found.alpha, found.beta
                 bound[at] = torch.fmax(bound[at], self._bounds.bound(piece, target, 0, found.weights)[0][0])

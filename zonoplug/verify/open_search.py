@@ -1,7 +1,8 @@
 """Signs of a network that is written in its open ReLUs: neurons' hulls are narrowed in sweeps, and trees grow between.
 
-Bounds over an `OpenNetwork` are cheap. Trees of splits are tried at once, then after each sweep, which has cost more
-than the last. What a sweep gains decides whether there will be another; at the end the trees get all the time there is.
+Bounds over an `OpenNetwork` are cheap. Trees of splits are tried at once, then after each sweep, which may grow more
+leaves than the last. What a sweep gains decides whether there will be another; at the end the trees get all the time
+there is.
 """
 
 from __future__ import annotations
@@ -71,14 +72,15 @@ class OpenSearch:
 
     def run(self, hulls: Mapping[str, Interval], aims: Aims, deadline: Deadline, result: SearchResult) -> Aims:
         """The aims that could not be proved. A counterexample, if one is found, is in `result`."""
-        loss = inf
+        known: dict[int, float] = {}  # the bounds of open aims on the whole box, by number
         for leaves, share in SWEEPS[:1] if "neuron-search" in self._without else SWEEPS:
             hulls, margins = self._swept(hulls, aims, leaves, deadline.part(SWEEP_SHARE), result)
             root, aims = self._root(margins, aims, result)
             trees = [SignTree.of(margins, root.pick(at), aims.pick(at)) for at in easiest_first(root)]
-            before, loss = loss, float(-root.bound.sum())
-            if loss > (1 - PROGRESS) * before:
+            now = dict(zip(aims.number.tolist(), root.bound.tolist(), strict=True))
+            if sum(now.values()) < (1 - PROGRESS) * sum(known.get(number, -inf) for number in now):
                 break
+            known = now
             self._trees.close(trees, deadline.part(share), result, DEEPEST)
             aims = _left(aims, trees)
             if not trees or deadline.passed or result.counterexample is not None:
@@ -111,7 +113,8 @@ class OpenSearch:
 
 def _left(aims: Aims, trees: list[SignTree]) -> Aims:
     """The aims that have trees."""
-    return aims.pick(torch.isin(aims.number, torch.tensor([int(tree.aim.number) for tree in trees])))
+    left = torch.tensor([int(tree.aim.number) for tree in trees], dtype=torch.int64, device=aims.number.device)
+    return aims.pick(torch.isin(aims.number, left))
 
 
 def easiest_first(root: SignSubdomains) -> list[Tensor]:
