@@ -67,7 +67,7 @@ def refine_hulls(
         rows_at_once = max(min(ROWS_AT_ONCE, ROW_ENTRIES // largest), 2)
         for neurons in open_neurons.split(rows_at_once // 2):
             alpha = first_slopes(passes, tight, 2 * neurons.shape[0])
-            bounds, _ = bound_neurons(passes, box, tight, neurons, alpha, steps)
+            bounds = bound_neurons(passes, box, tight, neurons, alpha, steps)
             below, above = bounds.chunk(2)
             lower[neurons] = torch.fmax(lower[neurons], below)
             upper[neurons] = torch.fmin(upper[neurons], -above)
@@ -137,8 +137,8 @@ def unit_rows(neurons: Tensor, size: int, like: Tensor) -> Tensor:
 
 def bound_neurons(
     passes: Backward, box: Box, hulls: Mapping[str, Interval], neurons: Tensor, alpha: dict[str, Tensor], steps: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Lower bounds of z and of -z for the neurons (m,): (2 m,); and without steps the coefficients behind each ReLU.
+) -> Tensor:
+    """Lower bounds of z and of -z for the neurons (m,): (2 m,).
 
     Args:
         alpha: slopes to start from, (2 m, *shape) by name of the ReLU; changed in place by the steps.
@@ -150,9 +150,8 @@ def bound_neurons(
     shared = {name: hull.expanded(count) for name, hull in hulls.items()}
     if not alpha or steps == 0:
         with torch.no_grad():
-            found = passes.bound(many, shared, rows, Multipliers(alpha), passes.sides(hulls))
-        return found.lower[:, 0], found.coefficients
-    return ascend(passes, many, shared, rows, Multipliers(alpha), steps, passes.sides(hulls)), {}
+            return passes.bound(many, shared, rows, Multipliers(alpha), passes.sides(hulls)).lower[:, 0]
+    return ascend(passes, many, shared, rows, Multipliers(alpha), steps, passes.sides(hulls))
 
 
 def ascend(
@@ -162,7 +161,7 @@ def ascend(
     rows: Tensor,
     multipliers: Multipliers,
     steps: int,
-    sides: Mapping[str, Sides] | None = None,
+    sides: Mapping[str, Sides],
 ) -> Tensor:
     """The best lower bound of each row over gradient steps on alpha, (batch,); one row for each element.
 
@@ -172,7 +171,6 @@ def ascend(
         value.requires_grad_(True)
     optimiser = Adam(list(multipliers.alpha.values()), [LEARNING_RATE] * len(multipliers.alpha))
     best = None
-    sides = passes.sides(hulls) if sides is None else sides
     for step in range(steps + 1):
         with torch.enable_grad():
             lower = passes.bound(box, hulls, rows, multipliers, sides).lower[:, 0]
