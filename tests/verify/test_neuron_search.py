@@ -251,7 +251,7 @@ def test_trees_of_all_signs_come_to_the_exact_range(monkeypatch, seed, exactly, 
 
 
 @pytest.mark.parametrize("end", ["lower", "upper"])
-def test_a_hull_that_is_not_known_narrows_nothing_behind_it(end):
+def test_an_end_of_a_hull_that_is_not_known_is_found(end):
     model, box = nets.model_of("dense", 0)
     name = nets.Opened(model, box).layout.places[1].source
 
@@ -261,10 +261,15 @@ def test_a_hull_that_is_not_known_narrows_nothing_behind_it(end):
         return dict(hulls) | {name: Interval(**ends)}
 
     opened = nets.Opened(model, box, change=spoiled)
-    hulls, _, _ = opened.sweep(20)
-    last = opened.layout.places[2].source
-    assert torch.equal(hulls[last].lower, opened.zonotope[last].lower)
-    assert torch.equal(hulls[last].upper, opened.zonotope[last].upper)
+    hulls, network, _ = opened.sweep(20)
+    assert bool(hulls[name].lower.isfinite().all() & hulls[name].upper.isfinite().all())
+    check_hold(opened, hulls)
+    as_known, _, _ = nets.Opened(model, box).sweep(20)
+    assert float(getattr(hulls[name], end)[0, 2]) == pytest.approx(float(getattr(as_known[name], end)[0, 2]), abs=0.2)
+    unswept, network, _ = opened.sweep(0)
+    assert bool(torch.isnan(getattr(unswept[name], end)[0, 2]))
+    place = opened.layout.places[1].section.start + 2
+    assert place in network.numbers.tolist()  # open, not dead
 
 
 def test_layers_without_open_neurons_are_passed_over():
