@@ -49,6 +49,11 @@ class SymbolConstraints:
         """(batch,): True where interval reasoning has found that no value of the symbols meets the constraints."""
         return (self.lower > self.upper).any(dim=1)
 
+    @property
+    def _rounding(self) -> float:
+        """More than the relative error of a sum over symbols, and then over rows."""
+        return float((sum(self.matrix.shape[1:]) + 8) * torch.finfo(self.matrix.dtype).eps)
+
     def contracted(self, rounds: int = 2) -> SymbolConstraints:
         """The constraints with smaller ranges that still hold every value that meets them.
 
@@ -64,7 +69,7 @@ class SymbolConstraints:
         """
         lower, upper = self.lower, self.upper
         end_error = 4 * torch.finfo(lower.dtype).eps
-        row_error = 2 * end_error * (self.bound.abs() + self.matrix.abs().sum(dim=2)).nan_to_num(posinf=0.0)
+        row_error = self._rounding * (self.bound.abs() + self.matrix.abs().sum(dim=2)).nan_to_num(posinf=0.0)
         for _ in range(rounds):
             width = (upper - lower).clamp(min=0)
             center = lower + width / 2
@@ -132,7 +137,7 @@ class SymbolConstraints:
         norm = (matrix.abs() * radius.unsqueeze(1)).sum(dim=2).clamp(min=torch.finfo(bound.dtype).tiny)
         weight = used.to(bound.dtype)
         weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
-        error = 8 * torch.finfo(bound.dtype).eps * (bound.abs() + matrix.abs().sum(dim=2)).amax(dim=1)
+        error = self._rounding * (bound.abs() + matrix.abs().sum(dim=2)).amax(dim=1)
         found = torch.zeros_like(self.empty)
         for step in range(steps + 1):
             slope = torch.einsum("bm,bmk->bk", weight, matrix)

@@ -123,6 +123,9 @@ class Convolution(LocalMap):
         super().__init__(lambda x, w: forward(x, w, None, *settings), weight, weight[0].numel(), *settings)
         self._forward = forward
 
+    def transposed_terms(self, shape: Shape, out_shape: Shape) -> int:
+        return self._weight[:, 0].numel() // self.groups
+
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         by_rank = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
         settings = self.stride, self.padding, self.dilation, self.groups
@@ -202,6 +205,9 @@ class TransposedConvolution(LocalMap):
         )  # fmt: skip
         self._forward = forward
         self._extra = tuple(output_padding)
+
+    def transposed_terms(self, shape: Shape, out_shape: Shape) -> int:
+        return self._weight[0].numel()
 
     def out_shape(self, shape: Shape) -> Shape:
         sizes = self.out_window(shape[1:])

@@ -30,6 +30,17 @@ class LinearMap(ABC):
     def terms(self, shape: Shape) -> int:
         """How many products are summed for one output coordinate, at most, for inputs of `shape`; 0 if none is made."""
 
+    def count(self, used: Tensor) -> Tensor | int:
+        """How many products are not 0 for each output coordinate, at most, where x is 0 but at `used` (rows, *in_shape).
+
+        Returns (rows, *out_shape), or one number for all. Zeros are added without rounding.
+        """
+        return self.terms(tuple(used.shape[1:]))
+
+    def transposed_terms(self, shape: Shape, out_shape: Shape) -> int:
+        """How many products `transpose` sums for one input coordinate, at most; 0 if it makes and sums none."""
+        return prod(out_shape)
+
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         """A^T a for each row: (rows, *out_shape) -> (rows, *shape), for inputs of `shape`; differentiable in a."""
         with torch.enable_grad():
@@ -64,14 +75,25 @@ class NonNegativeMap(LinearMap):
         function: (rows, *in_shape) -> (rows, *out_shape).
         moves_only: whether it only moves and copies values (reshape, slice, pad with zeros), so that nothing rounds; if
             not, it may sum (pool, mean).
+        terms: how many products it sums for one output coordinate, at most; as many as there are inputs by default.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], moves_only: bool = False) -> None:
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], moves_only: bool = False, terms: int | None = None
+    ) -> None:
         self._function = function
         self._moves_only = moves_only
+        self._terms = terms
 
     def terms(self, shape: Shape) -> int:
-        return 0 if self._moves_only else prod(shape)
+        return 0 if self._moves_only else prod(shape) if self._terms is None else self._terms
+
+    def transposed_terms(self, shape: Shape, out_shape: Shape) -> int:
+        if not self._moves_only:
+            return prod(out_shape)
+        copies = self.transpose(torch.ones(1, *out_shape), shape)  # how often each input is moved somewhere
+        most = int(copies.max()) if copies.numel() else 0
+        return most if most > 1 else 0
 
     def apply(self, x: Tensor) -> Tensor:
         return self._function(x)
@@ -111,6 +133,12 @@ class MatrixMap(LinearMap):
     def apply_absolute(self, x: Tensor) -> Tensor:
         return x @ self._weight.abs().T
 
+    def count(self, used: Tensor) -> Tensor | int:
+        return used.to(self._weight.dtype) @ (self._weight != 0).to(self._weight.dtype).T
+
+    def transposed_terms(self, shape: Shape, out_shape: Shape) -> int:
+        return int(self._weight.shape[0])
+
     def transpose(self, a: Tensor, shape: Shape) -> Tensor:
         return a @ self._weight
 
@@ -137,6 +165,13 @@ class SignedMap(LinearMap):
 
     def terms(self, shape: Shape) -> int:
         return self._terms
+
+    def count(self, used: Tensor) -> Tensor | int:
+        counted = self._function(used.to(self._weight.dtype), (self._weight != 0).to(self._weight.dtype))
+        return counted.clamp(max=self._terms)
+
+    def transposed_terms(self, shape: Shape, out_shape: Shape) -> int:
+        return self._weight.numel()
 
     def apply(self, x: Tensor) -> Tensor:
         return self._function(x, self._weight)

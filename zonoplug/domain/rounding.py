@@ -1,15 +1,21 @@
-"""Outward rounding: error terms that make a zonotope hold for what the machine computes, not only for real numbers.
+"""The one policy for rounding: bounds that hold for what machines compute, not only for real numbers.
 
     with rounding("outward"):
         ...                             # zonotopes made here cover the rounding of their own arithmetic
     with rounding("inference"):
         ...                             # and that of the network's evaluation in the same precision
 
-Errors go to the box. With unit roundoff u and gamma(m) = m u / (1 - m u), a sum of m products computed in any order,
-with or without fused multiply-add, is off by at most gamma(m) times the sum of absolute products. So for an affine
-map of a zonotope with k symbols one extra product with |A| covers all k + 1 columns:
+In the second mode a zonotope holds the *computed* values of a node: what any evaluation of the network in its own
+number type may give there, and what the real function gives. Each operator adds the error of its own evaluation, a
+local error, to what its computed operands make of it. With unit roundoff u and gamma(m) = m u / (1 - m u), a sum of m
+products computed in any order, with or without fused multiply-add, is off by at most gamma(m) times the sum of absolute
+products. So for an affine map of a zonotope with k symbols one extra product with |A| covers all k + 1 columns:
 
     box >= |A| box + gamma(m + 4) (|A| (|c| + sum_j |g_j| + box) + |b|)
+
+Carried on as a box, an error would grow by |A| in every layer, whatever its sign does. With `named`, the next relaxation
+gives each box a noise symbol of its own, joined with the symbol that it makes anyway, so that errors cancel as other
+symbols do.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1. Underflow is covered by a few times the
 smallest normal number, so flushing subnormals to zero is allowed.
@@ -20,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,16 +35,32 @@ Rounding = Literal["nearest", "outward", "inference"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "outward", "inference")
 
 _mode: ContextVar[Rounding] = ContextVar("zonoplug_rounding", default="nearest")
+_named: ContextVar[bool] = ContextVar("zonoplug_named_rounding", default=False)
+
+
+class Accuracy(NamedTuple):
+    """How well a function is evaluated:  |computed f(x) - f(x)|  <=  u (relative |f(x)| + absolute + operand |x|)."""
+
+    relative: float = 0.0
+    absolute: float = 0.0
+    operand: float = 0.0
+
+
+EXACT = Accuracy()
+_accuracy: ContextVar[Accuracy] = ContextVar("zonoplug_accuracy", default=EXACT)
 
 
 @contextmanager
-def rounding(mode: Rounding) -> Iterator[None]:
+def rounding(mode: Rounding, named: bool = False) -> Iterator[None]:
     """Zonotope arithmetic inside covers: nothing; its own rounding; its own and that of the network's evaluation.
+
+    Args:
+        named: whether relaxations give symbols to what is in the box.
 
     On CUDA, TF32, accumulation in reduced precision and cuDNN's transform-based convolutions, whose errors the formula
     does not bound, are off inside.
     """
-    token = _mode.set(mode)
+    token, second = _mode.set(mode), _named.set(named)
     try:
         if mode == "nearest" or not torch.cuda.is_available():
             yield
@@ -47,6 +69,17 @@ def rounding(mode: Rounding) -> Iterator[None]:
                 yield
     finally:
         _mode.reset(token)
+        _named.reset(second)
+
+
+@contextmanager
+def evaluating(accuracy: Accuracy) -> Iterator[None]:
+    """Relaxations inside are of a function that the network evaluates so well."""
+    token = _accuracy.set(accuracy)
+    try:
+        yield
+    finally:
+        _accuracy.reset(token)
 
 
 # What loosens CUDA's arithmetic beyond the formula's, and the setting under which it does not.
@@ -76,25 +109,47 @@ def active() -> bool:
     return _mode.get() != "nearest"
 
 
+def covers_inference() -> bool:
+    """Whether the rounding of the network's evaluation is to be covered."""
+    return _mode.get() == "inference"
+
+
+def names_boxes() -> bool:
+    """Whether relaxations give symbols to what is in the box."""
+    return _named.get() and active()
+
+
+def unit(dtype: torch.dtype) -> float:
+    """u, half a unit in the last place of 1."""
+    return torch.finfo(dtype).eps / 2
+
+
 def gamma(terms: int, dtype: torch.dtype) -> float:
     """m u / (1 - m u): the relative error of a sum of m products; infinite where m u >= 1."""
     product = terms * torch.finfo(dtype).eps / 2
     return product / (1 - product) if product < 1 else float("inf")
 
 
-def affine_error(spread: Tensor, offset: Tensor | None, terms: int, symbols: int) -> Tensor:
+def gammas(terms: Tensor) -> Tensor:
+    """The same for counts in a tensor, in its type; a little more, for its own rounding."""
+    product = terms * (1.001 * unit(terms.dtype))
+    return torch.where(product < 1, product / (1 - product), torch.inf)
+
+
+def affine_error(spread: Tensor, offset: Tensor | None, terms: int | Tensor, symbols: int) -> Tensor:
     """What an affine map's rounding may add to the box: the shape of `spread`.
 
     Args:
         spread: |A| (|c| + sum_j |g_j| + box) as computed, (batch, *shape).
         offset: b, broadcasts against spread.
-        terms: products summed for one output coordinate, at most.
+        terms: products that are not 0 and summed for one output coordinate, at most; or their count for each.
         symbols: k.
     """
     passes = 2 if _mode.get() == "inference" else 1
     magnitude = spread if offset is None else spread + offset.abs()
-    underflow = (terms + 1) * (symbols + 2) * torch.finfo(spread.dtype).tiny
-    return magnitude * (1.01 * passes * gamma(terms + 4, spread.dtype)) + passes * underflow
+    underflow = (terms + 1) * ((symbols + 2) * torch.finfo(spread.dtype).tiny)
+    growth = gammas(terms + 4) if isinstance(terms, Tensor) else gamma(terms + 4, spread.dtype)
+    return magnitude * (1.01 * passes * growth) + passes * underflow
 
 
 def sum_up(total: Tensor, terms: int) -> Tensor:
@@ -106,21 +161,35 @@ def sum_up(total: Tensor, terms: int) -> Tensor:
 
 def up(x: Tensor) -> Tensor:
     """The next larger number while rounding is covered."""
-    return torch.nextafter(x, torch.full_like(x, torch.inf)) if active() else x
+    return _next(x, torch.inf) if active() else x
+
+
+def _next(x: Tensor, end: float) -> Tensor:
+    """The neighbour of x on the way to `end`; for autograd the same as x."""
+    neighbour = torch.nextafter(x.detach(), torch.full_like(x, end))
+    return neighbour if not x.requires_grad else x + (neighbour - x.detach())
 
 
 def down(x: Tensor) -> Tensor:
     """The next smaller number while rounding is covered."""
-    return torch.nextafter(x, torch.full_like(x, -torch.inf)) if active() else x
+    return _next(x, -torch.inf) if active() else x
 
 
-def relaxation_error(slope: Tensor, offset: Tensor, radius: Tensor, largest: Tensor) -> Tensor:
-    """What the rounding of a relaxation's own parameters may amount to.
+def relaxation_error(slope: Tensor, offset: Tensor, radius: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """What the rounding of a relaxation's own parameters may amount to, and that of the function's evaluation.
 
     Args:
         slope, offset, radius: the relaxation.
         largest: max(|lower|, |upper|) of its interval.
     """
     magnitude = offset.abs() + radius + slope.abs() * largest
-    passes = 2 if _mode.get() == "inference" else 1
-    return magnitude * (8 * passes * torch.finfo(slope.dtype).eps)
+    return magnitude * (8 * torch.finfo(slope.dtype).eps), evaluation_error(magnitude, largest)
+
+
+def evaluation_error(image: Tensor, operand: Tensor) -> Tensor:
+    """What the network's evaluation of the current function may add, for |f(x)| <= image and |x| <= operand."""
+    accuracy = _accuracy.get()
+    if accuracy == EXACT or not covers_inference():
+        return torch.zeros_like(image)
+    size = image * accuracy.relative + accuracy.absolute + operand * accuracy.operand
+    return size * (1.01 * unit(image.dtype)) + 4 * torch.finfo(image.dtype).tiny

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from zonoplug.domain.linear_maps import LinearMap, Shape
 
 
+FEW_TERMS = 32  # so few products need not be counted one by one
+
+
 class Interval(NamedTuple):
     """Lower and upper bounds, each (batch, *shape). A NaN means that nothing is known."""
 
@@ -124,8 +127,10 @@ class Zonotope:
         terms = linear.terms(self.shape)
         if not rounding.active() or (terms == 0 and offset is None):
             return image
-        spread = linear.apply_absolute(self.magnitude())
-        return image.widen(rounding.affine_error(spread, offset, terms, self.num_symbols))
+        reach = self.center.abs() + self.radius()
+        spread = linear.apply_absolute(rounding.up(reach))
+        counted = linear.count(reach > 0) if terms > FEW_TERMS else terms
+        return image.widen(rounding.affine_error(spread, offset, counted, self.num_symbols))
 
     def _map_blocks(self, linear: LinearMap, shape: Shape) -> tuple[GeneratorBlock, ...]:
         """The blocks' images, over coordinates of `shape`; streamed where memory is limited."""

@@ -71,7 +71,8 @@ def interval_image(
         return quick
     if name in INCREASING | FROM_ZERO and len(perturbed) == 1 and isinstance(operands[0], Zonotope):
         points = [*perturbed[0], _zero_if_inside(perturbed[0])] if name in FROM_ZERO else perturbed[0]
-        return _outward(torch.stack([node.forward(point, *operands[1:]) for point in points]))
+        values = torch.stack([node.forward(point, *operands[1:]) for point in points])
+        return _outward(values, torch.maximum(perturbed[0].lower.abs(), perturbed[0].upper.abs()))
     if name in OF_SEVERAL or (name in OF_ONE and len(perturbed) == 1):
         ends = [[hull and Interval(hull[side], hull[side]) for hull in hulls] for side in (0, 1)]
         first, second = (_image(node, _values(operands, end, _corner), end) for end in ends)
@@ -178,9 +179,9 @@ def _zero_if_inside(hull: Interval) -> Tensor:
     return torch.where((hull.lower <= 0) & (hull.upper >= 0), 0, hull.lower)
 
 
-def _outward(values: Tensor) -> Interval:
-    """The range of some values of a function, with room for their rounding; axis 0 goes."""
-    room = 8 * torch.finfo(values.dtype).eps * values.abs()
+def _outward(values: Tensor, operand: Tensor) -> Interval:
+    """The range of some values of a function of |x| <= operand, with room for their rounding; axis 0 goes."""
+    room = 8 * torch.finfo(values.dtype).eps * values.abs() + rounding.evaluation_error(values.abs(), operand)
     return Interval((values - room).amin(0), (values + room).amax(0))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zonoplug.domain.input_sets import InputSet
+from zonoplug.domain.input_sets import Box, InputSet
 from zonoplug.domain.rounding import ROUNDINGS, Rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
@@ -295,6 +295,29 @@ def bound_set(
     if method.backward is not None:
         bounds = _backward(host, module, values, method.backward, bounds, propagation, full, options)
     return bounds, propagation
+
+
+def host_bound(
+    module: ZonotopeModule, box: Box, method: BoundMethod, rows: Tensor, hulls: Mapping[str, Interval] | None
+) -> Tensor:
+    """Lower bounds of C y, (batch, rows), by the host's part of a method, as the host gives them.
+
+    Args:
+        box: (batch, *input_shape).
+        rows: C, (batch or 1, rows, outputs).
+        hulls: node name -> bounds (batch, *shape) that a method with a walk of ours, or one that takes bounds of inner
+            nodes, uses instead of what the host would compute; "full" methods intersect them.
+    """
+    name = method.backward or ""
+    argument = "reference_bounds" if name.startswith("full-") else compat.intermediate_bounds_argument()
+    given = {name: tuple(hull) for name, hull in (hulls or {}).items() if name in module._modules}
+    options: dict[str, Any] = {argument: given} if given and method.takes_hulls else {}
+    with compat.working_in(box.lower.dtype):
+        host = super(ZonotopeModule, module).compute_bounds
+        full = rows.expand(box.lower.shape[0], -1, -1)
+        lower, _ = host((bounded_input(box),), None, full, HOST_SPELLING[name], bound_upper=False, **options)
+    result: Tensor = lower.detach()
+    return result
 
 
 bound_box = bound_set  # the name from before there were other sets than boxes

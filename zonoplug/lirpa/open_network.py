@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.rounding import gamma
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.relu_sides import Sides
-from zonoplug.lirpa.rounding_allowance import FACTOR
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward
@@ -35,7 +35,8 @@ class Forms:
         inputs: (r, inputs).
         before: (r, open neurons).
         constant: (r,).
-        error: (r,) how far rounding may move a value from its form, here and in the network.
+        error: (r,) how far rounding may move a value from its form, in the network's evaluation, where the form was
+            found, and where forms are put into one another.
     """
 
     inputs: Tensor
@@ -67,6 +68,7 @@ class OpenNetwork:
 
     Args:
         box: (1, *input_shape).
+        most: open neurons that there will be in all layers, at most: sums over them are rounded.
 
     Attributes:
         sections: of each layer, among all open neurons.
@@ -75,8 +77,9 @@ class OpenNetwork:
         forms: of the open pre-activations, in the neurons of the layers before.
     """
 
-    def __init__(self, box: Box) -> None:
+    def __init__(self, box: Box, most: int) -> None:
         self.box = box
+        self._most = most
         size = box.lower.numel()
         none = box.lower.new_zeros(0)
         self.sections: list[slice] = []
@@ -114,6 +117,8 @@ class OpenNetwork:
             forms: of the open ones, if there are any.
         """
         count = len(self)
+        if count + neurons.shape[0] > self._most:
+            raise ValueError(f"{count + neurons.shape[0]} open neurons, where at most {self._most} were expected.")
         self.sections.append(slice(count, count + neurons.shape[0]))
         self._open[relu] = neurons
         self.numbers = torch.cat([self.numbers, self.all_lower.shape[0] + neurons])
@@ -136,25 +141,19 @@ class OpenNetwork:
             ValueError: a ReLU on the way has open neurons that have not been appended.
         """
         sides = {node.name: self._side(node.name, hulls[passes.source(node.name)]) for node in passes.relus}
-        magnitudes = passes.magnitudes(self.box, hulls)
+        errors = passes.errors(self.box, hulls)
         origin = Box(torch.zeros_like(self.box.lower), torch.zeros_like(self.box.lower))
         parts = []
         for some in rows.split(ROWS_AT_ONCE):
             with torch.no_grad():
-                found = passes.bound(origin, hulls, some.unsqueeze(0), sides=sides)
-                before, others = some.new_zeros(len(some), len(self)), dict(found.coefficients)
+                found = passes.bound(origin, hulls, some.unsqueeze(0), None, sides, errors)
+                before = some.new_zeros(len(some), len(self))
                 for section, (relu, neurons) in zip(self.sections, self._open.items(), strict=True):
-                    if relu in others:
-                        behind = others[relu].flatten(2)
-                        before[:, section] = behind[0, :, neurons]
-                        # Not in place: rows, or another ReLU's coefficients, may lie in the same memory.
-                        others[relu] = behind.index_fill(2, neurons, 0.0).reshape(others[relu].shape)
+                    if relu in found.coefficients:
+                        before[:, section] = found.coefficients[relu].flatten(2)[0, :, neurons]
                 inputs, constant = found.inputs[0].flatten(1), found.lower[0]
-                known = replace(
-                    found, coefficients=others
-                )  # the roundings of open neurons are counted with their forms
-                inherited = passes.allowance(known, some.unsqueeze(0), hulls, magnitudes)[0]
-            parts.append(Forms(inputs, before, constant, inherited + self._own_error(inputs, before, constant)))
+            error = found.error[0] + self._own_error(inputs, before, constant)
+            parts.append(Forms(inputs, before, constant, error))
         return Forms.join(parts)
 
     def _side(self, relu: str, hull: Interval) -> Sides:
@@ -169,4 +168,5 @@ class OpenNetwork:
     def _own_error(self, inputs: Tensor, before: Tensor, constant: Tensor) -> Tensor:
         largest = torch.maximum(self.box.lower.abs(), self.box.upper.abs()).flatten()
         terms = inputs.abs() @ largest + before.abs() @ self.upper.clamp(min=0) + constant.abs()
-        return FACTOR * torch.finfo(terms.dtype).eps * terms
+        count = largest.shape[0] + 2 * self._most + 64
+        return terms * (1.01 * gamma(2 * count, terms.dtype)) + count * torch.finfo(terms.dtype).tiny

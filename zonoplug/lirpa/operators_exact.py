@@ -138,9 +138,17 @@ def _move(call: Call) -> Zonotope:
     return affine.rearrange(call.zonotope, row_by_row(_forward(call)), moves_only=True)
 
 
-@transforms("BoundGlobalAveragePool", "BoundReduceMean", "BoundReduceSum", "BoundResize")
+@transforms("BoundResize")
 def _rearrange(call: Call) -> Zonotope:
     return affine.rearrange(call.zonotope, row_by_row(_forward(call)))
+
+
+@transforms("BoundGlobalAveragePool", "BoundReduceMean", "BoundReduceSum")
+def _reduce(call: Call) -> Zonotope:
+    forward = row_by_row(_forward(call))
+    center = call.zonotope.center[:1]
+    terms = -(-center.numel() // max(forward(center).numel(), 1))  # every input is summed into one output
+    return affine.rearrange(call.zonotope, forward, terms=terms)
 
 
 @transforms("BoundAveragePool")
@@ -171,7 +179,7 @@ def _expand(call: Call) -> Zonotope:
 def _pad(call: Call) -> Zonotope:
     forward = row_by_row(_forward(call))
     padding = forward(torch.zeros_like(call.zonotope.center[:1]))
-    padded = affine.rearrange(call.zonotope, lambda x: forward(x) - padding)
+    padded = affine.rearrange(call.zonotope, lambda x: forward(x) - padding, moves_only=True)
     return affine.add(padded, padding)
 
 

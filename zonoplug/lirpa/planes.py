@@ -38,6 +38,10 @@ class Planes(ABC):
             its coefficients at each operand, (batch, rows, *shape), and its constant, (batch, rows).
         """
 
+    @abstractmethod
+    def magnitude(self) -> Tensor:
+        """At least the sum of absolute terms of a plane,  |p| . |x| + |q|  as they are computed, (batch, *shape)."""
+
 
 PlanesOf = Callable[[Any, Sequence[Interval | Tensor], Mapping[str, Interval]], Planes]
 PLANES: dict[str, PlanesOf] = {}
@@ -86,10 +90,18 @@ class ProductPlanes(Planes):
         constant = torch.cat([ux * uy + s * (lx * ly - ux * uy), ux * ly + t * (lx * uy - ux * ly)], dim=1)
         return of_x, of_y, -constant
 
+    def magnitude(self) -> Tensor:
+        return 16 * self._sizes[0] * self._sizes[1]
+
+    @property
+    def _sizes(self) -> tuple[Tensor, Tensor]:
+        left, right = (torch.maximum(side.lower.abs(), side.upper.abs()) for side in (self._left, self._right))
+        return left, right
+
     def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
         parts = [sum_of(each, by_sign(a)) for each in self._planes(shares)]
         left, right = (torch.Size((*a.shape[:2], *side.lower.shape[1:])) for side in (self._left, self._right))
-        return [parts[0].sum_to_size(left), parts[1].sum_to_size(right)], parts[2].flatten(2).sum(2)
+        return [parts[0].sum_to_size(left), parts[1].sum_to_size(right)], parts[2].flatten(2).sum(2, dtype=torch.float64)
 
 
 def sum_of(planes: Tensor, signs: tuple[Tensor, Tensor]) -> Tensor:
@@ -105,6 +117,9 @@ class MatrixProductPlanes(ProductPlanes):
             Interval(*(side.unsqueeze(-1) for side in left)), Interval(*(side.unsqueeze(-3) for side in right))
         )
 
+    def magnitude(self) -> Tensor:
+        return super().magnitude().sum(-2)
+
     def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
         of_x, of_y, constant = self._planes(shares)  # (batch, 2, *axes, rows, m, columns)
         signs, batch = by_sign(a), shares.shape[0]
@@ -118,7 +133,7 @@ class MatrixProductPlanes(ProductPlanes):
             found = shared_product(along_columns, of_y[:, side].movedim(-1, -3), batch)  # ... columns, of A, m
             right = right + found.movedim(-2, 1).transpose(-2, -1)
         total = constant.sum(-2)
-        return [left, right], sum_of(total, signs).flatten(2).sum(2)
+        return [left, right], sum_of(total, signs).flatten(2).sum(2, dtype=torch.float64)
 
 
 def shared_product(rows: Tensor, matrix: Tensor, batch: int) -> Tensor:

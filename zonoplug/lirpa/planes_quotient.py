@@ -31,6 +31,8 @@ class QuotientPlanes(Planes):
         self._constant = numerator if isinstance(numerator, Tensor) else low.new_zeros(())
         inverse = Interval(1 / self._high, 1 / self._low)
         self._product = None if isinstance(numerator, Tensor) else ProductPlanes(numerator, inverse)
+        if not isinstance(numerator, Tensor):
+            self._numerator = torch.maximum(numerator.lower.abs(), numerator.upper.abs())
 
     def shares(self) -> Tensor:
         """(batch, all in a row): the product's, then where p lies."""
@@ -39,6 +41,14 @@ class QuotientPlanes(Planes):
         )  # there it is parallel to the chord
         place = place_of(middle, self._low, self._high).nan_to_num(0.5).flatten(1)
         return place if self._product is None else torch.cat([self._product.shares().flatten(1), place], dim=1)
+
+    def magnitude(self) -> Tensor:
+        """1 / y is below 4 / |l| for the bound l that is nearer to 0, and so are the terms of its lines."""
+        sizes = torch.maximum(self._low.abs(), self._high.abs()), torch.minimum(self._low.abs(), self._high.abs())
+        lines = 4 / sizes[1] + sizes[0] / (sizes[1] * sizes[1])
+        if self._product is None:
+            return 16 * lines * self._constant.abs().amax(1)
+        return 16 * (lines * self._numerator + self._product.magnitude())
 
     def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
         size = torch.Size((*a.shape[:2], *self._low.shape[1:]))
@@ -59,7 +69,7 @@ class QuotientPlanes(Planes):
             above * torch.where(low > 0, t, c) + below * torch.where(low > 0, c, t)
             for t, c in zip(tangent, chord, strict=True)
         )
-        return [*images, slope], constant + offset.flatten(2).sum(2)
+        return [*images, slope], constant + offset.flatten(2).sum(2, dtype=torch.float64)
 
 
 @planes("BoundDiv")

@@ -50,6 +50,15 @@ class SoftmaxPlanes(Planes):
         tangents = place_of(self._slope.log(), self._low, self._high)
         return torch.cat([t.unsqueeze(-1), tangents], dim=-1)
 
+    def magnitude(self) -> Tensor:
+        reach = torch.maximum(self._low.abs(), self._high.abs())
+        chords = (2 * self._slope * reach).sum(-1) + self._least
+        tangents = (self._high.exp() * (1 + 2 * reach)).sum(-1)
+        lower = chords / (self._least * self._least) + 2 / self._least
+        upper = tangents / (self._least * self._most) + 1 / self._least + 1 / self._most
+        flat = torch.where(self._fits, torch.maximum(lower, upper), self._bound)
+        return 4 * flat.movedim(-1, self._axis)
+
     def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
         above, below = by_sign(a.movedim(self._axis + 1, -1))
         t = self._least + shares[..., 0] * (self._most - self._least)
@@ -65,7 +74,7 @@ class SoftmaxPlanes(Planes):
             offset = torch.where(self._fits, offset, bound)
             image = shared_product(part.movedim(1, -2), slope, slope.shape[0]).movedim(-2, 1)
             result = result + image - part * slope.sum(-1).unsqueeze(1)
-            constant = constant + (part * offset.unsqueeze(1)).flatten(2).sum(2)
+            constant = constant + (part * offset.unsqueeze(1)).flatten(2).sum(2, dtype=torch.float64)
         return [result.movedim(-1, self._axis + 1)], constant
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zonoplug.domain import rounding as rounded
 from zonoplug.domain.rounding import rounding
 from zonoplug.domain.streaming import memory_limit
 from zonoplug.domain.symbols import SymbolSource
@@ -21,7 +22,8 @@ from zonoplug.lirpa.merged_walk import NEURON_LAYERS, merge_neurons
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.lirpa.plan import GraphPlan, constant_value, plan_for
 from zonoplug.lirpa.reducing import Reducer, is_exact
-from zonoplug.lirpa.table import Transformer, inner_name
+from zonoplug.lirpa.runtime_errors import accuracy_of, composed_error, largest
+from zonoplug.lirpa.table import Entry, Transformer, inner_name
 from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import ReductionReport
 from zonoplug.transformers.affine import Operand, specification
@@ -89,7 +91,7 @@ def propagate(
         UnsupportedOperatorError: an operator has no transformer and `options.fallback` is "error", or the host
             cannot bound it either.
     """
-    plan = plan_for(module, final or module.final_name, patterns=options.rounding == "nearest")
+    plan = plan_for(module, final or module.final_name, patterns=True)
     chosen, limits = slopes or {}, known or {}
 
     def walk(scoring: Influences | None = None, measuring: Influences | None = None) -> Propagation:
@@ -100,7 +102,8 @@ def propagate(
     def influences(found: Propagation) -> Influences:
         return Influences(plan, module, inputs, rows, _detached(found.hulls), chosen)
 
-    with rounding(options.rounding), memory_limit(options.limit_bytes):
+    named = options.reduction is None and options.merging is None  # budgets of symbols are for reductions to keep
+    with rounding(options.rounding, named), memory_limit(options.limit_bytes):
         found, scoring = walk(), None
         if not found.reductions:
             return found
@@ -175,7 +178,9 @@ class _Walk:
         of_rows = None
         if self._options.intervals and (not exact or any(self._narrowed(parent.name) for parent in node.inputs)):
             sources = [self._nearest(parent.name) for parent in node.inputs]
-            bounds = interval_image(node, operands, sources, image.shape) if bounds is None else bounds
+            if bounds is None:
+                with rounded.evaluating(self._accuracy(node, entry_for(node))):
+                    bounds = interval_image(node, operands, sources, image.shape)
             if rows is not None and bounds is not None:
                 outer = intersect(bounds, self._known[node.name]) if node.name in self._known else bounds
                 of_rows = rows_image(node, operands, sources, outer, rows)
@@ -212,18 +217,39 @@ class _Walk:
             slope, options = self._slopes.get(node.name), self._options
             call = Call(node, operands, self._symbols, hulls, slope, options.form, options.sum_to_one)
             try:
-                if self._observe is not None and entry.kind == "relaxation":
-                    self._observe(entry.transformer, call)
-                result = entry.transformer(call)
+                with rounded.evaluating(self._accuracy(node, entry)):
+                    if self._observe is not None and entry.kind == "relaxation":
+                        self._observe(entry.transformer, call)
+                    result = entry.transformer(call)
             except NotApplicableError:
                 entry = entry.otherwise
                 continue
             image, bounds = result if isinstance(result, Enclosure) else (result, None)
+            if not exact:
+                image, bounds = self._evaluated(node, operands, hulls, image, bounds)
             self._hulls |= {inner_name(node.name, name): inner for name, inner in call.inner.items()}
             return (image if exact else self._merged(node, image, hulls[0])), bounds, exact
         if self._options.fallback == "error":
             raise refuse(node, operands)
         return self._interval_image(node, operands), None, False
+
+    def _accuracy(self, node: Any, entry: Entry | None) -> rounded.Accuracy:
+        """How well the network evaluates a node's function, where that is to be covered."""
+        return accuracy_of(node, entry) if rounded.covers_inference() else rounded.EXACT
+
+    @staticmethod
+    def _evaluated(
+        node: Any, operands: list[Operand], hulls: Sequence[Interval | None], image: Zonotope, bounds: Interval | None
+    ) -> tuple[Zonotope, Interval | None]:
+        """The enclosures of a composed operator, widened by what the network's evaluation may add."""
+        if not rounded.covers_inference():
+            return image, bounds
+        error = composed_error(node, hulls, operands, image.interval_hull() if bounds is None else bounds)
+        if error is None:
+            return image, bounds
+        error = error.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        known = None if bounds is None else Interval(bounds.lower - error, bounds.upper + error)
+        return image.widen(error), known
 
     def _merged(self, node: Any, image: Zonotope, before: Interval | None) -> Zonotope:
         merging = self._options.merging
@@ -235,7 +261,7 @@ class _Walk:
 
     def _interval_image(self, node: Any, operands: list[Operand]) -> Zonotope:
         """The host's interval bounds of one operator, as a zonotope."""
-        kind = type(node).__name__
+        kind, accuracy = type(node).__name__, self._accuracy(node, None)
         warnings.warn(f"{kind} is bounded by intervals: it has no transformer for this use.", stacklevel=2)
         intervals = [
             tuple(self._hull_of(parent.name) or ()) if isinstance(operand, Zonotope) else (operand, operand)
@@ -248,7 +274,18 @@ class _Walk:
             raise UnsupportedOperatorError(
                 f"{refuse(node, operands)} The host's interval bounds failed too: {type(error).__name__}: {reason}"
             ) from error
-        return from_interval(Interval(lower, upper), self._symbols, node.name)
+        image = Interval(lower, upper)
+        with rounded.evaluating(accuracy):
+            error = rounded.evaluation_error(
+                largest(image), _reach(self._hull_of(parent.name) for parent in node.inputs)
+            )
+        return from_interval(Interval(lower - error, upper + error), self._symbols, node.name)
+
+
+def _reach(hulls: Iterable[Interval | None]) -> Tensor:
+    """The largest |x| of several operands, (batch, 1 ...) or a number."""
+    sizes = [largest(hull).max() for hull in hulls if hull is not None and hull.lower.numel()]
+    return torch.stack(sizes).max()
 
 
 def intersect(hull: Interval, outer: Interval) -> Interval:

@@ -14,6 +14,7 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.backward import Backward
+from zonoplug.lirpa.local_errors import LocalErrors
 from zonoplug.lirpa.relu_sides import Multipliers, Sides
 
 ROWS_AT_ONCE = 256
@@ -65,9 +66,10 @@ def refine_hulls(
         lower, upper = hull.lower.flatten().clone(), hull.upper.flatten().clone()
         largest = max([passes.size, *(tight[relu.inputs[0].name].lower.numel() for relu in passes.relus)])
         rows_at_once = max(min(ROWS_AT_ONCE, ROW_ENTRIES // largest), 2)
+        errors = passes.errors(box, tight)
         for neurons in open_neurons.split(rows_at_once // 2):
             alpha = first_slopes(passes, tight, 2 * neurons.shape[0])
-            bounds = bound_neurons(passes, box, tight, neurons, alpha, steps)
+            bounds = bound_neurons(passes, box, tight, neurons, alpha, steps, errors)
             below, above = bounds.chunk(2)
             lower[neurons] = torch.fmax(lower[neurons], below)
             upper[neurons] = torch.fmin(upper[neurons], -above)
@@ -101,8 +103,8 @@ def _too_many(
         return 0
     name = order[-1].inputs[0].name
     passes, neurons = Backward(module, name), _open_neurons(hulls[name], read.get(order[-1].name))[:TRIAL_NEURONS]
-    start = time.monotonic()
-    bound_neurons(passes, box, hulls, neurons, first_slopes(passes, hulls, 2 * neurons.shape[0]), 0)
+    errors, start = passes.errors(box, hulls), time.monotonic()
+    bound_neurons(passes, box, hulls, neurons, first_slopes(passes, hulls, 2 * neurons.shape[0]), 0, errors)
     each = (time.monotonic() - start) / neurons.shape[0] * (1 + 3 * steps)
     seconds = 0.0
     for place in reversed(range(len(order))):
@@ -136,11 +138,18 @@ def unit_rows(neurons: Tensor, size: int, like: Tensor) -> Tensor:
 
 
 def bound_neurons(
-    passes: Backward, box: Box, hulls: Mapping[str, Interval], neurons: Tensor, alpha: dict[str, Tensor], steps: int
+    passes: Backward,
+    box: Box,
+    hulls: Mapping[str, Interval],
+    neurons: Tensor,
+    alpha: dict[str, Tensor],
+    steps: int,
+    errors: LocalErrors,
 ) -> Tensor:
-    """Lower bounds of z and of -z for the neurons (m,): (2 m,).
+    """Lower bounds of z and of -z for the neurons (m,), as the network's evaluation computes z: (2 m,).
 
     Args:
+        errors: what `passes.errors` gives for the box.
         alpha: slopes to start from, (2 m, *shape) by name of the ReLU; changed in place by the steps.
     """
     count = 2 * neurons.shape[0]
@@ -150,8 +159,8 @@ def bound_neurons(
     shared = {name: hull.expanded(count) for name, hull in hulls.items()}
     if not alpha or steps == 0:
         with torch.no_grad():
-            return passes.bound(many, shared, rows, Multipliers(alpha), passes.sides(hulls)).lower[:, 0]
-    return ascend(passes, many, shared, rows, Multipliers(alpha), steps, passes.sides(hulls))
+            return passes.bound(many, shared, rows, Multipliers(alpha), passes.sides(hulls), errors).sound[:, 0]
+    return ascend(passes, many, shared, rows, Multipliers(alpha), steps, passes.sides(hulls), errors)
 
 
 def ascend(
@@ -162,10 +171,11 @@ def ascend(
     multipliers: Multipliers,
     steps: int,
     sides: Mapping[str, Sides],
+    errors: LocalErrors,
 ) -> Tensor:
     """The best lower bound of each row over gradient steps on alpha, (batch,); one row for each element.
 
-    `sides` are those of the hulls; all elements may share one.
+    `sides` and `errors` are those of the hulls; all elements may share one.
     """
     for value in multipliers.alpha.values():
         value.requires_grad_(True)
@@ -173,8 +183,9 @@ def ascend(
     best = None
     for step in range(steps + 1):
         with torch.enable_grad():
-            lower = passes.bound(box, hulls, rows, multipliers, sides).lower[:, 0]
-        best = lower.detach() if best is None else torch.fmax(best, lower.detach())
+            found = passes.bound(box, hulls, rows, multipliers, sides, errors)
+            lower = found.lower[:, 0]
+        best = found.sound[:, 0] if best is None else torch.fmax(best, found.sound[:, 0])
         if step < steps:
             optimiser.climb(lower.sum())
             with torch.no_grad():

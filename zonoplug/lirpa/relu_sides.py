@@ -54,7 +54,7 @@ def through_relu(a: Tensor, sides: Sides, name: str, chosen: Multipliers) -> tup
     below = (sides.slope > 0.5).to(a.dtype) if alpha is None else alpha.unsqueeze(1)
     below = torch.where(sides.open, below, sides.slope)
     negative = a.clamp(max=0)
-    shift = (negative * sides.intercept).flatten(2).sum(dim=2)
+    shift = (negative * sides.intercept).flatten(2).sum(dim=2, dtype=torch.float64)
     image = (a - negative) * below + negative * sides.slope
     if name in chosen.beta:
         image = image - (chosen.beta[name] * chosen.sign[name]).unsqueeze(1)

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from zonoplug.domain.rounding import Accuracy
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
@@ -77,17 +78,22 @@ class Entry:
     Attributes:
         otherwise: what to try where the transformer does not apply: a product with a constant is exact, of two
             perturbed operands it is a composition.
+        accuracy: how well a network's evaluation computes the operator, where `runtime_errors` does not say; None for
+            not known: then nothing is proved through it, unless it is exact.
     """
 
     transformer: Transformer
     kind: Kind
     otherwise: Entry | None = None
+    accuracy: Accuracy | None = None
 
 
 TRANSFORMERS: dict[str, Entry] = {}
 
 
-def transforms(*host_classes: str | type, kind: Kind = "exact", after: bool = False) -> Callable[[F], F]:
+def transforms(
+    *host_classes: str | type, kind: Kind = "exact", after: bool = False, accuracy: Accuracy | None = None
+) -> Callable[[F], F]:
     """Decorator that files a transformer under host operator classes (or their names).
 
     A third party's subclass of a listed class uses the same transformer unless it has its own.
@@ -95,12 +101,13 @@ def transforms(*host_classes: str | type, kind: Kind = "exact", after: bool = Fa
     Args:
         kind: what the transformer gives.
         after: whether it serves the uses that the transformer filed before does not apply to, and does not replace it.
+        accuracy: how well a network's evaluation computes the operator, see `Entry`.
     """
 
     def file(transformer: F) -> F:
         for host_class in host_classes:
             name = host_class if isinstance(host_class, str) else host_class.__name__
-            entry, before = Entry(transformer, kind), TRANSFORMERS.get(name)
+            entry, before = Entry(transformer, kind, accuracy=accuracy), TRANSFORMERS.get(name)
             TRANSFORMERS[name] = replace(before, otherwise=entry) if after and before is not None else entry
         return transformer
 

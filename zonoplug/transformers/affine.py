@@ -55,14 +55,17 @@ def expand(zonotope: Zonotope, shape: tuple[int, ...]) -> Zonotope:
     return aligned.map(NonNegativeMap(lambda x: x.expand(x.shape[0], *shape), moves_only=True))
 
 
-def rearrange(zonotope: Zonotope, function: Callable[[Tensor], Tensor], moves_only: bool = False) -> Zonotope:
+def rearrange(
+    zonotope: Zonotope, function: Callable[[Tensor], Tensor], moves_only: bool = False, terms: int | None = None
+) -> Zonotope:
     """A function of rows whose matrix has no negative entry.
 
     Args:
         moves_only: whether it only moves and copies values (transpose, slice, pad with zeros); if not, it may sum
             (average, sum, interpolation).
+        terms: how many products it sums for one output, at most; as many as there are inputs by default.
     """
-    return zonotope.map(NonNegativeMap(function, moves_only))
+    return zonotope.map(NonNegativeMap(function, moves_only, terms))
 
 
 def matrix(zonotope: Zonotope, weight: Tensor, offset: Tensor | None = None) -> Zonotope:

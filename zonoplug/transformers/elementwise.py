@@ -13,6 +13,8 @@ from zonoplug.relaxations.base import RelaxationRule
 from zonoplug.relaxations.piecewise_linear import two_pieces
 from zonoplug.transformers.box_slopes import flat_beside_box
 
+NAMED_ENTRIES = 2**22  # generators of errors that are small enough to keep
+
 
 def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: SymbolSource, node: str) -> Zonotope:
     """Enclose f(x) for every x in the zonotope.
@@ -35,8 +37,8 @@ def covering(rule: RelaxationRule, bounds: Interval) -> Relaxation:
     relaxation = rule(*bounds)
     if not rounding.active():
         return relaxation
-    error = rounding.relaxation_error(*relaxation, torch.maximum(bounds.lower.abs(), bounds.upper.abs()))
-    return relaxation._replace(radius=relaxation.radius + error.masked_fill(exact(relaxation), 0))
+    own, network = rounding.relaxation_error(*relaxation, torch.maximum(bounds.lower.abs(), bounds.upper.abs()))
+    return relaxation._replace(radius=relaxation.radius + own.masked_fill(exact(relaxation), 0) + network)
 
 
 def exact(relaxation: Relaxation) -> Tensor:
@@ -46,6 +48,15 @@ def exact(relaxation: Relaxation) -> Tensor:
 
 
 def apply_relaxation(zonotope: Zonotope, relaxation: Relaxation, source: SymbolSource, node: str) -> Zonotope:
-    """slope * x + offset +/- radius, the radius as fresh symbols."""
+    """slope * x + offset +/- radius, the radius as fresh symbols, joined with the box where boxes get names."""
     scaled = zonotope.scale(relaxation.slope, relaxation.offset)
+    if scaled.box is not None and rounding.names_boxes() and _few(scaled.box, zonotope.num_symbols):
+        radius = rounding.up(relaxation.radius + scaled.box)
+        return Zonotope(scaled.center, scaled.blocks).with_fresh_symbols(radius, source, node)
     return scaled.with_fresh_symbols(relaxation.radius, source, node)
+
+
+def _few(box: Tensor, symbols: int) -> bool:
+    """Whether symbols for what is in the box take little memory, or little beside those that are there."""
+    count = int((box.flatten(1) > 0).sum(dim=1).max()) if box.numel() else 0
+    return count * box.numel() <= NAMED_ENTRIES

@@ -44,23 +44,3 @@ def backward_or_none(module: Any) -> Backward | None:
         return None
 
 
-def row_allowance(
-    module: Any, backward: Backward | None, box: Box, rows: Tensor, propagation: Propagation | None
-) -> Tensor | float:
-    """How far rounding inside the network may move bounds of rows, (n, rows); 0 where backward bounds do not apply.
-
-    Args:
-        box: (n, *input_shape).
-        rows: C, (n or 1, rows, outputs).
-        propagation: a walk over the box; without one, a zonotope's is made.
-    """
-    from zonoplug.lirpa.methods import BoundMethod
-    from zonoplug.lirpa.module import walk
-
-    if backward is None:
-        return 0.0
-    with torch.no_grad():
-        hulls = (propagation or walk(module, [box], BoundMethod.parse("zonotope"))).hulls
-        hulls = {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in hulls.items()}
-        rows = rows.expand(box.lower.shape[0], -1, -1)
-        return backward.allowance(backward.bound(box, hulls, rows), rows, hulls, backward.magnitudes(box, hulls))

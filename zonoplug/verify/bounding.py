@@ -13,8 +13,8 @@ from torch import Tensor
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError, ZonoplugError
-from zonoplug.verify.allowances import backward_or_none, row_allowance
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.sound_bounds import SoundBounds, backward_or_none
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward
@@ -97,7 +97,6 @@ class Bounder:
 
     Attributes:
         takes_batches: whether the graph takes several points at a time.
-        warnings: what was said about operators bounded by intervals.
         reduced_by: how many symbols each reduction of the latest bound left; "" without any.
     Raises:
         HostError: the host cannot build the model, or its graph computes something else.
@@ -112,23 +111,29 @@ class Bounder:
         points = problem.box.sample(GRAPH_POINTS, torch.Generator().manual_seed(0))[:, 0]
         check_graph(self.module, problem.model.module, points)
         self.takes_batches = takes_batches(self.module, problem.model.module, points)
-        self.warnings: list[str] = []
         self.reduced_by = ""
+        self._sound = SoundBounds(self.module, self.takes_batches)
+        self._said: list[str] = []
         self._backward: list[Backward | None] = []
         self._walked: tuple[Box, dict[str, Interval]] | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know: operators bounded by intervals, bounds that are estimates or are not believed."""
+        return [*self._said, *self._sound.notes]
 
     def bound(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
         """Lower bounds of the objective's rows on subdomains (n, *input_shape) of the boxes `group` (n,).
 
-        They are lowered by what rounding may move the rows, where that can be told.
+        They hold for what the network's evaluation computes.
+
+        Raises:
+            UnsupportedOperatorError: an operator is met of which too little is known.
         """
-        if method == "zonotope+crown" and self.backward is not None:
-            if self._known_hulls(box) is not None:
-                return self._over_hulls(box, group, objective)
-            if self.backward.uses_planes:
-                return self._bound_slice(method, box, group, objective)
-        bounds, propagation = self.plain_bound(method, box, group, objective)
-        return self.lowered(bounds, propagation, box, objective.rows(group))
+        if method == "zonotope+crown" and self.takes_batches:
+            return self._both_ways(box, group, objective)
+        bounds, _ = self.plain_bound(method, box, group, objective)
+        return bounds
 
     def plain_bound(
         self,
@@ -138,13 +143,12 @@ class Bounder:
         objective: Objective,
         known: Mapping[str, Interval] | None = None,
     ) -> tuple[RowBounds, Propagation | None]:
-        """As `bound`, as the method gives them: for `lowered`. And the walk behind them, if there was one.
+        """As `bound`, by the walk or the host; and the walk behind them, if there was one.
 
         Args:
             known: bounds of inner nodes, as for `bound_set`.
         """
         from zonoplug.lirpa.methods import BoundMethod
-        from zonoplug.lirpa.module import bound_box
 
         if not self.takes_batches and group.shape[0] > 1:
             singles = [
@@ -152,43 +156,27 @@ class Bounder:
                 for one in (slice(i, i + 1) for i in range(group.shape[0]))
             ]
             return RowBounds(torch.cat([single.lower for single, _ in singles])), None
-        parsed = BoundMethod.parse(method)
+        rows, goal = objective.rows(group), objective.goal(group)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with torch.enable_grad() if parsed.needs_gradients else torch.no_grad():
-                bounds, propagation = bound_box(
-                    self.module, box, parsed, objective.rows(group), goal=objective.goal(group), known=known
-                )
+            lower, found = self._sound.lower(BoundMethod.parse(method), box, rows, goal, known)
         for warning in caught:
             text = str(warning.message)
-            if "bounded by intervals" in text and text not in self.warnings:
-                self.warnings.append(text)
-        self.reduced_by = "" if propagation is None else propagation.reduced_by
-        if propagation is not None and box.lower.shape[0] == 1 and known is None and not self.reduced_by:
-            hulls = {
-                name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in propagation.hulls.items()
-            }
+            if "bounded by intervals" in text and text not in self._said:
+                self._said.append(text)
+        self.reduced_by = "" if found is None else found.reduced_by
+        if found is not None and box.lower.shape[0] == 1 and known is None and not self.reduced_by:
+            hulls = {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in found.hulls.items()}
             self._walked = box, hulls
-        return self._described(bounds.lower, propagation, box), propagation
-
-    def lowered(self, bounds: RowBounds, propagation: Propagation | None, box: Box, rows: Tensor) -> RowBounds:
-        """Bounds less what rounding may move the rows (n or 1, rows, outputs) on the boxes."""
-        try:
-            allowance = row_allowance(self.module, self.backward, box, rows, propagation)
-        except UnsupportedOperatorError:  # by an operator whose use, not its kind, is not covered
-            self._backward, allowance = [None], 0.0
-        floor = None if bounds.floor is None else bounds.floor - allowance
-        return replace(bounds, lower=bounds.lower - allowance, floor=floor)
+        return self._described(lower, found, box), found
 
     def hulls(self, box: Box) -> dict[str, Interval]:
         """The zonotope's hulls on one box (1, *input_shape), by node name; those of the latest walk if it was there."""
         from zonoplug.lirpa.methods import BoundMethod
-        from zonoplug.lirpa.module import walk
 
         known = self._known_hulls(box)
         if known is None:
-            with torch.no_grad():
-                known = walk(self.module, [box], BoundMethod.parse("zonotope")).hulls
+            known = self._sound.walk(BoundMethod.parse("zonotope"), box).hulls
             self._walked = box, known
         return dict(known)
 
@@ -199,55 +187,39 @@ class Bounder:
         same = torch.equal(last.lower, box.lower) and torch.equal(last.upper, box.upper)
         return hulls if same else None
 
-    def _over_hulls(self, box: Box, group: Tensor, objective: Objective) -> RowBounds:
-        """Backward bounds alone, over the hulls of the latest walk."""
-        hulls, backward = self.hulls(box), self.backward
-        assert backward is not None
-        rows = objective.rows(group).expand(1, -1, -1)
-        with torch.no_grad():
-            linear = backward.bound(box, hulls, rows)
-            lower = linear.lower - backward.allowance(linear, rows, hulls, backward.magnitudes(box, hulls))
-        return RowBounds(lower, lower, linear.inputs.flatten(2) * ((box.upper - box.lower) / 2).flatten(1).unsqueeze(1))
-
     def bound_in_slices(
         self, method: str, box: Box, group: Tensor, objective: Objective, load: Tensor | None = None
     ) -> RowBounds:
-        """As `bound`, for many subdomains: in slices of similar load, with our own backward bounds for the host's.
+        """As `bound`, for many subdomains: in slices of similar load.
 
         A zonotope of a batch has as many symbols as its element with the most, so that equal loads save work.
         """
         if group.shape[0] <= SLICE or load is None:
             return RowBounds.join(
                 [
-                    self._bound_slice(method, box.pick(part), group[part], objective)
+                    self.bound(method, box.pick(part), group[part], objective)
                     for part in torch.arange(group.shape[0], device=group.device).split(SLICE)
                 ]
             )
         order = load.argsort()
-        slices = [self._bound_slice(method, box.pick(part), group[part], objective) for part in order.split(SLICE)]
+        slices = [self.bound(method, box.pick(part), group[part], objective) for part in order.split(SLICE)]
         return RowBounds.join(slices).pick(order.argsort())
 
-    def _bound_slice(self, method: str, box: Box, group: Tensor, objective: Objective) -> RowBounds:
-        backward = self.backward
-        if method != "zonotope+crown" or backward is None:
-            return self.bound(method, box, group, objective)
-        from zonoplug.lirpa.methods import BoundMethod
-        from zonoplug.lirpa.module import walk
-
-        with torch.no_grad():
-            propagation = walk(self.module, [box], BoundMethod.parse("zonotope"), objective.rows(group))
-            rows = objective.rows(group).expand(group.shape[0], -1, -1)
-            linear = backward.bound(box, propagation.hulls, rows)
-        bounds = self._described(propagation.bounds.lower, propagation, box)
-        better = ~(bounds.lower > linear.lower) & ~linear.lower.isnan()
+    def _both_ways(self, box: Box, group: Tensor, objective: Objective) -> RowBounds:
+        """The zonotope's bounds and, over its pre-activation bounds, backward ones: for each row the better."""
+        linear, found = self._sound.both_ways(box, objective.rows(group), self._known_hulls(box))
         radius = ((box.upper - box.lower) / 2).flatten(1).unsqueeze(1)
-        slopes, floor = linear.inputs.flatten(2) * radius, linear.lower
+        slopes = linear.inputs.flatten(2) * radius
+        # Slopes and floor are used together, in sums that differ a little from those of the bound.
+        floor = linear.sound - slopes.abs().sum(dim=2) * (4 * torch.finfo(slopes.dtype).eps)
+        if found is None:
+            return RowBounds(linear.sound, floor, slopes)
+        bounds = self._described(found.bounds.lower, found, box)
+        better = ~(bounds.lower > linear.sound) & ~linear.sound.isnan()
         if bounds.slopes is not None and bounds.floor is not None:  # which may lie below the zonotope's other bounds
             slopes = torch.where(better.unsqueeze(2), slopes, bounds.slopes)
             floor = torch.where(better, floor, bounds.floor)
-        lower = torch.where(better, linear.lower, bounds.lower)
-        allowance = backward.allowance(linear, rows, propagation.hulls, backward.magnitudes(box, propagation.hulls))
-        return replace(bounds, lower=lower - allowance, floor=floor - allowance, slopes=slopes)
+        return replace(bounds, lower=torch.where(better, linear.sound, bounds.lower), floor=floor, slopes=slopes)
 
     @property
     def backward(self) -> Backward | None:

@@ -60,7 +60,7 @@ def least_in_half_space(direction: Tensor, slope: Tensor, room: Tensor, halvings
     a, b = slope.unsqueeze(1), room.unsqueeze(1)
     size = direction.abs().sum(dim=2)
     tiny = torch.finfo(size.dtype).tiny
-    eps = 4 * torch.finfo(size.dtype).eps
+    eps = (direction.shape[2] + 8) * torch.finfo(size.dtype).eps
     weight = slope.abs().sum(dim=1, keepdim=True)
     scale = size / weight.clamp(min=tiny)
     low, high = torch.zeros_like(size), torch.ones_like(size)

@@ -7,7 +7,7 @@ Each choice gives a sound bound. If some point of a subdomain met every row, no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.rounding import gamma
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward, LinearBounds
+    from zonoplug.lirpa.local_errors import LocalErrors
 
 ALPHA_RATE, BETA_RATE, WEIGHT_RATE = 0.15, 0.05, 0.3
 DECAY = 0.96
@@ -37,7 +39,7 @@ class Ascended:
         weights: (n, rows) of the rows, before a softmax.
         box: (n, *input_shape) of the subdomains.
         last: the linear bounds of the last step.
-        margin, allowance: (n,) the last step's lower bound of the margin, and what rounding may do to it.
+        margin, error: (n,) the last step's lower bound of the margin, and what rounding may do to it.
         at_lower: (n, *input_shape) the mean share of steps that used an input's lower end, the later ones most.
     """
 
@@ -46,7 +48,7 @@ class Ascended:
     box: Box
     last: LinearBounds
     margin: Tensor
-    allowance: Tensor
+    error: Tensor
     at_lower: Tensor
 
     @property
@@ -87,7 +89,7 @@ class DualAscent:
         aims: Aims,
         weights: Tensor,
         steps: int,
-        allowance: Callable[[LinearBounds, Tensor], Tensor],
+        errors: LocalErrors,
     ) -> Ascended:
         """Go up from the multipliers in `part`, which are replaced. Ends early where all margins are above 0.
 
@@ -95,7 +97,7 @@ class DualAscent:
             box, hulls: (n, *input_shape), and (n, *shape) by node name: of the subdomains.
             aims: one for each subdomain, or one for all.
             weights: to start from, (n, rows).
-            allowance: linear bounds and their rows -> what rounding may move them, (n, rows).
+            errors: the local errors on the boxes, or on one around them all.
         """
         from zonoplug.lirpa.ascent import Adam
 
@@ -110,11 +112,11 @@ class DualAscent:
                 mixture = mixture_of(weights, aims)
                 rows = mixture @ aims.rows
                 multipliers = self._layout.multipliers(alpha, beta, part.sign)
-                passed = self._backward.bound(box, hulls, rows, multipliers, sides)
+                passed = self._backward.bound(box, hulls, rows, multipliers, sides, errors)
                 margin = passed.lower[:, 0] - (mixture @ aims.goal.unsqueeze(2))[:, 0, 0]
                 gain = margin.clamp(max=self._enough).sum()
             with torch.no_grad():
-                allowed = allowance(passed, rows)[:, 0]  # each step has an allowance of its own
+                allowed = passed.error[:, 0] + self._mixture_error(mixture, aims, errors)  # each step has its own
                 safe = margin - allowed
                 if self._keeps_best:
                     better = (safe > best).unsqueeze(1)
@@ -130,6 +132,14 @@ class DualAscent:
                 beta.clamp_(min=0)
         part.alpha, part.beta, weights = kept if self._keeps_best else [value.detach() for value in free]
         return Ascended(best, weights, box, passed, margin.detach(), allowed, at_lower)
+
+
+    def _mixture_error(self, mixture: Tensor, aims: Aims, errors: LocalErrors) -> Tensor:
+        """What the rounding of mixtures of rows and goals may do to a margin, (n,)."""
+        size = self._backward.output_size(errors)
+        count = mixture.shape[2] + 4
+        moved = (mixture @ (aims.rows.abs() @ size.unsqueeze(2) + aims.goal.abs().unsqueeze(2)))[:, 0, 0]
+        return moved * (1.01 * gamma(count, moved.dtype)) + count * torch.finfo(moved.dtype).tiny
 
 
 def mixture_of(weights: Tensor, aims: Aims) -> Tensor:

@@ -157,7 +157,7 @@ class MethodSigns(BoxwiseSearch):
             plain, walked = self._bounder.plain_bound(self._method, box, group, objective, hulls)
             lower, largest = torch.fmax(lower, plain.lower), max(largest, plain.largest)
             propagation, hulls = walked or propagation, hulls if walked is None else walked.hulls
-        bounds = self._bounder.lowered(RowBounds(lower), propagation, box, objective.rows(group))
+        bounds = RowBounds(lower)
         nowhere = torch.zeros(count, dtype=torch.bool, device=group.device)
         for at in self._layout.places:
             low, high = (side.detach().flatten(1) for side in hulls[at.source])
@@ -189,6 +189,7 @@ class MethodSigns(BoxwiseSearch):
                 task.objective.rows(group),
                 known=hulls,
                 observe=constraints.observe,
+                rounding="inference",
             )
             lower = propagation.bounds.lower
             row = self._nearest_row(lower - goal)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.rounding import gamma
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.contraction import middle_of
@@ -34,9 +35,8 @@ class MixedBounds:
         self._shape = box.lower.shape[1:]
         self._method = BoundMethod.parse("zonotope")
         self._hulls = bounder.hulls(box)
-        with torch.no_grad():
-            self._magnitudes = self._backward.magnitudes(box, self._hulls)
-        self.layers = ReluLayers(self._module, self._backward, box, self._hulls, self._magnitudes)
+        self._errors = self._backward.errors(box, self._hulls)
+        self.layers = ReluLayers(self._module, self._backward, box, self._hulls)
         self._ascent = DualAscent(self._backward, self.layers.layout)
         self._box = box
 
@@ -58,7 +58,8 @@ class MixedBounds:
                 self._intersect(part, layer, values - reach, values + reach, gone)
             if self.layers.later:
                 last = self.layers.later[-1].source
-                found = walk(self._module, [self._boxes(part)], self._method, final=last, known=self.hulls(part))
+                boxes, known = self._boxes(part), self.hulls(part)
+                found = walk(self._module, [boxes], self._method, final=last, known=known, rounding="inference")
                 hulls = found.hulls | {last: found.bounds}
                 for layer in self.layers.later:
                     hull = hulls[layer.source]
@@ -68,18 +69,12 @@ class MixedBounds:
     def margins(self, part: MixedSubdomains, steps: int) -> Margins:
         """Bound the margin of each subdomain's aim, and keep the multipliers that were found in it."""
         aims, box, hulls = self._aims.pick(part.aim), self._boxes(part), self.hulls(part)
-        found = self._ascent.climb(
-            part,
-            box,
-            hulls,
-            aims,
-            part.weights,
-            steps,
-            lambda passed, rows: self._backward.allowance(passed, rows, hulls, self._magnitudes),
-        )
+        found = self._ascent.climb(part, box, hulls, aims, part.weights, steps, self._errors)
         part.weights, slopes = found.weights, found.slopes.flatten(1)
         center, radius = middle_of(part.box_lower, part.box_upper)
-        floor = found.margin + (slopes.abs() * radius).sum(dim=1) - found.allowance
+        reach = (slopes.abs() * radius).sum(dim=1)
+        inexact = (found.margin.abs() + reach) * (2 * gamma(slopes.shape[1] + 8, reach.dtype))
+        floor = found.margin + reach - found.error - inexact
         coefficients = self.layers.layout.coefficients(found.last)
         return Margins(
             found.bound, slopes, floor, center, coefficients, found.minimiser.flatten(1), found.point.flatten(1)

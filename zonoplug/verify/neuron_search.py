@@ -84,7 +84,8 @@ class NeuronSearch:
         from zonoplug.lirpa.open_network import OpenNetwork
         from zonoplug.lirpa.refine import unit_rows
 
-        found, network, bounded = dict(hulls), OpenNetwork(self._box), 0
+        most = sum(len(_open(hulls[at.source])) for at, _ in self._passes)
+        found, network, bounded = dict(hulls), OpenNetwork(self._box, most), 0
         for done, (at, passes) in enumerate(self._passes):
             hull = found[at.source]
             neurons = _open(hull)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.clock import Deadline
+from zonoplug.domain.rounding import unit
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.activation_branching import ActivationFacts, ActivationRule, open_scores
 from zonoplug.verify.batch import Batch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.open_network import Forms, OpenNetwork
 
 ENOUGH = 0.1
+ERROR_SLACK = 1.01  # errors are summed with rounding too
 LAST_STEPS = 200
 EXACT, EXACT_SECONDS = 8, 2.0  # subdomains of a batch that get a linear program, and the limit for all of them
 EXACT_ENTRIES = 2**20  # of the program's matrix
@@ -150,7 +152,7 @@ class OpenBounds:
         value = (shares @ targets.constant.unsqueeze(2))[:, 0, 0] + (behind.clamp(max=0) * intercept).sum(dim=1)
         value = value + front @ forms.constant + at_input @ self._center - at_input.abs() @ self._radius
         error = (shares @ targets.error.unsqueeze(2))[:, 0, 0] + front.abs() @ forms.error
-        return behind, at_input, value - error
+        return behind, at_input, value - ERROR_SLACK * error
 
     def _primal(
         self, at_input: Tensor, behind: Tensor, below: Tensor, slope: Tensor, intercept: Tensor
@@ -185,6 +187,7 @@ class OpenMargins:
         self._bounds, self._numbers = bounds, aims.number
         self._programs = programs and bounds.is_small
         inputs, before, constant, error = (part.unflatten(0, aims.goal.shape) for part in forms.parts())
+        error = error + aims.goal.abs() * (4 * unit(error.dtype))  # of the difference
         self._targets = Targets(inputs, before, constant - aims.goal, error, aims.there)
 
     @property

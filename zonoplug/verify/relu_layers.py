@@ -10,21 +10,20 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.rounding import gamma
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.neuron_layout import NeuronLayout, Place
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward as BackwardPass
 
-EXACT_FACTOR = 8.0  # units of rounding, of the absolute terms of a sum, by which hulls are widened
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer(Place):
     """A ReLU layer.
 
     Attributes:
-        error: what rounding may move its input, on the whole box, (neurons,).
+        error: how far its input, as the network's evaluation computes it, may be from `matrix` and `middle` as they are
+            used, on the whole box, (neurons,).
         matrix, middle: where its input is affine in the network's,  z = middle + matrix (x - c) +/- error  for c the
             middle of the whole box: (neurons, inputs), (neurons,); None elsewhere.
     """
@@ -42,7 +41,6 @@ class ReluLayers:
         backward: its backward bounds.
         box: (1, *input_shape).
         hulls: the inputs of its ReLUs on the box, by node name.
-        magnitudes: what rounding errors on the box scale with, see `Backward.magnitudes`.
 
     Attributes:
         layout: of their neurons.
@@ -56,7 +54,6 @@ class ReluLayers:
         backward: BackwardPass,
         box: Box,
         hulls: Mapping[str, Interval],
-        magnitudes: Mapping[str, Tensor],
     ) -> None:
         from zonoplug.lirpa.backward import Backward
 
@@ -67,14 +64,16 @@ class ReluLayers:
         self.layout = NeuronLayout(backward, hulls)
         self.all: list[Layer] = []
         for at in self.layout.places:
-            error = EXACT_FACTOR * torch.finfo(point.dtype).eps * magnitudes[at.relu].flatten()
             passes = Backward(module, at.source)
-            matrix = middle = None
+            error, matrix, middle = torch.zeros_like(hulls[at.source].lower.flatten()), None, None
             if passes.is_affine:
                 rows = torch.eye(passes.size, dtype=point.dtype, device=point.device).unsqueeze(0)
                 with torch.no_grad():
-                    linear = passes.bound(Box(point, point), {}, rows)
+                    linear = passes.bound(Box(point, point), {}, rows, errors=passes.errors(box, {}))
                 matrix, middle = linear.inputs[0].flatten(1), linear.lower[0]
+                # The middle is put in with one error, and products of the matrix with x - c are summed with others.
+                terms = middle.abs() + matrix.abs() @ (2 * torch.maximum(box.lower.abs(), box.upper.abs()).flatten())
+                error = linear.error[0] + terms * (4 * gamma(matrix.shape[1] + 16, terms.dtype))
             self.all.append(Layer(at.relu, at.source, at.section, at.shape, error, matrix, middle))
 
     @property

@@ -16,7 +16,8 @@ from zonoplug.verify.neuron_layout import NeuronLayout
 from zonoplug.verify.sign_subdomains import Aims, SignSubdomains
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.backward import Backward, LinearBounds
+    from zonoplug.lirpa.backward import Backward
+    from zonoplug.lirpa.local_errors import LocalErrors
 
 BATCH = 64
 LAST_STEPS = 200
@@ -50,7 +51,7 @@ class SignBounds:
         self._backward, self._rule = backward, rule
         self._ascent = DualAscent(backward, self.layout, ENOUGH, keeps_best=True)
         self._random = torch.Generator().manual_seed(0)
-        self._magnitudes: dict[str, Tensor] | None = None
+        self._errors: LocalErrors | None = None
 
     def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]:
         """Margins of the best mixture of rows, (n,), and scores for splits, (n, neurons). Updates the multipliers.
@@ -60,7 +61,7 @@ class SignBounds:
         """
         hulls = self.layout.hulls(part.lower, part.upper, self.hulls)
         weights = aims.goal.new_zeros(len(part), aims.goal.shape[1])
-        found = self._ascent.climb(part, self.box.expanded(len(part)), hulls, aims, weights, steps, self.allowance)
+        found = self._ascent.climb(part, self.box.expanded(len(part)), hulls, aims, weights, steps, self.errors)
         self.minimisers = found.minimiser
         coefficients = self.layout.coefficients(found.last)
         values = partial(self.layout.values, self.module, found.point)
@@ -73,10 +74,9 @@ class SignBounds:
         """As `sign_tree.Bounds`, by many gradient steps."""
         return self.bound(part, aims, LAST_STEPS)[0]
 
-    def allowance(self, passed: LinearBounds, rows: Tensor) -> Tensor:
-        """What rounding may move the rows, (n, rows), with the magnitudes on the whole box."""
-        if self._magnitudes is None:
-            self._magnitudes = self._backward.magnitudes(self.box, self.hulls)
-        return self._backward.allowance(
-            passed, rows.expand(passed.lower.shape[0], -1, -1), self.hulls, self._magnitudes
-        )
+    @property
+    def errors(self) -> LocalErrors:
+        """The local errors on the whole box."""
+        if self._errors is None:
+            self._errors = self._backward.errors(self.box, self.hulls)
+        return self._errors

@@ -87,7 +87,8 @@ class SignConstraints:
         terms = matrix.abs().sum(dim=2)
         spread = terms[place] + (y * (free.abs().nan_to_num(posinf=0.0) + terms)).sum(dim=1)
         bound = rows.center[element, wanted] - slack[place] + least
-        bound = bound - ROUNDING_UNITS * torch.finfo(bound.dtype).eps * spread
+        units = sum(matrix.shape[1:]) + ROUNDING_UNITS  # sums over symbols, then over constraints
+        bound = bound - units * torch.finfo(bound.dtype).eps * (spread + bound.abs())
         found = {}
         for name, part in zip(self._sides, y.split([form.center.shape[1] for form in forms], dim=1), strict=False):
             found[name] = torch.zeros_like(start[name]).scatter(1, self._fixed[name][1], part)

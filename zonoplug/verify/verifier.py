@@ -82,13 +82,12 @@ class Verification:
         try:
             with self._observer.stage("graph"):
                 self._check_model()
-                self._problem.allow_for_rounding(self._attack.outputs)
                 bounder = Bounder(self._problem)
         except HostError as error:
             self._outcome.notes.append(str(error))
             return self._keep_attacking(None)
         outcome = self._bound_and_split(bounder)
-        outcome.notes.extend(bounder.warnings)
+        outcome.notes.extend(bounder.notes)
         return outcome
 
     def _bound_and_split(self, bounder: Bounder) -> Outcome:
