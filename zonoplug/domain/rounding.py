@@ -130,9 +130,9 @@ def gamma(terms: int, dtype: torch.dtype) -> float:
     return product / (1 - product) if product < 1 else float("inf")
 
 
-def gammas(terms: Tensor) -> Tensor:
-    """The same for counts in a tensor, in its type; a little more, for its own rounding."""
-    product = terms * (1.001 * unit(terms.dtype))
+def gammas(terms: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The same for counts in a tensor, for sums in its type or another; a little more, for its own rounding."""
+    product = terms * (1.001 * unit(dtype or terms.dtype))
     return torch.where(product < 1, product / (1 - product), torch.inf)
 
 

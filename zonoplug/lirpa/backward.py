@@ -86,15 +86,22 @@ class Backward:
         final: the node whose flattened value is bounded; the module's output by default.
         cuts: whether an operator that is neither exact nor of one variable, and has no planes, is taken for a constant
             in its bounds, which `hulls` then have to name too.
+        network: the type in which the network is evaluated, where that is not the module's.
     Raises:
         UnsupportedOperatorError: there is such an operator between the input and `final`, and it is not to be cut.
 
     Attributes:
+        dtype: of the module, in which boxes, hulls and rows are to be.
         shares: of planes, (1, ...) by the node's name, for passes that choose none.
     """
 
-    def __init__(self, module: Any, final: str | None = None, cuts: bool = False) -> None:
+    def __init__(
+        self, module: Any, final: str | None = None, cuts: bool = False, network: torch.dtype | None = None
+    ) -> None:
         self._graph = PerturbedGraph(module, final, cuts)
+        weights = [value for value in self._graph.constants.values() if value.is_floating_point()]
+        self.dtype = weights[0].dtype if weights else torch.get_default_dtype()
+        self._network = network
         self.shares: dict[str, Tensor] = {}
 
     @property
@@ -148,7 +155,7 @@ class Backward:
     def errors(self, box: Box, hulls: Mapping[str, Interval]) -> LocalErrors:
         """The local errors of all nodes on a box, for passes on it and on parts of it; see `local_errors`."""
         with torch.no_grad():
-            return local_errors(self._graph, box, hulls)
+            return local_errors(self._graph, box, hulls, self._network or box.lower.dtype)
 
     def output_size(self, errors: LocalErrors) -> Tensor:
         """The largest |y| of each output on the errors' boxes, (batch, outputs)."""
@@ -183,8 +190,10 @@ class Backward:
             size = errors.size(self._graph.final)
             sums.err(rows, size * (4 * unit(size.dtype)) + torch.finfo(size.dtype).tiny)
         coefficients, others = self._walk(pending, sums, hulls, chosen, sides, errors)
-        at_input = pending[self._graph.input] if self._graph.input in pending else box.lower.new_zeros(
-            batch * count, *box.lower.shape[1:]
+        at_input = (
+            pending[self._graph.input]
+            if self._graph.input in pending
+            else box.lower.new_zeros(batch * count, *box.lower.shape[1:])
         )
         at_input = at_input.reshape(batch, count, *box.lower.shape[1:])
         lower, error = sums.constant + _least(at_input, box), sums.error

@@ -55,10 +55,11 @@ class LocalErrors:
         return largest(self.ranges[name])
 
 
-def local_errors(graph: PerturbedGraph, box: Box, hulls: Mapping[str, Interval]) -> LocalErrors:
-    """The errors of all nodes.
+def local_errors(graph: PerturbedGraph, box: Box, hulls: Mapping[str, Interval], network: torch.dtype) -> LocalErrors:
+    """The errors of all nodes: of the network's evaluation in its own type, and of passes in that of the box.
 
     Args:
+        network: the type in which the network is evaluated.
         box: the inputs, (batch, *input_shape).
         hulls: bounds of the computed inputs of every non-exact operator, (batch, *shape).
     Raises:
@@ -80,14 +81,14 @@ def local_errors(graph: PerturbedGraph, box: Box, hulls: Mapping[str, Interval])
         if image is None:
             raise UnsupportedOperatorError(f"No range of {type(node).__name__} (node {node.name!r}) is known.")
         if exact:
-            error = _of_sum(graph, node, operands, ranges)
+            error = _of_sum(graph, node, operands, ranges, network)
             if error is not None:
                 found.behind[node.name] = error
                 image = Interval(image.lower - error, image.upper + error)
         elif is_relu(node):
             found.front[node.name] = largest(hulls[node.inputs[0].name]) * (8 * unit(image.lower.dtype))
         else:
-            error = found.behind[node.name] = _of_function(node, ranges, operands, image)
+            error = found.behind[node.name] = _of_function(node, ranges, operands, image, network)
             image = Interval(image.lower - error, image.upper + error)
             if graph.has_planes(node):
                 found.behind[node.name] = error + _of_planes(graph, node, hulls)
@@ -96,7 +97,9 @@ def local_errors(graph: PerturbedGraph, box: Box, hulls: Mapping[str, Interval])
     return found
 
 
-def _of_sum(graph: PerturbedGraph, node: Any, operands: list[Any], ranges: list[Interval | None]) -> Tensor | None:
+def _of_sum(
+    graph: PerturbedGraph, node: Any, operands: list[Any], ranges: list[Interval | None], network: torch.dtype
+) -> Tensor | None:
     """Of an exact operator: sums of products. None where nothing is rounded.
 
     Partial sums, in any order, lie between the sums P of all positive terms and -N of all negative ones, so that the
@@ -110,10 +113,11 @@ def _of_sum(graph: PerturbedGraph, node: Any, operands: list[Any], ranges: list[
     if not terms:
         return None
     linear, offset, _ = graph.single_map(node, moving[0], first.lower) if len(moving) == 1 else (None, None, ())
-    tiny = torch.finfo(first.lower.dtype).tiny
+    tiny = torch.finfo(network).tiny
     if linear is None:
         size = _size_of_sum(graph, node, operands, ranges)
-        return size * (2.02 * gamma(terms + ELEMENTWISE, size.dtype)) + terms * tiny
+        both = gamma(terms + ELEMENTWISE, size.dtype) + gamma(terms + ELEMENTWISE, network)
+        return size * (1.01 * both) + 2 * terms * tiny
     shape = tuple(first.lower.shape[1:])
     low, high = first.lower.clamp(max=0), first.upper.clamp(min=0)
     middle, reach = linear.apply((low + high) / 2), linear.apply_absolute((high - low) / 2)
@@ -123,8 +127,9 @@ def _of_sum(graph: PerturbedGraph, node: Any, operands: list[Any], ranges: list[
     count = torch.as_tensor(count, dtype=middle.dtype, device=middle.device)
     spread = positive + negative
     own = linear.transposed_terms(shape, tuple(middle.shape[1:]))
-    network = gammas(count + ELEMENTWISE) * torch.maximum(positive, negative)
-    return 1.01 * (network + spread * gamma(own + 2 * ELEMENTWISE, spread.dtype)) + 2 * terms * tiny
+    partial = gammas(count + ELEMENTWISE, network) * torch.maximum(positive, negative)
+    products = gamma(ELEMENTWISE, network) + gamma(own + ELEMENTWISE, spread.dtype)
+    return 1.01 * (partial + spread * products) + 2 * terms * tiny
 
 
 def _size_of_sum(graph: PerturbedGraph, node: Any, operands: list[Any], ranges: list[Interval | None]) -> Tensor:
@@ -141,11 +146,13 @@ def _size_of_sum(graph: PerturbedGraph, node: Any, operands: list[Any], ranges: 
     return size
 
 
-def _of_function(node: Any, ranges: list[Interval | None], operands: list[Any], image: Interval) -> Tensor:
+def _of_function(
+    node: Any, ranges: list[Interval | None], operands: list[Any], image: Interval, network: torch.dtype
+) -> Tensor:
     """What the network's evaluation of an operator adds that is not exact; the pass adds its own arithmetic."""
     accuracy, size = accuracy_of(node, entry_for(node)), largest(image)
     total = size * accuracy.relative + accuracy.absolute + accuracy.operand * _operand(ranges, size)
-    error = total * (1.01 * unit(size.dtype)) + 4 * torch.finfo(size.dtype).tiny
+    error = total * (1.01 * unit(network)) + 4 * torch.finfo(network).tiny
     values = [operand if isinstance(operand, Tensor) else None for operand in operands]
     composed = composed_error(node, ranges, values, image)
     return error if composed is None else error + composed

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward
 
 ROWS_AT_ONCE = 256
+BLOCK = 64  # terms at the inputs that are summed in single precision, before sums of them are in double
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,25 +135,29 @@ class OpenNetwork:
         """Forms of rows of the value that `passes` end at.
 
         Args:
-            passes: over ReLUs and exact operators alone.
+            passes: over ReLUs and exact operators alone; over a module in double precision their own rounding, which
+                counts too, is small.
             hulls: of the box, (1, *shape) by node name.
             rows: (r, size).
         Raises:
             ValueError: a ReLU on the way has open neurons that have not been appended.
         """
+        kind = passes.dtype
+        box = Box(self.box.lower.to(kind), self.box.upper.to(kind))
+        hulls = {name: Interval(hull.lower.to(kind), hull.upper.to(kind)) for name, hull in hulls.items()}
         sides = {node.name: self._side(node.name, hulls[passes.source(node.name)]) for node in passes.relus}
-        errors = passes.errors(self.box, hulls)
-        origin = Box(torch.zeros_like(self.box.lower), torch.zeros_like(self.box.lower))
+        errors = passes.errors(box, hulls)
+        origin = Box(torch.zeros_like(box.lower), torch.zeros_like(box.lower))
         parts = []
         for some in rows.split(ROWS_AT_ONCE):
             with torch.no_grad():
-                found = passes.bound(origin, hulls, some.unsqueeze(0), None, sides, errors)
+                found = passes.bound(origin, hulls, some.unsqueeze(0).to(kind), None, sides, errors)
                 before = some.new_zeros(len(some), len(self))
                 for section, (relu, neurons) in zip(self.sections, self._open.items(), strict=True):
                     if relu in found.coefficients:
-                        before[:, section] = found.coefficients[relu].flatten(2)[0, :, neurons]
-                inputs, constant = found.inputs[0].flatten(1), found.lower[0]
-            error = found.error[0] + self._own_error(inputs, before, constant)
+                        before[:, section] = found.coefficients[relu].flatten(2)[0, :, neurons].to(before.dtype)
+                inputs, constant = found.inputs[0].flatten(1).to(some.dtype), found.lower[0].to(some.dtype)
+            error = found.error[0].to(some.dtype) + self._own_error(inputs, before, constant)
             parts.append(Forms(inputs, before, constant, error))
         return Forms.join(parts)
 
@@ -168,5 +173,7 @@ class OpenNetwork:
     def _own_error(self, inputs: Tensor, before: Tensor, constant: Tensor) -> Tensor:
         largest = torch.maximum(self.box.lower.abs(), self.box.upper.abs()).flatten()
         terms = inputs.abs() @ largest + before.abs() @ self.upper.clamp(min=0) + constant.abs()
-        count = largest.shape[0] + 2 * self._most + 64
-        return terms * (1.01 * gamma(2 * count, terms.dtype)) + count * torch.finfo(terms.dtype).tiny
+        count = 2 * self._most + BLOCK + 64
+        return (
+            terms * (1.01 * gamma(2 * count, terms.dtype)) + (count + largest.shape[0]) * torch.finfo(terms.dtype).tiny
+        )

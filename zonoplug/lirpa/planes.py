@@ -101,7 +101,9 @@ class ProductPlanes(Planes):
     def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
         parts = [sum_of(each, by_sign(a)) for each in self._planes(shares)]
         left, right = (torch.Size((*a.shape[:2], *side.lower.shape[1:])) for side in (self._left, self._right))
-        return [parts[0].sum_to_size(left), parts[1].sum_to_size(right)], parts[2].flatten(2).sum(2, dtype=torch.float64)
+        return [parts[0].sum_to_size(left), parts[1].sum_to_size(right)], parts[2].flatten(2).sum(
+            2, dtype=torch.float64
+        )
 
 
 def sum_of(planes: Tensor, signs: tuple[Tensor, Tensor]) -> Tensor:

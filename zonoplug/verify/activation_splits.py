@@ -132,7 +132,11 @@ class ActivationSearch(BoxwiseSearch):
 
     def _openly(self, aims: Aims, deadline: Deadline, result: SearchResult) -> int:
         """Prove aims over the network written in its open ReLUs. Returns how many are left."""
-        what = self._bounder.module, self._backward, self._box, self._rule, self.bounds.layout.places, self._trees
+        from zonoplug.lirpa.backward import Backward
+
+        module = self._bounder.precise_module or self._bounder.module
+        backward = Backward(module, network=self._problem.dtype)
+        what = module, backward, self._box, self._rule, self.bounds.layout.places, self._trees
         search = OpenSearch(*what, self._check_hulls, self._check_root, self._without, self._trial)
         return len(search.run(self.bounds.hulls, aims, deadline, result))
 

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zonoplug.domain.input_sets import Box
-from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward
-    from zonoplug.lirpa.propagate import Propagation
 
 ROUNDING_UNITS = 256
 
@@ -42,5 +39,3 @@ def backward_or_none(module: Any) -> Backward | None:
         return Backward(module)
     except UnsupportedOperatorError:
         return None
-
-

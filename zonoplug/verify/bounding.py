@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
-from zonoplug.errors import UnsupportedOperatorError, ZonoplugError
+from zonoplug.errors import HostError, ZonoplugError
 from zonoplug.verify.problem import Objective, Problem
 from zonoplug.verify.sound_bounds import SoundBounds, backward_or_none
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 GRAPH_POINTS = 3
 SLICE = 1024
+PRECISE_WEIGHTS = 2**25
 
 
 class BrokenMethodError(ZonoplugError):
@@ -220,6 +223,23 @@ class Bounder:
             slopes = torch.where(better.unsqueeze(2), slopes, bounds.slopes)
             floor = torch.where(better, floor, bounds.floor)
         return replace(bounds, lower=torch.where(better, linear.sound, bounds.lower), floor=floor, slopes=slopes)
+
+    @functools.cached_property
+    def precise_module(self) -> Any:
+        """The graph in double precision, for sums whose own rounding is not to count; None for large networks."""
+        from zonoplug.lirpa.module import build
+
+        model = self._problem.model
+        size = sum(value.numel() for value in (*model.module.parameters(), *model.module.buffers()))
+        if self._problem.dtype == torch.float64 or size > PRECISE_WEIGHTS:
+            return None
+        try:
+            example = self._problem.box.lower[:1].double()
+            precise = build(copy.deepcopy(model.module).double(), example, self._problem.device)
+        except HostError as error:
+            self._said.append(f"the graph is not built in double precision: {error}")
+            return None
+        return precise if list(precise._modules) == list(self.module._modules) else None
 
     @property
     def backward(self) -> Backward | None:

@@ -133,7 +133,6 @@ class DualAscent:
         part.alpha, part.beta, weights = kept if self._keeps_best else [value.detach() for value in free]
         return Ascended(best, weights, box, passed, margin.detach(), allowed, at_lower)
 
-
     def _mixture_error(self, mixture: Tensor, aims: Aims, errors: LocalErrors) -> Tensor:
         """What the rounding of mixtures of rows and goals may do to a margin, (n,)."""
         size = self._backward.output_size(errors)

@@ -58,7 +58,7 @@ class NeuronSearch:
     """Narrows hulls of one input box, sweep after sweep; leaves are kept from one to the next.
 
     Args:
-        module: the host's; its operators are ReLUs, or exact.
+        module: the host's, or the same in double precision; its operators are ReLUs, or exact.
         box: (1, *input_shape).
         rule: scores neurons for splits.
         places: the ReLUs whose inputs are bounded, in topological order.
@@ -68,7 +68,8 @@ class NeuronSearch:
         from zonoplug.lirpa.backward import Backward
 
         self._box, self._rule = box, rule
-        self._passes = [(at, Backward(module, at.source)) for at in places]
+        network = box.lower.dtype
+        self._passes = [(at, Backward(module, at.source, network=network)) for at in places]
         self._trees: dict[str, _Trees] = {}
 
     def sweep(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.rounding import unit
 from zonoplug.domain.zonotope import Interval
+from zonoplug.lirpa.open_network import BLOCK
 from zonoplug.verify.activation_branching import ActivationFacts, ActivationRule, open_scores
 from zonoplug.verify.batch import Batch
 from zonoplug.verify.dual_ascent import ALPHA_RATE, BETA_RATE, DECAY, WEIGHT_RATE
@@ -150,9 +152,16 @@ class OpenBounds:
                 behind[:, : section.start] += image @ forms.before[section, : section.start]
         at_input = (shares @ targets.inputs).squeeze(1) + front @ forms.inputs
         value = (shares @ targets.constant.unsqueeze(2))[:, 0, 0] + (behind.clamp(max=0) * intercept).sum(dim=1)
-        value = value + front @ forms.constant + at_input @ self._center - at_input.abs() @ self._radius
+        value = value + front @ forms.constant + self._least(at_input)
         error = (shares @ targets.error.unsqueeze(2))[:, 0, 0] + front.abs() @ forms.error
         return behind, at_input, value - ERROR_SLACK * error
+
+    def _least(self, at_input: Tensor) -> Tensor:
+        """The least of  a . x  on the box, (n,): sums of blocks, added up in double precision."""
+        whole = at_input * self._center - at_input.abs() * self._radius
+        missing = -whole.shape[1] % BLOCK
+        blocks = functional.pad(whole, (0, missing)).unflatten(1, (-1, BLOCK)).sum(dim=2)
+        return blocks.sum(dim=1, dtype=torch.float64).to(whole.dtype)
 
     def _primal(
         self, at_input: Tensor, behind: Tensor, below: Tensor, slope: Tensor, intercept: Tensor

@@ -40,7 +40,7 @@ class OpenSearch:
     """Proves aims on one box.
 
     Args:
-        module: the host's; its operators are exact or ReLUs.
+        module: the host's, or the same in double precision; its operators are exact or ReLUs.
         backward: its backward bounds.
         box: (1, *input_shape).
         rule: scores neurons for splits.

@@ -17,6 +17,7 @@ from zonoplug.verify.neuron_layout import NeuronLayout, Place
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward as BackwardPass
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer(Place):
     """A ReLU layer.
