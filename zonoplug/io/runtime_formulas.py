@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 
-from zonoplug.io.runtime_accuracy import ACCURACY, FORMATS, Accuracy, Values, infinite_where
+from zonoplug.io.runtime_accuracy import ACCURACY, FORMATS, Accuracy, Values, where_bounded
 
 FOLDED = 16
 """Roundings of a weight before it is used: batch normalization (5), and factors, offsets and scales that the runtime
@@ -40,14 +40,14 @@ def sum_error(kind: str, total: Values, terms: int) -> Values:
         terms: their number.
     """
     form = FORMATS[kind]
-    return gamma(kind, terms + 1) * total + terms * form.tiny + infinite_where(total, form.largest / 2)
+    return where_bounded(gamma(kind, terms + 1) * total + terms * form.tiny, total, form.largest / 2)
 
 
 def mean_error(kind: str, total: Values, terms: int) -> Values:
     """ReduceMean, AveragePool, GlobalAveragePool, Mean; `total` as for a sum, not divided by `terms`."""
     form = FORMATS[kind]
     error = gamma(kind, terms + 6) * (total * (1.0 / terms)) + 4 * form.tiny
-    return error + infinite_where(total, form.largest / 2)
+    return where_bounded(error, total, form.largest / 2)
 
 
 def product_sum_error(kind: str, total: Values, terms: int, operands: Values = 0.0) -> Values:
@@ -63,13 +63,13 @@ def product_sum_error(kind: str, total: Values, terms: int, operands: Values = 0
     """
     form = FORMATS[kind]
     flushed = (operands + float(terms)) * (form.tiny * HEADROOM)
-    return gamma(kind, terms + FOLDED) * total + flushed + infinite_where(total, form.largest / HEADROOM / 2)
+    return where_bounded(gamma(kind, terms + FOLDED) * total + flushed, total, form.largest / HEADROOM / 2)
 
 
 def square_sum_error(kind: str, total: Values, terms: int) -> Values:
     """ReduceSumSquare: `total` bounds the sum of squares from above."""
     form = FORMATS[kind]
-    return gamma(kind, terms + 4) * total + 2 * terms * form.tiny + infinite_where(total, form.largest / 2)
+    return where_bounded(gamma(kind, terms + 4) * total + 2 * terms * form.tiny, total, form.largest / 2)
 
 
 def product_error(kind: str, magnitude: Values, partial: Values, terms: int) -> Values:
@@ -83,7 +83,7 @@ def product_error(kind: str, magnitude: Values, partial: Values, terms: int) -> 
     """
     form = FORMATS[kind]
     flushed = partial * (2 * terms * form.tiny)
-    return gamma(kind, terms + 1) * magnitude + flushed + infinite_where(partial, form.largest / 2)
+    return where_bounded(gamma(kind, terms + 1) * magnitude + flushed, partial, form.largest / 2)
 
 
 def norm_error(kind: str, norm: Values, terms: int, p: int = 2) -> Values:
@@ -95,7 +95,7 @@ def norm_error(kind: str, norm: Values, terms: int, p: int = 2) -> Values:
     exponent = 0.0 if p in (1, 2) else math.log(form.largest) / p
     roundings = terms + 12 + 4 * p + math.ceil(exponent)
     lost = (4.0 * terms * form.tiny) ** (1.0 / p)
-    return gamma(kind, roundings) * norm + lost + infinite_where(norm, (form.largest / 4) ** (1.0 / p))
+    return where_bounded(gamma(kind, roundings) * norm + lost, norm, (form.largest / 4) ** (1.0 / p))
 
 
 def log_sum_error(kind: str, magnitude: Values, total: Values, least: Values, terms: int) -> Values:
@@ -108,10 +108,11 @@ def log_sum_error(kind: str, magnitude: Values, total: Values, least: Values, te
         least: a lower bound of the sum; the error is infinite unless it is far above the error of the sum.
         terms: their number.
     """
+    form = FORMATS[kind]
     lost = sum_error(kind, total, terms)
-    too_much = infinite_where(lost * 2.0 - least, 0.0)
     safe = (least + abs(least)) / 2.0 + lost  # at least 2/3 of what the sum may be where the answer is finite
-    return ACCURACY["Log"].error(kind, magnitude) + 3.0 * lost / safe + too_much
+    error = ACCURACY["Log"].error(kind, magnitude) + 3.0 * lost / (safe + form.tiny)
+    return where_bounded(error, lost * 2.0 - least, 0.0)
 
 
 def softmax_accuracy(terms: int) -> Accuracy:
@@ -144,7 +145,7 @@ def batch_normalization_error(kind: str, product: Values, shift: Values, bias: V
     """
     form = FORMATS[kind]
     total = product + shift + bias
-    return gamma(kind, 12) * total + form.tiny * HEADROOM + infinite_where(total, form.largest / HEADROOM)
+    return where_bounded(gamma(kind, 12) * total + form.tiny * HEADROOM, total, form.largest / HEADROOM)
 
 
 def normalization_error(
@@ -187,8 +188,10 @@ def normalization_error(
     error = (shift + root * (8 * form.unit)) * inverse * scale * 1.5 + value * relative * 1.5
     error = error + (value + bias) * (4 * form.unit) + 8 * form.tiny
     # An operand is at most the root of (terms * mean_square): neither its square nor their sum overflows.
-    room = infinite_where(mean_square * float(terms), form.largest / 4)
-    return error + room + infinite_where(share, 0.25) + infinite_where(value + bias, form.largest / 8)
+    error = where_bounded(error, mean_square * float(terms), form.largest / 4)
+    error = where_bounded(error, share, 0.25)
+    reach = root * inverse * scale * math.sqrt(terms)  # of x / sqrt(variance + epsilon) scale, before the mean is off
+    return where_bounded(error, reach + value + bias, form.largest / 8)
 
 
 def rms_normalization_error(kind: str, terms: int, mean_square: Values, value: Values, least: Values) -> Values:
@@ -203,8 +206,9 @@ def rms_normalization_error(kind: str, terms: int, mean_square: Values, value: V
     """
     form = FORMATS[kind]
     relative = gamma(kind, terms + 24) + 4 * form.tiny / least
-    room = infinite_where(mean_square * float(terms), form.largest / 4)
-    return value * relative + 8 * form.tiny + room + infinite_where(4 * form.tiny / least, 0.25)
+    error = where_bounded(value * relative + 8 * form.tiny, mean_square * float(terms), form.largest / 4)
+    error = where_bounded(error, value, form.largest / 8)
+    return where_bounded(error, 4 * form.tiny / least, 0.25)
 
 
 def lp_normalization_error(kind: str, terms: int, norm: Values, least: Values) -> Values:
@@ -212,7 +216,7 @@ def lp_normalization_error(kind: str, terms: int, norm: Values, least: Values) -
     form = FORMATS[kind]
     floor = (4.0 * terms * form.tiny) ** 0.5 / form.unit
     error = norm * 0.0 + gamma(kind, terms + 16)
-    return error + infinite_where(norm, (form.largest / 4) ** 0.5) + infinite_where(-least, -floor)
+    return where_bounded(where_bounded(error, norm, (form.largest / 4) ** 0.5), -least, -floor)
 
 
 def resize_linear_error(kind: str, magnitude: Values, step: Values, lengths: tuple[int, ...]) -> Values:
@@ -230,4 +234,4 @@ def resize_linear_error(kind: str, magnitude: Values, step: Values, lengths: tup
     form = FORMATS[kind]
     coordinate = sum(8.0 * (length + 2) for length in lengths) * FORMATS["float32"].unit
     error = step * coordinate + magnitude * (16 * len(lengths) * form.unit)
-    return error + 8 * form.tiny + infinite_where(magnitude, form.largest / 8)
+    return where_bounded(error + 8 * form.tiny, magnitude, form.largest / 8)
