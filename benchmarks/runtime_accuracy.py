@@ -63,11 +63,8 @@ def elementwise(count: int) -> str:
             except Exception as error:
                 refused[kind].append(f"{case.name} ({str(error)[:60]})")
             print(rows[-1], flush=True)
-    header = (
-        "operator, type, numbers, units of f(x), units of 1, units of max(1, x), assumed, used, at x, levels".split(
-            ", "
-        )
-    )
+    units = [f"units of {of}" for of in ("f(x)", "1", "max(1, x)")]
+    header = ["operator", "type", "numbers", *units, "assumed", "used", "at x", "levels"]
     said = (
         "Largest differences from references in higher precision, in unit roundoffs: of |f(x)|, of 1 and of max(1, |x|)"
         " (the columns are maxima of their own); what is assumed, as relative + absolute + operand; the largest part"

@@ -90,7 +90,7 @@ ACCURACY: dict[str, Accuracy] = {
     "Reciprocal": Accuracy(2),
     "Sigmoid": Accuracy(0, 8),  # clamped: its tail is not accurate relative to itself
     "Tanh": Accuracy(20),
-    "Erf": Accuracy(8),
+    "Erf": Accuracy(12),
     "Softplus": Accuracy(12),
     "Softsign": Accuracy(10),
     "Elu": Accuracy(4, 4),  # alpha (exp(x) - 1) cancels near 0

@@ -57,7 +57,7 @@ def product_sum_error(kind: str, total: Values, terms: int, operands: Values = 0
 
     Args:
         kind: of the operands.
-        total: an upper bound of sum |w| |x| + |bias|.
+        total: an upper bound of sum |w| |x| + |bias|, with the factors alpha and beta of Gemm.
         terms: products in one sum.
         operands: an upper bound of the sum of |x|: a folded weight may be flushed.
     """
