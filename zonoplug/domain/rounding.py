@@ -11,11 +11,11 @@ local error, to what its computed operands make of it. With unit roundoff u and 
 products computed in any order, with or without fused multiply-add, is off by at most gamma(m) times the sum of absolute
 products. So for an affine map of a zonotope with k symbols one extra product with |A| covers all k + 1 columns:
 
-    box >= |A| box + gamma(m + 4) (|A| (|c| + sum_j |g_j| + box) + |b|)
+    box >= |A| box + gamma(m + 16) (|A| (|c| + sum_j |g_j| + box) + |b|)
 
-Carried on as a box, an error would grow by |A| in every layer, whatever its sign does. With `named`, the next relaxation
-gives each box a noise symbol of its own, joined with the symbol that it makes anyway, so that errors cancel as other
-symbols do.
+where 16 is for what a runtime may fold into weights and biases. Carried on as a box, an error would grow by |A| in every
+layer, whatever its sign does. With `named`, the next relaxation gives each box a noise symbol of its own, joined with
+the symbol that it makes anyway, so that errors cancel as other symbols do.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1. Underflow is covered by a few times the
 smallest normal number, so flushing subnormals to zero is allowed.
@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 Rounding = Literal["nearest", "outward", "inference"]
+FOLDED = 16  # further roundings of a product, where normalisations and factors were folded into its weight
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "outward", "inference")
 
 _mode: ContextVar[Rounding] = ContextVar("zonoplug_rounding", default="nearest")
@@ -148,8 +149,8 @@ def affine_error(spread: Tensor, offset: Tensor | None, terms: int | Tensor, sym
     passes = 2 if _mode.get() == "inference" else 1
     magnitude = spread if offset is None else spread + offset.abs()
     underflow = (terms + 1) * ((symbols + 2) * torch.finfo(spread.dtype).tiny)
-    growth = gammas(terms + 4) if isinstance(terms, Tensor) else gamma(terms + 4, spread.dtype)
-    return magnitude * (1.01 * passes * growth) + passes * underflow
+    growth = gammas(terms + FOLDED) if isinstance(terms, Tensor) else gamma(terms + FOLDED, spread.dtype)
+    return overflowing(magnitude, magnitude * (1.01 * passes * growth) + passes * underflow)
 
 
 def sum_up(total: Tensor, terms: int) -> Tensor:
@@ -192,4 +193,9 @@ def evaluation_error(image: Tensor, operand: Tensor) -> Tensor:
     if accuracy == EXACT or not covers_inference():
         return torch.zeros_like(image)
     size = image * accuracy.relative + accuracy.absolute + operand * accuracy.operand
-    return size * (1.01 * unit(image.dtype)) + 4 * torch.finfo(image.dtype).tiny
+    return overflowing(image, size * (1.01 * unit(image.dtype)) + 4 * torch.finfo(image.dtype).tiny)
+
+
+def overflowing(size: Tensor, error: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An error; infinite where values of that size, or sums on the way to them, may leave the type."""
+    return error.masked_fill(~(size < torch.finfo(dtype or size.dtype).max / 4), torch.inf)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.domain.rounding import gamma, gammas, unit
+from zonoplug.domain.rounding import gamma, gammas, overflowing, unit
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.interval_images import interval_image
@@ -33,7 +33,7 @@ from zonoplug.lirpa.propagate import intersect
 from zonoplug.lirpa.runtime_errors import accuracy_of, composed_error, largest
 from zonoplug.lirpa.table import entry_for
 
-ELEMENTWISE = 8  # more terms than any coordinate of a sum, product or normalisation has
+ELEMENTWISE = 16  # terms that a fused kernel may add: weights, biases and factors that were folded, each rounded
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ def _of_sum(
     if linear is None:
         size = _size_of_sum(graph, node, operands, ranges)
         both = gamma(terms + ELEMENTWISE, size.dtype) + gamma(terms + ELEMENTWISE, network)
-        return size * (1.01 * both) + 2 * terms * tiny
+        return overflowing(size, size * (1.01 * both) + 2 * terms * tiny, network)
     shape = tuple(first.lower.shape[1:])
     low, high = first.lower.clamp(max=0), first.upper.clamp(min=0)
     middle, reach = linear.apply((low + high) / 2), linear.apply_absolute((high - low) / 2)
@@ -129,7 +129,7 @@ def _of_sum(
     own = linear.transposed_terms(shape, tuple(middle.shape[1:]))
     partial = gammas(count + ELEMENTWISE, network) * torch.maximum(positive, negative)
     products = gamma(ELEMENTWISE, network) + gamma(own + ELEMENTWISE, spread.dtype)
-    return 1.01 * (partial + spread * products) + 2 * terms * tiny
+    return overflowing(spread, 1.01 * (partial + spread * products) + 2 * terms * tiny, network)
 
 
 def _size_of_sum(graph: PerturbedGraph, node: Any, operands: list[Any], ranges: list[Interval | None]) -> Tensor:
@@ -152,7 +152,7 @@ def _of_function(
     """What the network's evaluation of an operator adds that is not exact; the pass adds its own arithmetic."""
     accuracy, size = accuracy_of(node, entry_for(node)), largest(image)
     total = size * accuracy.relative + accuracy.absolute + accuracy.operand * _operand(ranges, size)
-    error = total * (1.01 * unit(network)) + 4 * torch.finfo(network).tiny
+    error = overflowing(size, total * (1.01 * unit(network)) + 4 * torch.finfo(network).tiny, network)
     values = [operand if isinstance(operand, Tensor) else None for operand in operands]
     composed = composed_error(node, ranges, values, image)
     return error if composed is None else error + composed
