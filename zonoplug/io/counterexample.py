@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zonoplug.errors import SettingError
-from zonoplug.io.specification_arrays import element_name
-from zonoplug.verify.specification import Bools, Floats, Specification, Variable
+from zonoplug.verify.specification import Bools, Floats, Specification, Variable, element_name
 
 Reals = NDArray[np.floating[Any]]
 
