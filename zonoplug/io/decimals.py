@@ -1,7 +1,7 @@
 """Decimal texts as numbers: the float64 nearest to each, and on which side of it the number as written lies.
 
-With both, a number as written compares exactly with any float of at most 64 bits: one that lies below the nearest float64
-lies below the number too, and where they are equal the side decides.
+With both, a number as written compares exactly with any float of at most 64 bits: what lies below the nearest float64
+lies below the number too, and at that float64 the side decides.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MAX_DIGITS: Final = 1000
 LEAST_EXPONENT: Final = -1000  # of ten; what overflows float64 is refused at the other end
 MAX_BITS: Final = 20_000
 
+_ORDINARY = 300
 _TEXT_LENGTH = 24
 _POWERS = 10.0 ** np.arange(23)  # exact in float64
 _EXACT_SHORT = 2.0**50
@@ -46,20 +47,23 @@ def decimal(word: str) -> Decimal:
         value = Decimal(word) if len(word) <= 2 * MAX_DIGITS else None
     except InvalidOperation:
         value = None
-    if value is None or len(value.as_tuple().digits) > MAX_DIGITS:
+    if value is None or (len(word) > MAX_DIGITS and len(value.as_tuple().digits) > MAX_DIGITS):
         raise NumberRangeError(f"has more than {MAX_DIGITS} digits, or an exponent beyond all use")
-    if not value:
-        return Decimal(0)
-    if math.isinf(float(word)):
-        raise NumberRangeError("is too large for float64")
-    if value.adjusted() < LEAST_EXPONENT:
-        raise NumberRangeError(f"is closer to 0 than 1e{LEAST_EXPONENT}")
+    exponent = value.adjusted()
+    if not -_ORDINARY < exponent < _ORDINARY:
+        if not value:
+            return Decimal(0)
+        if math.isinf(float(word)):
+            raise NumberRangeError("is too large for float64")
+        if exponent < LEAST_EXPONENT:
+            raise NumberRangeError(f"is closer to 0 than 1e{LEAST_EXPONENT}")
     return value
 
 
 def side(exact: Decimal, nearest: float) -> int:
     """The sign of `exact - nearest`: -1, 0 or 1."""
-    return (exact > nearest) - (exact < nearest)
+    binary = Decimal(nearest)
+    return (exact > binary) - (exact < binary)
 
 
 def rounded(exact: Fraction) -> tuple[float, int]:

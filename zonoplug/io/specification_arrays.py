@@ -24,8 +24,8 @@ _LOOSEST = -2
 class _Boxes(NamedTuple):
     """Input boxes (boxes, inputs), as float64 bounds, and how tight each is among those with the same float64.
 
-    A bound as written lies on a side of its float64, s in {-1, 0, 1} counted towards the inside of the box, and is strict
-    or not: its tightness is 2 s + strict. From 1 on, the float64 itself is outside.
+    A bound as written lies on a side of its float64, s in {-1, 0, 1} counted towards the inside of the box, and is
+    strict or not: its tightness is 2 s + strict. From 1 on, the float64 itself is outside.
     """
 
     lower: Floats
@@ -42,7 +42,8 @@ class _Boxes(NamedTuple):
 
     def chosen(self, boxes: Ints) -> _Boxes:
         """Copies of some boxes, in the order of their numbers `boxes`."""
-        return _Boxes(*(part[boxes] for part in self))
+        lower_tightness, upper_tightness = self.lower_tightness[boxes], self.upper_tightness[boxes]
+        return _Boxes(self.lower[boxes], self.upper[boxes], lower_tightness, upper_tightness)
 
     def intersect(self, rows: FlatRows, ids: Ints, boxes: Ints) -> None:
         """Tighten box `boxes[k]` by the bound in row `ids[k]`, for all k, in place."""
@@ -69,7 +70,7 @@ class _Boxes(NamedTuple):
         """
         low, high = self.lower_tightness >> 1, -(self.upper_tightness >> 1)
         strict = (self.lower_tightness == 1) | (self.upper_tightness == 1)
-        inside = (low < high) | ((low == high) & ~(strict & (low == 0)))
+        inside: Bools = (low < high) | ((low == high) & ~(strict & (low == 0)))
         result: Bools = (self.lower > self.upper) | ((self.lower == self.upper) & ~inside)
         return result
 
@@ -206,8 +207,8 @@ class _Assembly:
                 fresh.append(place)
             numbers[place] = self.box_numbers[key]
         if fresh:
-            lower, upper, open_lower, open_upper = (part[fresh] for part in parts)
-            self.boxes.append((lower, upper, open_lower, open_upper))
+            lower, upper, open_lower, open_upper = parts
+            self.boxes.append((lower[fresh], upper[fresh], open_lower[fresh], open_upper[fresh]))
         count, num_inputs = len(self.box_numbers), boxes.lower.shape[1]
         if count * num_inputs > MAX_BOX_NUMBERS:
             raise self.source.malformed(f"needs {count} or more boxes of {num_inputs} inputs, too many to hold.")
@@ -270,7 +271,9 @@ class _Assembly:
         lower = np.where(np.isfinite(lower), lower, np.where(np.isfinite(upper), upper, 0.0))
         upper = np.where(np.isfinite(upper), upper, lower)
         wide = lower < upper
-        self.boxes.append((lower, upper, (self.base.lower_tightness >= 1) & wide, (self.base.upper_tightness >= 1) & wide))
+        self.boxes.append(
+            (lower, upper, (self.base.lower_tightness >= 1) & wide, (self.base.upper_tightness >= 1) & wide)
+        )
 
 
 def _expanded(disjuncts: Sequence[Disjunct]) -> tuple[Ints, Ints]:

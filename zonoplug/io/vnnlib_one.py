@@ -248,9 +248,7 @@ class _Reader:
             return variable(code)
         reason = why_no_number(item.text)
         if reason is not None:
-            expected = "expected X_i, Y_j or a finite decimal number"
-            message = f"unknown symbol {shown(item.text)}, {expected}"
-            raise self._malformed(item.offset, message if "finite" in reason else f"{shown(item.text)} {reason}")
+            raise self._malformed(item.offset, f"{shown(item.text)} {reason}, expected X_i, Y_j or a number")
         return constant(Fraction(decimal(item.text.decode())))
 
     def _offset(self, form: _Form, item: _Item) -> int:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Context, Decimal
 from fractions import Fraction
 from functools import partial
 from operator import mul
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from zonoplug.errors import SpecificationError
-from zonoplug.io.decimals import NumberRangeError, decimal, side
+from zonoplug.io.decimals import MAX_DIGITS, NumberRangeError, decimal, side
 from zonoplug.io.linear_rows import ONE, LinearForm, RowTable, constant, output_code, product, total, variable
 from zonoplug.io.normal_form import Condition, TooManyDisjunctsError, all_of, compared, conjunction, disjunction
 from zonoplug.io.specification_arrays import build_specification
@@ -43,6 +43,8 @@ _SPELLING = re.compile(
 )
 _NODE_NAME = re.compile(r'(\(\s*declare-(?:input|output)\s+\w+\s+\w+\s*\[[^\]()]*\]\s*)"[^"\n]*"')
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_LEAST_EXPONENT = -300
+_EXACT = Context(prec=2 * MAX_DIGITS)
 _WHOLE = re.compile(r"-?\d+")
 _PLACE = re.compile(r" at line (\d+), column \d+:? *")
 
@@ -115,13 +117,21 @@ def _respelt(source: SourceText) -> str:
         if word[0] in ';"[' or not _NUMBER.fullmatch(word) or (keeps_whole and _WHOLE.fullmatch(word)):
             return word
         try:
-            written = format(decimal(word), "f")
+            return _spelt(decimal(word))
         except NumberRangeError as error:
             line = text.count("\n", 0, match.start()) + 1
             raise source.malformed(f"{shown(word)} {error}.", line) from None
-        return written if "." in written else written + ".0"
 
     return _SPELLING.sub(spelt, text)
+
+
+def _spelt(value: Decimal) -> str:
+    """A number as the package spells it; as a product where the package's own float64 would underflow."""
+    if value and value.adjusted() < _LEAST_EXPONENT:
+        factor = Decimal((0, (1,), _LEAST_EXPONENT))
+        return f"(* {_spelt(factor)} {_spelt(value.scaleb(-_LEAST_EXPONENT, _EXACT))})"
+    written = format(value, "f")
+    return written if "." in written else written + ".0"
 
 
 def _explained(source: SourceText, reason: str) -> SpecificationError:

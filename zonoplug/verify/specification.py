@@ -110,14 +110,20 @@ class Specification:
             terms = {output: Fraction(value) for output, value in entries}
         return RationalRow(terms, bound, bool(self.row_strict[row]))
 
-    def within(self, inputs: Floats) -> Bools:
-        """Which boxes (boxes,) the inputs (inputs,) lie in: each as a rational within its bounds as written."""
-        below = inputs >= self.lower
-        above = inputs <= self.upper
+    def within(self, inputs: Floats, box: int | None = None) -> Bools:
+        """Which boxes (boxes,) the inputs (inputs,) lie in: each as a rational within its bounds as written.
+
+        Args:
+            box: the only one to look at, (1,).
+        """
+        chosen = slice(None) if box is None else slice(box, box + 1)
+        lower, upper = self.lower[chosen], self.upper[chosen]
+        below = inputs >= lower
+        above = inputs <= upper
         if self.open_lower is not None:
-            below &= ~(self.open_lower & (inputs == self.lower))
+            below &= ~(self.open_lower[chosen] & (inputs == lower))
         if self.open_upper is not None:
-            above &= ~(self.open_upper & (inputs == self.upper))
+            above &= ~(self.open_upper[chosen] & (inputs == upper))
         result: Bools = (below & above).all(axis=1)
         return result
 
@@ -142,9 +148,9 @@ class Specification:
         possible[self.row_disjunct[known & ~holds]] = False
         doubtful = np.flatnonzero(~known & possible[self.row_disjunct])
         first, stop = (np.searchsorted(self.row_disjunct[doubtful], np.flatnonzero(possible), side) for side in _SIDES)
-        for disjunct, rows in zip(np.flatnonzero(possible).tolist(), map(slice, first, stop), strict=True):
+        for disjunct, rows in zip(np.flatnonzero(possible), map(slice, first, stop), strict=True):
             if all(self.row(row).holds(outputs) for row in doubtful[rows].tolist()):
-                return disjunct
+                return int(disjunct)
         return None
 
     def _rows_in_float64(self, outputs: Floats) -> tuple[Bools, Bools]:
