@@ -70,9 +70,8 @@ class _Boxes(NamedTuple):
         """
         low, high = self.lower_tightness >> 1, -(self.upper_tightness >> 1)
         strict = (self.lower_tightness == 1) | (self.upper_tightness == 1)
-        inside: Bools = (low < high) | ((low == high) & ~(strict & (low == 0)))
-        result: Bools = (self.lower > self.upper) | ((self.lower == self.upper) & ~inside)
-        return result
+        inside = (low < high) | ((low == high) & ~(strict & (low == 0)))
+        return np.asarray((self.lower > self.upper) | ((self.lower == self.upper) & ~inside))
 
     def is_empty(self) -> Bools:
         empty: Bools = self.clashes().any(axis=1)

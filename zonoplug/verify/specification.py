@@ -124,8 +124,7 @@ class Specification:
             below &= ~(self.open_lower[chosen] & (inputs == lower))
         if self.open_upper is not None:
             above &= ~(self.open_upper[chosen] & (inputs == upper))
-        result: Bools = (below & above).all(axis=1)
-        return result
+        return np.asarray((below & above).all(axis=1))
 
     def violated_by(self, inputs: Floats, outputs: Floats) -> int | None:
         """The first disjunct that the point lies in, or None.
