@@ -74,8 +74,7 @@ class _Boxes(NamedTuple):
         return np.asarray((self.lower > self.upper) | ((self.lower == self.upper) & ~inside))
 
     def is_empty(self) -> Bools:
-        empty: Bools = self.clashes().any(axis=1)
-        return empty
+        return np.asarray(self.clashes().any(axis=1))
 
 
 def build_specification(
