@@ -7,6 +7,7 @@ lies below the number too, and at that float64 the side decides.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Final
@@ -90,31 +91,51 @@ def sides(text: Bytes, start: Ints, stop: Ints, values: Floats) -> Signs:
         NumberRangeError: as `decimal`.
     Cost: about 0.1 us for each number of up to 18 digits without an exponent, 1 us for others.
     """
+    result = np.zeros(values.size, np.int8)
+    # What rounds to a moderate whole number and has up to 15 digits is that number; underflow takes 6 letters.
+    size, length = np.abs(values), stop - start
+    left = np.flatnonzero((values != np.rint(values)) | (length > np.where(size == 0, 5, 16)) | (size >= _EXACT_SHORT))
+    if left.size:
+        result[left] = _sides(text, start[left], stop[left], size[left])
+        result[values < 0] *= -1
+    return result
+
+
+def text_sides(words: Sequence[str], values: Floats) -> Signs:
+    """`sides` of numbers that are words."""
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    stop = np.cumsum(lengths + 1) - 1
+    text = np.frombuffer((" ".join(words) + " ").encode(), np.uint8)
+    return sides(text, stop - lengths, stop, values)
+
+
+def _sides(text: Bytes, start: Ints, stop: Ints, size: Floats) -> Signs:
+    """`sides` of the absolute values `size`."""
     dot = _first_behind(text == ord("."), start)
     decimals = np.where(dot < stop, stop - dot - 1, 0)
     plain = (_first_behind((text | 0x20) == ord("e"), start) >= stop) & (stop - start <= _TEXT_LENGTH)
     plain &= decimals < _POWERS.size
     power = _POWERS[np.where(plain, decimals, 0)]
-    size = np.abs(values)
     digits = np.where(plain, size, 0.0) * power
     short = plain & (digits < _EXACT_SHORT)
     long = plain & ~short & (digits < _EXACT_LONG)
-    result = np.zeros(values.size, np.int8)
+    result = np.zeros(size.size, np.int8)
     # The digits as a whole number m are |value| * 10^decimals, but for less than 0.3: rounding gives m.
     result[short] = _compared(np.rint(digits[short]), size[short], power[short])
     if long.any():
         whole = _whole_numbers(text, start[long], stop[long])
         result[long] = _compared(whole, size[long], power[long])
-    result[values < 0] *= -1
     for k in np.flatnonzero(~(short | long)).tolist():
         word = text[start[k] : stop[k]].tobytes().decode()
-        result[k] = side(decimal(word), float(values[k]))
+        result[k] = side(abs(decimal(word)), float(size[k]))
     return result
 
 
 def _first_behind(marks: Bools, start: Ints) -> Ints:
     """The first marked place at or behind each start; the end of the text where there is none."""
     places = np.append(np.flatnonzero(marks), marks.size)
+    if places.size == 1:
+        return np.full(start.size, marks.size, np.int64)
     found: Ints = places[np.searchsorted(places, start)]
     return found
 

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from zonoplug.io.decimals import MAX_BITS, NumberRangeError, rounded
+from zonoplug.io.decimals import MAX_BITS, NumberRangeError, rounded, text_sides
 from zonoplug.verify.exact_rows import ExactRow, Signs
 from zonoplug.verify.specification import Bools, Floats, Ints
 
@@ -137,6 +137,7 @@ class RowTable:
         self.exact: dict[int, ExactRow] = {}
         self._blocks: list[FlatRows] = []
         self._rows: list[tuple[int, int, float, bool, int]] = []
+        self._words: list[tuple[int, str]] = []  # of rows whose side is still to be found
         self._entries: list[tuple[int, int, float, int]] = []
 
     def add_block(self, block: FlatRows, exact: Mapping[int, ExactRow]) -> int:
@@ -155,6 +156,11 @@ class RowTable:
         self._rows.append((UPPER_BOUND if upper else LOWER_BOUND, index, bound, strict, side))
         self.num_rows += 1
         return self.num_rows - 1
+
+    def add_written_bound(self, index: int, upper: bool, word: str, strict: bool) -> int:
+        """As `add_bound`, for a number as a file writes it, with few digits and no exponent; cheaper for many."""
+        self._words.append((len(self._rows), word))
+        return self.add_bound(index, upper, float(word) + 0.0, strict, 0)
 
     def add_output_row(self, terms: Mapping[int, Fraction], bound: Fraction, strict: bool) -> int:
         """Append  sum_v terms[v] v <= bound  over codes of outputs; returns its id.
@@ -209,7 +215,11 @@ class RowTable:
                 np.array(value, np.float64),
                 np.array(entry_side, np.int8),
             )
+            if self._words:
+                places, words = zip(*self._words, strict=True)
+                block.side[list(places)] = text_sides(words, block.bound[list(places)])
             self._blocks.append(block)
+            self._words.clear()
             self._rows.clear()
             self._entries.clear()
 

@@ -25,6 +25,7 @@ from zonoplug.verify.specification import Specification, Variable
 
 MAX_DEPTH = 200
 MAX_ELEMENTS = 2**27
+SHORT_NUMBER = 24
 
 _TYPE_NAMES = {"Real": "real", "F16": "float16", "F32": "float32", "F64": "float64"}
 _RELATIONS = {
@@ -210,6 +211,8 @@ class _Reader:
         if code < 0:
             exact = Fraction(self._number(right))
             return self.table.add_output_row({code: ONE if upper else -ONE}, exact if upper else -exact, strict)
+        if len(right.lexeme) <= SHORT_NUMBER:
+            return self.table.add_written_bound(code, upper, right.lexeme, strict)
         value, written = float(right.lexeme), self._number(right)
         return self.table.add_bound(code, upper, value + 0.0, strict, side(written, value))
 
