@@ -97,7 +97,7 @@ def sides(text: Bytes, start: Ints, stop: Ints, values: Floats) -> Signs:
     left = np.flatnonzero((values != np.rint(values)) | (length > np.where(size == 0, 5, 16)) | (size >= _EXACT_SHORT))
     if left.size:
         result[left] = _sides(text, start[left], stop[left], size[left])
-        result[values < 0] *= -1
+        result[np.signbit(values)] *= -1
     return result
 
 
