@@ -1,6 +1,7 @@
 """`python -m vnncomp v1 CATEGORY ONNX VNNLIB RESULTS_FILE TIMEOUT`: one instance, silently, into a results file.
 
 The results file's first line is the verdict, or `error`; for `sat` the counterexample follows. Nothing goes to stdout.
+Input bounds that no number of the model's type satisfies are read as the nearest numbers, as the competition does.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def main(arguments: list[str]) -> int:
             seconds = float(timeout)
         except ValueError:
             raise SettingError(f"TIMEOUT_SECONDS is {timeout!r}, and must be a number. {USAGE}") from None
-        request, limit = verification_request(model, specification, seconds)
+        # The competition's checker compares inputs with bounds that are rounded to the model's type.
+        request, limit = verification_request(model, specification, seconds, input_bounds="nearest")
         request["settings"] |= category_settings(category)
         result = run_job(request, limit)
         if result["verdict"] == "error":

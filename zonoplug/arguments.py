@@ -41,6 +41,13 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--timeout", default="60", metavar="SECONDS", help="limit on wall time (default 60)")
     verify.add_argument("--method", default="auto", help="a bound method, see `zonoplug list` (default auto)")
     verify.add_argument("--branching", default="auto", help="a rule for splits, see `zonoplug list` (default auto)")
+    verify.add_argument(
+        "--input-bounds",
+        choices=("written", "nearest"),
+        default="written",
+        help="nearest: where no number of the model's type satisfies an input's bounds, they are read as the nearest"
+        " numbers (default written)",
+    )
     verify.add_argument("--results", metavar="FILE", help="also write verdict and counterexample here")
     verify.add_argument("--certificate", metavar="FILE", help="write the proof of an unsat here (.gz: compressed)")
     verify.add_argument("--quiet", action="store_true", help="no progress line on a terminal")

@@ -77,7 +77,7 @@ def verification_request(
 
 
 def _verify(options: argparse.Namespace, results: ResultsFile | None) -> int:
-    chosen = {name: getattr(options, name) for name in ("method", "branching", "device", "seed")}
+    chosen = {name: getattr(options, name) for name in ("method", "branching", "device", "seed", "input_bounds")}
     request, limit = verification_request(options.model, options.specification, _seconds(options.timeout), **chosen)
     request["progress"] = sys.stderr.isatty() and not options.quiet
     if options.certificate:

@@ -24,10 +24,10 @@ def boxed(inputs, lower=0, upper=1):
 
 
 def test_robustness_file(read, rows_of):
-    text = declared(2, 3) + "; a comment (with a parenthesis\n" + boxed(2, -0.5, 1e-05)
+    text = declared(2, 3) + "; a comment (with a parenthesis\n" + boxed(2, -0.5, "6.103515625e-05")
     spec = read(text + "(assert (or\n  (and (>= Y_1 Y_0))\n  (and (>= Y_2 Y_0))\n))\n")
     assert (spec.version, spec.inputs, spec.outputs) == ("1.0", ("X", "float32", (2,)), ("Y", "float32", (3,)))
-    assert spec.lower.tolist() == [[-0.5, -0.5]] and spec.upper.tolist() == [[1e-05, 1e-05]]
+    assert spec.lower.tolist() == [[-0.5, -0.5]] and spec.upper.tolist() == [[2**-14, 2**-14]]
     assert spec.box_of_disjunct.tolist() == [0, 0]
     assert rows_of(spec, 0) == [({(0, 1.0), (1, -1.0)}, 0.0, False)]
     assert rows_of(spec, 1) == [({(0, 1.0), (2, -1.0)}, 0.0, False)]
@@ -162,7 +162,13 @@ GOOD = declared(2, 2) + boxed(2)  # 8 lines
         (GOOD + "(assert (<= Y_0 1e999))", ["line 9", "'1e999'"]),
         (GOOD + "(assert (<= Y_0 1_0))", ["line 9", "'1_0'"]),
         (GOOD + "(assert (<= Y_0 1-2))", ["line 9", "'1-2'"]),
-        (GOOD + "(assert (<= (* 1e200 Y_0 1e200) 1))", ["line 9", "too large"]),
+        (GOOD + "(assert (<= (* 1e-300 Y_0) 1e300))", ["line 9", "too large"]),
+        (GOOD + f"(assert (<= (* Y_0 {'1e300 ' * 100}) 1))", ["line 9", "too large"]),
+        (GOOD + "(assert (<= Y_0 1e-999999999))", ["line 9", "closer to 0"]),
+        (GOOD + "(assert (<= X_0 (+ 0 1e-999999999)))", ["line 9", "closer to 0"]),
+        (GOOD + "(assert (<= X_0 1e999999999))", ["line 9", "'1e999999999'"]),
+        (GOOD + f"(assert (<= X_0 1.{'3' * 5000}))", ["line 9", "digits"]),
+        (GOOD + "(assert (<= Y_0 0e99999999999999999999))", ["line 9", "digits"]),
         (GOOD + "(assert (<= (* 1e-300 X_0) 1e300))", ["line 9", "too large"]),
         (GOOD + "(assert (<= Y_0 1) (<= Y_1 1))", ["line 9", "one condition", "2"]),
         (GOOD + "(assert)", ["line 9", "one condition", "0"]),
@@ -192,6 +198,8 @@ GOOD = declared(2, 2) + boxed(2)  # 8 lines
         ),
         (GOOD + "(assert (>= X_0 2))", ["no input", "X_0 >= 2.0", "X_0 <= 1.0"]),
         (GOOD + "(assert (or (and (> X_0 1)) (and (< X_0 0))))", ["no input"]),
+        (GOOD + "(assert (> X_0 1))", ["no input", "X_0 > 1.0", "X_0 <= 1.0"]),
+        (GOOD + "(assert (>= X_0 0.10000000000000001)) (assert (<= X_0 0.1))", ["no input", "X_0 >= 0.1"]),
         ("", ["empty"]),
         (" \n\t\n", ["empty"]),
         ("; only a comment", ["no X_0"]),

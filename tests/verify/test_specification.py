@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
+from zonoplug.verify.exact_rows import ExactRows
 from zonoplug.verify.specification import Specification, Variable
 
 
@@ -57,6 +60,57 @@ def test_excluded_bounds_are_not_in_the_box():
     spec = specification(open_upper=excluded)
     assert spec.violated_by(np.array([1.0, 1.0]), outputs) is None
     assert spec.violated_by(np.array([0.5, 1.0]), outputs) == 0
+
+
+INF = np.inf
+
+
+@pytest.mark.parametrize(
+    ("outputs", "disjunct"),
+    [
+        ([-INF, INF, 0.0], 0),  # -inf <= 1
+        ([INF, 0.0, 0.0], None),
+        ([-INF, 0.0, 0.0], 0),
+        ([np.nan, -INF, 0.0], None),
+    ],
+)
+def test_infinite_outputs_are_compared_as_extended_reals(outputs, disjunct):
+    assert specification().violated_by(np.array([0.0, 1.0]), np.array(outputs)) == disjunct
+
+
+@pytest.mark.parametrize(("outputs", "disjunct"), [([-INF, 2.0], 1), ([INF, INF], None), ([-INF, -INF], None)])
+def test_infinities_that_cancel_satisfy_nothing(outputs, disjunct):
+    spec = specification(box_of_disjunct=np.array([0, 1]))
+    assert spec.unsafe_disjunct(np.array([*outputs, 0.0]), np.array([False, True])) == disjunct
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_that_float64_cannot_decide(seed):
+    """a . y <= b with b the exact sum, one step of float64 less, or a little between."""
+    random, decided = np.random.default_rng(seed), []
+    for _ in range(40):
+        a, y = random.normal(size=(2, 3)) * 10.0 ** random.integers(-12, 12, (2, 3))
+        total = sum(Fraction(p) * Fraction(q) for p, q in zip(a.tolist(), y.tolist(), strict=True))
+        beside = [Fraction(float(np.nextafter(float(total), towards))) for towards in (-INF, INF)]
+        for bound in (total, total - Fraction(10) ** -40, Fraction(float(total)), *beside):
+            for strict in (False, True):
+                nearest = float(bound)
+                side = (bound > Fraction(nearest)) - (bound < Fraction(nearest))
+                exact = ExactRows(np.array([side], np.int8), np.zeros(3, np.int8), np.array([7]), {7: (bound, None)})
+                spec = specification(
+                    box_of_disjunct=np.array([0]),
+                    row_disjunct=np.array([0]),
+                    row_bound=np.array([nearest]),
+                    row_strict=np.array([strict]),
+                    entry_row=np.zeros(3, np.int64),
+                    entry_output=np.arange(3),
+                    entry_value=a,
+                    exact=exact if side else None,
+                )
+                holds = total < bound if strict else total <= bound
+                assert (spec.violated_by(np.array([0.5, 0.5]), y) == 0) == holds
+                decided.append(holds)
+    assert any(decided) and not all(decided)
 
 
 def test_unsafe_disjunct_believes_the_given_boxes():

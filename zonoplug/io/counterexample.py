@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zonoplug.errors import SettingError
-from zonoplug.io.specification_arrays import element_name
-from zonoplug.verify.specification import Bools, Floats, Specification, Variable
+from zonoplug.verify.specification import Bools, Floats, Specification, Variable, element_name
 
 Reals = NDArray[np.floating[Any]]
 
@@ -25,7 +25,7 @@ def format_counterexample(specification: Specification, inputs: Reals, outputs: 
     A value is the shortest decimal that gives the same number when it is read into the variable's type; float64 is
     taken where an array holds numbers that the declared type does not have (version 1.0 does not name the type). An
     input whose shortest decimal would cross its bound, while the number itself does not, is written to float64
-    precision instead, so that it is inside the bounds for a reader of decimals too.
+    precision instead, or with all its digits, so that it is inside the bounds for a reader of decimals too.
 
     Args:
         specification: what the point violates.
@@ -82,13 +82,22 @@ def _written_inputs(specification: Specification, point: Floats, outputs: Floats
     box = _box_of(specification, point, outputs)
     lower, upper = specification.lower[box], specification.upper[box]
     read = np.array([float(word) for word in words])
-    # A decimal strictly inside after rounding to float64 is inside, whatever decimals the bounds were rounded from.
-    doubtful = ~((lower < read) & (read < upper))
-    better = (lower < point) & (point < upper)
-    better |= _allowed(specification, box, point) & ~_allowed(specification, box, read)
-    for k in np.flatnonzero(doubtful & better):
-        words[k] = _decimal(point[k])
+    for k in np.flatnonzero(~((lower < read) & (read < upper)) & _allowed(specification, box, point)):
+        words[k] = _inside(words[k], point[k], float(lower[k]), float(upper[k]))
     return words
+
+
+def _inside(word: str, value: np.floating[Any], lower: float, upper: float) -> str:
+    """The shortest of some decimals that give `value` and lie, as it does, within bounds; these are their nearest.
+
+    A decimal strictly inside after rounding to float64 is inside, whatever decimals the bounds were rounded from.
+    """
+    exact = Decimal(float(value))
+    for candidate in (word, _decimal(value)):
+        if lower < float(candidate) < upper or Decimal(candidate) == exact:
+            return candidate
+    written = format(exact, "f")
+    return written if "." in written else written + ".0"
 
 
 def _box_of(specification: Specification, point: Floats, outputs: Floats) -> int:

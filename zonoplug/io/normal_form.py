@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from zonoplug.io.decimals import NumberRangeError
 from zonoplug.io.linear_rows import LinearForm, RowTable, add_inequality, difference, refusal
 from zonoplug.io.vnnlib_source import SourceText
 
@@ -84,26 +85,27 @@ def compared(
 ) -> Condition:
     """File the comparison `left relation right` in the table, with relation one of <= < >= > = !=.
 
-    Equality is two rows, inequality (!=) two strict disjuncts; a comparison of constants is decided at once.
+    Equality is two rows, inequality (!=) two strict disjuncts; a comparison of constants is decided at once, exactly.
 
     Raises:
         SpecificationError: a number overflows float64; `where` gives the line.
         UnsupportedSpecificationError: inputs and outputs are mixed, or several inputs are bounded together.
     """
     upward = difference(left, right)
-    downward = upward.times(-1.0)
-    if not upward.is_finite:
-        raise source.malformed("a number is too large for float64.", where())
     reason = refusal(upward)
     if reason is not None:
         raise source.unsupported(f"{reason} is not supported.", where())
-    if relation in ("<=", "<"):
-        return _row(table, upward, relation == "<")
-    if relation in (">=", ">"):
-        return _row(table, downward, relation == ">")
-    if relation == "=":
-        return conjunction((_row(table, upward, False), _row(table, downward, False)))
-    return disjunction((_row(table, upward, True), _row(table, downward, True)))
+    try:
+        if relation in ("<=", "<"):
+            return _row(table, upward, relation == "<")
+        downward = upward.negated()
+        if relation in (">=", ">"):
+            return _row(table, downward, relation == ">")
+        if relation == "=":
+            return conjunction((_row(table, upward, False), _row(table, downward, False)))
+        return disjunction((_row(table, upward, True), _row(table, downward, True)))
+    except NumberRangeError as error:
+        raise source.malformed(f"{error}.", where()) from None
 
 
 def _row(table: RowTable, form: LinearForm, strict: bool) -> Condition:

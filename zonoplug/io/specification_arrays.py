@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,45 +12,69 @@ import numpy as np
 from zonoplug.io.linear_rows import LOWER_BOUND, OUTPUT_ROW, UPPER_BOUND, FlatRows, RowTable
 from zonoplug.io.normal_form import Condition, Disjunct, TooManyDisjunctsError, conjunction
 from zonoplug.io.vnnlib_source import SourceText
-from zonoplug.verify.specification import Bools, Floats, Ints, Specification, Variable
+from zonoplug.verify.exact_rows import ExactRow, ExactRows, Signs
+from zonoplug.verify.specification import Bools, Floats, Ints, Specification, Variable, element_name
 
 MAX_ROWS = 2**25
 MAX_BOX_NUMBERS = 2**28
 _BATCH_NUMBERS = 2**20
+_LOOSEST = -2
 
 
 class _Boxes(NamedTuple):
-    """Input boxes (boxes, inputs) and which of their bounds are excluded."""
+    """Input boxes (boxes, inputs), as float64 bounds, and how tight each is among those with the same float64.
+
+    A bound as written lies on a side of its float64, s in {-1, 0, 1} counted towards the inside of the box, and is
+    strict or not: its tightness is 2 s + strict. From 1 on, the float64 itself is outside.
+    """
 
     lower: Floats
     upper: Floats
-    open_lower: Bools
-    open_upper: Bools
+    lower_tightness: Signs
+    upper_tightness: Signs
+
+    @staticmethod
+    def unbounded(num_inputs: int) -> _Boxes:
+        """One box without bounds."""
+        infinite = np.full((1, num_inputs), np.inf)
+        loosest = np.full((1, num_inputs), _LOOSEST, np.int8)
+        return _Boxes(-infinite, infinite, loosest, loosest.copy())
 
     def chosen(self, boxes: Ints) -> _Boxes:
         """Copies of some boxes, in the order of their numbers `boxes`."""
-        return _Boxes(self.lower[boxes], self.upper[boxes], self.open_lower[boxes], self.open_upper[boxes])
+        lower_tightness, upper_tightness = self.lower_tightness[boxes], self.upper_tightness[boxes]
+        return _Boxes(self.lower[boxes], self.upper[boxes], lower_tightness, upper_tightness)
 
     def intersect(self, rows: FlatRows, ids: Ints, boxes: Ints) -> None:
         """Tighten box `boxes[k]` by the bound in row `ids[k]`, for all k, in place."""
         places = boxes * self.lower.shape[1] + rows.input_index[ids]
         kind = rows.kind[ids]
-        for side, limit, excluded, tightest in (
-            (LOWER_BOUND, self.lower, self.open_lower, np.maximum),
-            (UPPER_BOUND, self.upper, self.open_upper, np.minimum),
+        for which, limit, tightness, tightest, inwards in (
+            (LOWER_BOUND, self.lower, self.lower_tightness, np.maximum, 1),
+            (UPPER_BOUND, self.upper, self.upper_tightness, np.minimum, -1),
         ):
-            chosen = kind == side
-            place, bound, strict = places[chosen], rows.bound[ids[chosen]], rows.strict[ids[chosen]]
-            flat, flat_excluded = limit.reshape(-1), excluded.reshape(-1)
+            chosen = kind == which
+            place, bound = places[chosen], rows.bound[ids[chosen]]
+            tight = (2 * inwards * rows.side[ids[chosen]] + rows.strict[ids[chosen]]).astype(np.int8)
+            flat, flat_tightness = limit.reshape(-1), tightness.reshape(-1)
             before = flat[place]
             tightest.at(flat, place, bound)
-            flat_excluded[place] &= flat[place] == before
-            flat_excluded[place[strict & (bound == flat[place])]] = True
+            flat_tightness[place[flat[place] != before]] = _LOOSEST
+            there = bound == flat[place]
+            np.maximum.at(flat_tightness, place[there], tight[there])
+
+    def clashes(self) -> Bools:
+        """Where no number at all lies within the bounds: (boxes, inputs).
+
+        Two different bounds between the same neighbours of float64 are taken for equal, and not for strict.
+        """
+        low, high = self.lower_tightness >> 1, -(self.upper_tightness >> 1)
+        strict = (self.lower_tightness == 1) | (self.upper_tightness == 1)
+        inside = (low < high) | ((low == high) & ~(strict & (low == 0)))
+        return np.asarray((self.lower > self.upper) | ((self.lower == self.upper) & ~inside))
 
     def is_empty(self) -> Bools:
-        excluded = self.open_lower | self.open_upper
-        empty: Bools = ((self.lower > self.upper) | (excluded & (self.lower == self.upper))).any(axis=1)
-        return empty
+        return np.asarray(self.clashes().any(axis=1))
 
 
 def build_specification(
@@ -81,19 +105,14 @@ def build_specification(
     num_inputs = math.prod(inputs.shape)
     common_ids = np.concatenate(common) if common else np.zeros(0, np.int64)
     is_output = rows.kind[common_ids] == OUTPUT_ROW
-    base = _Boxes(
-        np.full((1, num_inputs), -np.inf),
-        np.full((1, num_inputs), np.inf),
-        np.zeros((1, num_inputs), np.bool_),
-        np.zeros((1, num_inputs), np.bool_),
-    )
+    base = _Boxes.unbounded(num_inputs)
     bounds = common_ids[~is_output]
     base.intersect(rows, bounds, np.zeros(bounds.size, np.int64))
     try:
         disjuncts = conjunction(alternatives).disjuncts
     except TooManyDisjunctsError as error:
         raise source.malformed(f"the conjunction of the assertions {error}") from None
-    assembly = _Assembly(source, version, inputs, rows, base, common_ids[is_output])
+    assembly = _Assembly(source, version, inputs, rows, table.exact, base, common_ids[is_output])
     assembly.add(disjuncts)
     return assembly.finish(outputs)
 
@@ -102,18 +121,26 @@ class _Assembly:
     """Collects boxes and rows of disjuncts, a bounded number at a time."""
 
     def __init__(
-        self, source: SourceText, version: str, inputs: Variable, rows: FlatRows, base: _Boxes, common_outputs: Ints
+        self,
+        source: SourceText,
+        version: str,
+        inputs: Variable,
+        rows: FlatRows,
+        exact: Mapping[int, ExactRow],
+        base: _Boxes,
+        common_outputs: Ints,
     ) -> None:
         self.source = source
         self.version = version
         self.inputs = inputs
         self.rows = rows
+        self.exact = exact
         self.base = base
         self.common_outputs = common_outputs
         self.num_disjuncts = 0
         self.base_number: int | None = None
         self.box_numbers: dict[bytes, int] = {}
-        self.boxes: list[_Boxes] = []
+        self.boxes: list[tuple[Floats, Floats, Bools, Bools]] = []
         self.box_of_disjunct: list[Ints] = []
         self.row_ids: list[Ints] = []
         self.row_disjunct: list[Ints] = []
@@ -168,18 +195,18 @@ class _Assembly:
 
     def _numbers(self, boxes: _Boxes) -> Ints:
         self._check_bounded(boxes)
-        boxes.lower[:] += 0.0
-        boxes.upper[:] += 0.0
+        parts = (boxes.lower + 0.0, boxes.upper + 0.0, boxes.lower_tightness >= 1, boxes.upper_tightness >= 1)
         numbers = np.full(boxes.lower.shape[0], -1, np.int64)
         fresh = []
         for place in np.flatnonzero(~boxes.is_empty()):
-            key = hashlib.blake2b(b"".join(part[place].tobytes() for part in boxes), digest_size=24).digest()
+            key = hashlib.blake2b(b"".join(part[place].tobytes() for part in parts), digest_size=24).digest()
             if key not in self.box_numbers:
                 self.box_numbers[key] = len(self.box_numbers)
                 fresh.append(place)
             numbers[place] = self.box_numbers[key]
         if fresh:
-            self.boxes.append(boxes.chosen(np.array(fresh)))
+            lower, upper, open_lower, open_upper = parts
+            self.boxes.append((lower[fresh], upper[fresh], open_lower[fresh], open_upper[fresh]))
         count, num_inputs = len(self.box_numbers), boxes.lower.shape[1]
         if count * num_inputs > MAX_BOX_NUMBERS:
             raise self.source.malformed(f"needs {count} or more boxes of {num_inputs} inputs, too many to hold.")
@@ -196,22 +223,19 @@ class _Assembly:
                 )
 
     def _contradiction(self) -> str:
-        clash = np.flatnonzero(self.base.lower[0] > self.base.upper[0])
+        clash = np.flatnonzero(self.base.clashes()[0])
         if not clash.size:
             return "every disjunct's input box is empty"
         k = int(clash[0])
         name = element_name(self.version, self.inputs, k)
-        return f"{name} >= {self.base.lower[0, k]!s} and {name} <= {self.base.upper[0, k]!s}"
+        above = ">" if self.base.lower_tightness[0, k] == 1 else ">="
+        below = "<" if self.base.upper_tightness[0, k] == 1 else "<="
+        return f"{name} {above} {self.base.lower[0, k]!s} and {name} {below} {self.base.upper[0, k]!s}"
 
     def finish(self, outputs: Variable) -> Specification:
         if not self.num_disjuncts:
             self._keep_placeholder_box()
-        boxes = _Boxes(
-            np.concatenate([part.lower for part in self.boxes]),
-            np.concatenate([part.upper for part in self.boxes]),
-            np.concatenate([part.open_lower for part in self.boxes]),
-            np.concatenate([part.open_upper for part in self.boxes]),
-        )
+        lower, upper, open_lower, open_upper = (np.concatenate(parts) for parts in zip(*self.boxes, strict=True))
         nothing = [np.zeros(0, np.int64)]
         ids = np.concatenate(self.row_ids or nothing)
         first = np.searchsorted(self.rows.entry_row, ids, side="left")
@@ -221,8 +245,8 @@ class _Assembly:
             version=self.version,
             inputs=self.inputs,
             outputs=outputs,
-            lower=boxes.lower,
-            upper=boxes.upper,
+            lower=lower,
+            upper=upper,
             box_of_disjunct=np.concatenate(self.box_of_disjunct or nothing),
             row_disjunct=np.concatenate(self.row_disjunct or nothing),
             row_bound=self.rows.bound[ids],
@@ -230,18 +254,24 @@ class _Assembly:
             entry_row=entry_row,
             entry_output=self.rows.entry_output[entries].astype(np.int64),
             entry_value=self.rows.entry_value[entries],
-            open_lower=boxes.open_lower if boxes.open_lower.any() else None,
-            open_upper=boxes.open_upper if boxes.open_upper.any() else None,
+            open_lower=open_lower if open_lower.any() else None,
+            open_upper=open_upper if open_upper.any() else None,
+            exact=ExactRows(self.rows.side[ids], self.rows.entry_side[entries], ids, self.exact)
+            if self.exact
+            else None,
         )
 
     def _keep_placeholder_box(self) -> None:
         """The property holds whatever the inputs are; keep the common box, with missing bounds filled in."""
         if self.base.is_empty()[0]:
             raise self.source.malformed(f"no input satisfies its bounds: {self._contradiction()}.")
-        lower, upper, open_lower, open_upper = self.base
+        lower, upper = self.base.lower, self.base.upper
         lower = np.where(np.isfinite(lower), lower, np.where(np.isfinite(upper), upper, 0.0))
         upper = np.where(np.isfinite(upper), upper, lower)
-        self.boxes.append(_Boxes(lower, upper, open_lower & (lower < upper), open_upper & (lower < upper)))
+        wide = lower < upper
+        self.boxes.append(
+            (lower, upper, (self.base.lower_tightness >= 1) & wide, (self.base.upper_tightness >= 1) & wide)
+        )
 
 
 def _expanded(disjuncts: Sequence[Disjunct]) -> tuple[Ints, Ints]:
@@ -260,11 +290,3 @@ def _ranges(first: Ints, stop: Ints) -> tuple[Ints, Ints]:
     origin = np.repeat(np.arange(sizes.size), sizes)
     within = np.arange(origin.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return first[origin] + within, origin
-
-
-def element_name(version: str, variable: Variable, index: int) -> str:
-    """How a file of `version` writes element `index` (C order) of a tensor: X_3 in "1.0", X[0,3] in "2.0"."""
-    if version == "1.0":
-        return f"{variable.name}_{index}"
-    place = ",".join(str(int(k)) for k in np.unravel_index(index, variable.shape)) if variable.shape else ""
-    return f"{variable.name}[{place}]" if place else variable.name

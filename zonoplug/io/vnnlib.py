@@ -20,7 +20,8 @@ def read_specification(path: str | os.PathLike[str]) -> Specification:
     """The unsafe set that a VNN-LIB file describes, in disjunctive normal form.
 
     Reads version 1.0, and version 2.0 if the file begins with (vnnlib-version <2.x>); plain or gzip, told apart by
-    content. Numbers are rounded to float64. The result has no disjuncts if none can hold, whatever the variables are.
+    content. Numbers are read as the rationals they are. The result has no disjuncts if none can hold, whatever the
+    variables are.
 
     Args:
         path: the file.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from zonoplug.errors import SpecificationError
+from zonoplug.io.decimals import NumberRangeError, decimal
 from zonoplug.io.linear_rows import LinearForm, RowTable, constant, output_code, product, total, variable
 from zonoplug.io.normal_form import (
     Condition,
@@ -22,7 +24,7 @@ from zonoplug.io.normal_form import (
     disjunction,
 )
 from zonoplug.io.specification_arrays import build_specification
-from zonoplug.io.vnnlib_scan import MAX_INDEX_DIGITS, Piece, number, scan
+from zonoplug.io.vnnlib_scan import MAX_INDEX_DIGITS, Piece, scan, why_no_number
 from zonoplug.io.vnnlib_source import SourceText, shown
 from zonoplug.verify.specification import Ints, Specification, Variable
 
@@ -93,7 +95,7 @@ class _Reader:
 
     def read(self) -> Specification:
         for chunk in scan(self.source):
-            first_row = self.table.add_block(chunk.rows)
+            first_row = self.table.add_block(chunk.rows, chunk.exact)
             self.common.append(first_row + chunk.asserted)
             self.declared.append((chunk.declared.astype(np.int64), chunk.declared_at))
             self._note_use(b"X", *chunk.highest_input)
@@ -225,8 +227,11 @@ class _Reader:
             return total(operands)
         if word == b"-":
             head, *rest = operands
-            return total((head, *(form.times(-1.0) for form in rest))) if rest else head.times(-1.0)
-        result = product(operands)
+            return total((head, *(form.negated() for form in rest))) if rest else head.negated()
+        try:
+            result = product(operands)
+        except NumberRangeError as error:
+            raise self._malformed(form.offset, str(error)) from None
         if result is None:
             raise self._unsupported(form.offset, "a product of variables (a non-linear constraint) is not supported")
         return result
@@ -241,11 +246,10 @@ class _Reader:
         if code is not None:
             self._note_use(item.text[:1], code if code >= 0 else -1 - code, item.offset)
             return variable(code)
-        value = number(item.text)
-        if value is None:
-            expected = "expected X_i, Y_j or a finite decimal number"
-            raise self._malformed(item.offset, f"unknown symbol {shown(item.text)}, {expected}")
-        return constant(value)
+        reason = why_no_number(item.text)
+        if reason is not None:
+            raise self._malformed(item.offset, f"{shown(item.text)} {reason}, expected X_i, Y_j or a number")
+        return constant(Fraction(decimal(item.text.decode())))
 
     def _offset(self, form: _Form, item: _Item) -> int:
         return form.offset if isinstance(item, LinearForm | Condition) else item.offset

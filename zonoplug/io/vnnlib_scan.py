@@ -14,16 +14,16 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from zonoplug.io.decimals import Bytes, NumberRangeError, decimal, sides
 from zonoplug.io.linear_rows import LOWER_BOUND, OUTPUT_ROW, UPPER_BOUND, Codes, FlatRows
 from zonoplug.io.vnnlib_source import SourceText, shown
+from zonoplug.verify.exact_rows import ExactRow, Signs
 from zonoplug.verify.specification import Bools, Floats, Ints
 
 CHUNK_BYTES = 2**22
 MAX_INDEX_DIGITS = 9
 _MAX_NUMBER_LENGTH = 64
 _WORD_CLASS = 3
-
-Bytes = NDArray[np.uint8]
 
 _CLASS = np.full(256, _WORD_CLASS, np.uint8)
 _CLASS[list(b" \t\n\r\f\v")] = 0
@@ -50,6 +50,7 @@ class Chunk:
 
     Attributes:
         rows: the flat comparisons in text order.
+        exact: those rows over outputs, by number, whose bound float64 does not have.
         asserted: (k,) numbers of rows that are asserted at top level by themselves.
         declared, declared_at: (declarations,) codes of variables, and the offsets of their names.
         highest_input, highest_output: the highest index used in `rows` and the offset where, or (-1, 0).
@@ -58,6 +59,7 @@ class Chunk:
     """
 
     rows: FlatRows
+    exact: dict[int, ExactRow]
     asserted: Ints
     declared: Codes
     declared_at: Ints
@@ -114,12 +116,12 @@ class _Tokens:
         )
         covered = np.zeros(self.start.size, np.bool_)
         declared, declared_at = self._declarations(triples, covered)
-        flat, rows, highest_input, highest_output = self._comparisons(triples)
+        flat, rows, exact, highest_input, highest_output = self._comparisons(triples)
         _cover(covered, flat, range(5))
         asserted = self._asserted(flat)
         _cover(covered, flat[asserted], (-2, -1, 5))
         events, runs_at = self._events(covered, flat, asserted)
-        chunk = Chunk(rows, asserted, declared, declared_at, highest_input, highest_output, events, runs_at)
+        chunk = Chunk(rows, exact, asserted, declared, declared_at, highest_input, highest_output, events, runs_at)
         return chunk, self.depth_after
 
     def _spells(self, tokens: Ints, word: bytes) -> Bools:
@@ -141,7 +143,9 @@ class _Tokens:
         _cover(covered, triples, range(5))
         return codes[known], self.first + self.start[triples + 2]
 
-    def _comparisons(self, triples: Ints) -> tuple[Ints, FlatRows, tuple[int, int], tuple[int, int]]:
+    def _comparisons(
+        self, triples: Ints
+    ) -> tuple[Ints, FlatRows, dict[int, ExactRow], tuple[int, int], tuple[int, int]]:
         """Which triples are (input, number), (output, number) in some order, or two outputs; and these as rows."""
         sign = self.text[self.start[triples + 1]]
         strict = self._spells(triples + 1, b"<") | self._spells(triples + 1, b">")
@@ -159,13 +163,15 @@ class _Tokens:
         low_code, high_code, two_outputs = low_code[chosen], high_code[chosen], two_outputs[chosen]
         low_known, high_known = low_known[chosen], high_known[chosen]
 
-        value = np.zeros(triples.size)
-        value[~two_outputs] = self._numbers(np.where(low_known, high, low)[~two_outputs])
+        value, side = np.zeros(triples.size), np.zeros(triples.size, np.int8)
+        numbers = np.where(low_known, high, low)
+        value[~two_outputs], side[~two_outputs] = self._numbers(numbers[~two_outputs])
         code = np.where(low_known, low_code, high_code)
         is_input = code >= 0
         kind = np.where(is_input, np.where(low_known, UPPER_BOUND, LOWER_BOUND), OUTPUT_ROW).astype(np.uint8)
         # low_y <= value is +y <= value, value <= high_y is -y <= -value, low_y <= high_y is low_y - high_y <= 0.
         bound = np.where(is_input | low_known, value, 0.0 - value) + 0.0
+        side[~(is_input | low_known)] *= -1
         row = np.arange(triples.size)
         left, right = low_known & ~is_input, high_known & ~is_input
         entry_row = np.concatenate((row[left], row[right]))
@@ -177,13 +183,16 @@ class _Tokens:
             np.where(is_input, code, -1).astype(np.int32),
             bound,
             strict,
+            side,
             entry_row[order],
             entry_output[order],
             entry_value[order],
+            np.zeros(entry_row.size, np.int8),
         )
+        exact = self._exact_bounds(np.flatnonzero((side != 0) & ~is_input), numbers, low_known)
         where = np.where(low_known, low, high)
         outputs = np.where(two_outputs, np.minimum(low_code, high_code), code)
-        return triples, rows, self._highest(code, where), self._highest(-1 - outputs, where)
+        return triples, rows, exact, self._highest(code, where), self._highest(-1 - outputs, where)
 
     def _highest(self, index: NDArray[np.signedinteger], tokens: Ints) -> tuple[int, int]:
         if not index.size or index.max() < 0:
@@ -217,8 +226,8 @@ class _Tokens:
         result: Bools = short & _STARTS_NUMBER[self.text[self.start[tokens]]]
         return result
 
-    def _numbers(self, tokens: Ints) -> Floats:
-        """The values of number tokens, which are in text order."""
+    def _numbers(self, tokens: Ints) -> tuple[Floats, Signs]:
+        """The nearest float64 to each number, and on which side of it the number lies; tokens are in text order."""
         edges = np.zeros(self.text.size + 1, np.int8)
         edges[self.start[tokens]] = 1
         edges[self.stop[tokens]] = -1
@@ -227,14 +236,21 @@ class _Tokens:
         if _IS_NUMERIC[self.text[inside]].all():
             try:
                 values = np.fromiter(map(float, words), np.float64, tokens.size)
-            except ValueError:
-                pass
-            else:
                 if np.isfinite(values).all():
-                    return values
-        bad = next(k for k, word in enumerate(words) if number(word) is None)
+                    return values, sides(self.text, self.start[tokens], self.stop[tokens], values)
+            except (ValueError, NumberRangeError):
+                pass
+        bad, reason = next((k, why) for k, word in enumerate(words) if (why := why_no_number(word)) is not None)
         line = self.source.line_of(self.first + int(self.start[tokens[bad]]))
-        raise self.source.malformed(f"{shown(words[bad])} is not a finite decimal number.", line)
+        raise self.source.malformed(f"{shown(words[bad])} {reason}.", line)
+
+    def _exact_bounds(self, rows: Ints, numbers: Ints, positive: Bools) -> dict[int, ExactRow]:
+        """The bounds of some rows over one output as written; of the others a number bounds the output below."""
+        found: dict[int, ExactRow] = {}
+        for row, token in zip(rows.tolist(), numbers[rows].tolist(), strict=True):
+            value = decimal(self.text[self.start[token] : self.stop[token]].tobytes().decode())
+            found[row] = (value if positive[row] else value.copy_negate()), None
+        return found
 
     def _asserted(self, flat: Ints) -> Ints:
         """Which flat comparisons stand in (assert ...) at top level."""
@@ -262,15 +278,21 @@ class _Tokens:
         return list(zip(piece[left].tolist(), start[left].tolist(), stop[left].tolist(), strict=True)), runs_at
 
 
-def number(word: bytes) -> float | None:
-    """The value of a finite decimal number such as -1, .5, 5. or 1e-05; None if the word is none."""
-    if not _IS_NUMERIC[np.frombuffer(word, np.uint8)].all():
-        return None
+def why_no_number(word: bytes) -> str | None:
+    """What is wrong with a word that should be a number such as -1, .5, 5. or 1e-05, as a predicate; None if it is one.
+
+    Numbers that overflow float64, or are absurdly long or close to 0, are none.
+    """
+    text = word.decode("latin-1")
     try:
-        value = float(word)
+        if _IS_NUMERIC[np.frombuffer(word, np.uint8)].all() and math.isfinite(float(text)):
+            decimal(text)
+            return None
     except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        pass
+    except NumberRangeError as error:
+        return str(error)
+    return "is not a finite decimal number"
 
 
 def _cover(covered: Bools, tokens: Ints, steps: range | tuple[int, ...]) -> None:

@@ -7,6 +7,8 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from decimal import Context, Decimal
+from fractions import Fraction
 from functools import partial
 from operator import mul
 from typing import Any
@@ -14,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from zonoplug.errors import SpecificationError
-from zonoplug.io.linear_rows import LinearForm, RowTable, constant, output_code, product, total, variable
+from zonoplug.io.decimals import MAX_DIGITS, NumberRangeError, decimal, side
+from zonoplug.io.linear_rows import ONE, LinearForm, RowTable, constant, output_code, product, total, variable
 from zonoplug.io.normal_form import Condition, TooManyDisjunctsError, all_of, compared, conjunction, disjunction
 from zonoplug.io.specification_arrays import build_specification
 from zonoplug.io.vnnlib_source import SourceText, shown
@@ -22,6 +25,7 @@ from zonoplug.verify.specification import Specification, Variable
 
 MAX_DEPTH = 200
 MAX_ELEMENTS = 2**27
+SHORT_NUMBER = 24
 
 _TYPE_NAMES = {"Real": "real", "F16": "float16", "F32": "float32", "F64": "float64"}
 _RELATIONS = {
@@ -40,6 +44,8 @@ _SPELLING = re.compile(
 )
 _NODE_NAME = re.compile(r'(\(\s*declare-(?:input|output)\s+\w+\s+\w+\s*\[[^\]()]*\]\s*)"[^"\n]*"')
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_LEAST_EXPONENT = -300
+_EXACT = Context(prec=2 * MAX_DIGITS)
 _WHOLE = re.compile(r"-?\d+")
 _PLACE = re.compile(r" at line (\d+), column \d+:? *")
 
@@ -48,7 +54,7 @@ def read_version_two(source: SourceText) -> Specification:
     """The Specification of a 2.0 file with one network, one input and one output.
 
     Numbers that the package's grammar refuses (1e-05, .5, 5., +0.5, and whole numbers beside float variables) are
-    spelt anew for it, without a change of their float64 value.
+    spelt anew for it, without a change of their value.
 
     Args:
         source: the text, with comments.
@@ -111,13 +117,22 @@ def _respelt(source: SourceText) -> str:
             return "=="
         if word[0] in ';"[' or not _NUMBER.fullmatch(word) or (keeps_whole and _WHOLE.fullmatch(word)):
             return word
-        value = float(word)
-        if not math.isfinite(value):
+        try:
+            return _spelt(decimal(word))
+        except NumberRangeError as error:
             line = text.count("\n", 0, match.start()) + 1
-            raise source.malformed(f"{shown(word)} is not a finite decimal number.", line)
-        return np.format_float_positional(value, trim="0")
+            raise source.malformed(f"{shown(word)} {error}.", line) from None
 
     return _SPELLING.sub(spelt, text)
+
+
+def _spelt(value: Decimal) -> str:
+    """A number as the package spells it; as a product where the package's own float64 would underflow."""
+    if value and value.adjusted() < _LEAST_EXPONENT:
+        factor = Decimal((0, (1,), _LEAST_EXPONENT))
+        return f"(* {_spelt(factor)} {_spelt(value.scaleb(-_LEAST_EXPONENT, _EXACT))})"
+    written = format(value, "f")
+    return written if "." in written else written + ".0"
 
 
 def _explained(source: SourceText, reason: str) -> SpecificationError:
@@ -191,14 +206,21 @@ class _Reader:
         left, right = node.lhs, node.rhs
         if type(left) is not self.element or type(right) not in self.literals:
             return None
-        value = float(right.lexeme)
-        if not math.isfinite(value):
-            return None
         code = self._code(left)
         upper, strict = relation[0] == "<", len(relation) == 1
-        if code >= 0:
-            return self.table.add_bound(code, upper, value, strict)
-        return self.table.add_output_row({code: 1.0 if upper else -1.0}, value if upper else 0.0 - value, strict)
+        if code < 0:
+            exact = Fraction(self._number(right))
+            return self.table.add_output_row({code: ONE if upper else -ONE}, exact if upper else -exact, strict)
+        if len(right.lexeme) <= SHORT_NUMBER:
+            return self.table.add_written_bound(code, upper, right.lexeme, strict)
+        value, written = float(right.lexeme), self._number(right)
+        return self.table.add_bound(code, upper, value + 0.0, strict, side(written, value))
+
+    def _number(self, node: Any) -> Decimal:
+        try:
+            return decimal(node.lexeme)
+        except NumberRangeError as error:
+            raise self.source.malformed(f"{shown(node.lexeme)} {error}.", _line(node)) from None
 
     def _condition(self, node: Any) -> Condition:
         row = self._bound(node)
@@ -222,16 +244,19 @@ class _Reader:
         if kind is self.element:
             return variable(self._code(node))
         if kind in self.literals:
-            return constant(float(node.lexeme))
+            return constant(Fraction(self._number(node)))
         if kind is package.Negate:
-            return self._linear(node.expr).times(-1.0)
+            return self._linear(node.expr).negated()
         if kind is package.Plus:
             return total(self._linear(part) for part in node.args)
         if kind is package.Minus:
-            return total((self._linear(node.head), *(self._linear(part).times(-1.0) for part in node.rest)))
+            return total((self._linear(node.head), *(self._linear(part).negated() for part in node.rest)))
         if kind is not package.Multiply:
             raise self.source.unsupported(f"{shown(kind.__name__)} is not supported.", _line(node))
-        result = product(self._linear(part) for part in node.args)
+        try:
+            result = product(self._linear(part) for part in node.args)
+        except NumberRangeError as error:
+            raise self.source.malformed(f"{error}.", _line(node)) from None
         if result is None:
             message = "a product of variables (a non-linear constraint) is not supported."
             raise self.source.unsupported(message, _line(node))

@@ -54,7 +54,7 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
         bounds = bounder.lowered(bounds, propagation, box, objective.rows(group))
         del propagation  # so that the next group's memory is its own
         margins = objective.margins(bounds.lower, group)
-        margin = min(margin, float(objective.best(margins, group).min()))
+        margin = min(margin, float(objective.best(objective.as_written(margins, group), group).min()))
         excluded += int((objective.excluded(margins, group) & objective.exists[group]).sum())
         first = attack.groups == group[0]
         values = objective.values(attack.outputs[first], attack.groups[first])

@@ -53,10 +53,11 @@ def measure_trace(request: dict[str, Any]) -> dict[str, Any]:
     hardest = objective.best(margins, first)[0].argmin()
     candidates = (objective.disjunct[0] == hardest) & ~objective.padding[0]
     row = int(margins[0].masked_fill(~candidates, -torch.inf).argmax())
-    own = objective.margins(propagation.bounds.lower, first)[0, row]
+    unit = float(objective.as_written(torch.ones_like(margins), first)[0, row])  # of margins as written, a power of two
+    own = unit * objective.margins(propagation.bounds.lower, first)[0, row]
     reductions, lost = [], 0.0
     for report in propagation.reductions:
-        loss = None if report.loss is None else float(report.loss[0, row])
+        loss = None if report.loss is None else unit * float(report.loss[0, row])
         lost += math.nan if loss is None else loss
         reductions.append(
             {
@@ -65,7 +66,9 @@ def measure_trace(request: dict[str, Any]) -> dict[str, Any]:
                 "symbols_before": report.symbols_before,
                 "symbols_after": report.symbols_after,
                 "loss": loss,
-                "largest_loss": None if report.loss is None else float(report.loss[0].max()),
+                "largest_loss": None
+                if report.loss is None
+                else float(objective.as_written(report.loss[:1], first).max()),
                 "bytes_before": report.bytes_before,
                 "bytes_after": report.bytes_after,
                 "seconds": report.seconds,
@@ -75,7 +78,7 @@ def measure_trace(request: dict[str, Any]) -> dict[str, Any]:
     notes = [f"{objective.num_boxes} input boxes, traced is the first"] if objective.num_boxes > 1 else []
     return {
         "method": str(method),
-        "margin": float(margins[0, row]),
+        "margin": unit * float(margins[0, row]),
         "walk_margin": float(own),
         "unreduced_margin": float(own) + lost,
         "lost": lost,

@@ -80,7 +80,7 @@ class Attack:
         self.jumps = False
         self._random = torch.Generator().manual_seed(seed)
         shape = problem.model.input_shape
-        self._open = problem.objective.exists
+        self._open = problem.objective.exists & problem.has_points[:, None]
         self._promise = torch.full_like(self._open, torch.inf, dtype=problem.dtype)  # lowest margins seen
         self._pool: _Pool | None = None
         self._point_seconds = 0.0
@@ -169,7 +169,7 @@ class Attack:
         Whole numbers where an input spans some: networks that round an input have no gradient along it.
         """
         box = self._problem.attack_box
-        for number in range(self._problem.objective.num_boxes):
+        for number in self._problem.has_points.nonzero().flatten().tolist():
             low, high = box.lower[number], box.upper[number]
             moving = (high > low).flatten().nonzero().flatten()
             if not 1 <= moving.shape[0] <= LATTICE_INPUTS:
@@ -193,7 +193,7 @@ class Attack:
 
         Where a box has several disjuncts, each comes with ANY of them.
         """
-        open_ = self._problem.objective.exists
+        open_ = self._problem.objective.exists & self._problem.has_points[:, None]
         open_ = open_ if excluded is None else open_ & ~excluded
         self._open = open_
         targets = open_.nonzero()

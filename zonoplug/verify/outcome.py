@@ -21,11 +21,15 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Counterexample:
-    """A point that ONNX Runtime confirmed: inputs (inputs,) in the model's precision, and their outputs (outputs,)."""
+    """A point that ONNX Runtime confirmed: inputs (inputs,) in the model's precision, and their outputs (outputs,).
+
+    `reading` says which input bounds were read as something else than what is written; "" if none were.
+    """
 
     inputs: Floats
     outputs: Floats
     disjunct: int
+    reading: str = ""
 
 
 @dataclass(slots=True)

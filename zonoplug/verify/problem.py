@@ -12,8 +12,10 @@ from torch import Tensor
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import SpecificationError
 from zonoplug.verify.allowances import rounding_slack
+from zonoplug.verify.input_numbers import InputNumbers
 from zonoplug.verify.outcome import Counterexample
-from zonoplug.verify.rounded_box import inward_box, outward_box
+from zonoplug.verify.rounded_box import nearest_box, outward_box
+from zonoplug.verify.scaled_rows import scaled_rows
 from zonoplug.verify.specification import Specification
 
 
@@ -22,16 +24,19 @@ class Objective:
     """The rows of the specification, for each input box, padded to equal length.
 
     A row's margin is  a . y - b.  A point is unsafe if in some disjunct every margin is <= 0 (< 0 for a strict row).
+    Rows are multiplied by powers of two and rounded so that a margin above 0 is one of the row as written: see
+    `ScaledRows`. Whether a point is unsafe is decided by the specification itself.
 
     Attributes:
         coefficients: a, (boxes, rows, outputs).
-        bound: b, (boxes, rows).
+        bound: b, (boxes, rows); infinite where no number of the type is large enough.
         strict: (boxes, rows).
         disjunct: (boxes, rows) the row's disjunct, numbered within its box.
         padding: (boxes, rows) True where there is no row.
         exists: (boxes, disjuncts) False where a box has fewer disjuncts than another.
         index: (boxes, disjuncts) the disjunct's number in the specification, -1 where there is none.
         slack: (boxes, rows) how far above 0 a bound of a margin must be to count, for rounding.
+        scale: (boxes, rows) what the rows as written were multiplied by, float64; None for 1.
     """
 
     coefficients: Tensor
@@ -42,6 +47,7 @@ class Objective:
     exists: Tensor
     index: Tensor
     slack: Tensor
+    scale: Tensor | None = None
 
     @property
     def num_boxes(self) -> int:
@@ -64,6 +70,10 @@ class Objective:
     def margins(self, values: Tensor, group: Tensor) -> Tensor:
         """Margins of rows from values a . y (n, rows), or from lower bounds of them: (n, rows)."""
         return values - self._of(self.bound, group)
+
+    def as_written(self, margins: Tensor, group: Tensor) -> Tensor:
+        """Margins (n, rows) in units of the rows as written, for people to read."""
+        return margins if self.scale is None else margins / self._of(self.scale, group).to(margins.dtype)
 
     def best(self, margins: Tensor, group: Tensor) -> Tensor:
         """Largest margin in each disjunct, (n, disjuncts): above 0 the disjunct is out of reach. NaN counts as -inf."""
@@ -109,6 +119,7 @@ class Objective:
             self.exists & ~excluded,
             self.index,
             self.slack[:, keep],
+            None if self.scale is None else self.scale[:, keep],
         )
 
     def escapes(self, values: Tensor, lower: Tensor, group: Tensor) -> Tensor:
@@ -128,14 +139,22 @@ class Problem:
 
     Attributes:
         specification, model: what was read.
-        box: (boxes, *input_shape) each covering the box as written.
-        attack_box: the same boxes rounded inwards: every point of it is inside the bounds as written.
+        box: (boxes, *input_shape) each holding every number of the model's type in the box as written.
+        has_points: (boxes,) False where no number of the model's type satisfies the bounds of some input.
+        attack_box: the same boxes rounded inwards: every point of it is inside the bounds as written. Where there is
+            none, the numbers nearest to them, inside `box`: evidence against bounds, but never a counterexample.
         objective: the rows.
+
+    Args:
+        input_bounds: "written", or "nearest" to read the bounds that no number of the model's type satisfies as the
+            nearest numbers: then every box has points.
     Raises:
-        SpecificationError: the specification's variables do not fit the model.
+        SpecificationError: the specification's variables do not fit the model, or a bound is beyond its number type.
     """
 
-    def __init__(self, specification: Specification, model: Any, device: torch.device) -> None:
+    def __init__(
+        self, specification: Specification, model: Any, device: torch.device, input_bounds: str = "written"
+    ) -> None:
         for noun, name, ours, theirs in (
             ("inputs", "X", specification.num_inputs, model.num_inputs),
             ("outputs", "Y", specification.num_outputs, model.num_outputs),
@@ -148,9 +167,12 @@ class Problem:
         self.specification = specification
         self.model = model
         self.device = device
-        numpy_type = np.dtype(np.float64 if model.dtype == torch.float64 else np.float32)
-        self.box = self._box(outward_box, numpy_type)
-        self.attack_box = self._box(inward_box, numpy_type)
+        self._numpy_type = np.dtype(np.float64 if model.dtype == torch.float64 else np.float32)
+        self._numbers = InputNumbers(specification, self._numpy_type)
+        self.box = self._box(outward_box)
+        self.attack_box = self._box(nearest_box)
+        met = [input_bounds == "nearest" or not inputs for inputs in self._numbers.unmet]
+        self.has_points = torch.tensor(met, device=device)
         self.objective = self._objective()
 
     @property
@@ -174,22 +196,37 @@ class Problem:
         return objective.best(objective.margins(objective.values(outputs, group), group), group)
 
     def confirm(self, point: Tensor, group: int) -> Counterexample | None:
-        """The point (*input_shape) of box `group` as a counterexample, if ONNX Runtime agrees; None if not."""
+        """The point (*input_shape), put into box `group`, as a counterexample; None if it is none.
+
+        It is one if each input, as a rational, satisfies its bounds as written (or what "nearest" reads for them), and
+        ONNX Runtime's outputs, as rationals, all rows of a disjunct of that box as written.
+        """
+        if not bool(self.has_points[group]):
+            return None
         low, high = self.attack_box.lower[group], self.attack_box.upper[group]
         inside = torch.minimum(torch.maximum(point, low), high).flatten().cpu().numpy()
+        inputs, reading = inside.astype(np.float64), self._numbers.reading(group)
+        if not (np.isfinite(inputs).all() and (reading or self.specification.within(inputs, group)[0])):
+            return None
         outputs = np.asarray(self.model.evaluate(inside[None]))[0].astype(np.float64)
         in_box = np.zeros(self.specification.num_boxes, dtype=np.bool_)
         in_box[group] = True
         disjunct = self.specification.unsafe_disjunct(outputs, in_box)
-        return None if disjunct is None else Counterexample(inside.astype(np.float64), outputs, disjunct)
+        return None if disjunct is None else Counterexample(inputs, outputs, disjunct, reading)
+
+    def why_no_counterexample(self, open_: Tensor) -> str | None:
+        """Why nothing in the boxes of disjuncts `open_` (boxes, disjuncts) can be confirmed; None if a point can."""
+        if bool((open_.any(dim=1) & self.has_points).any()):
+            return None
+        return self._numbers.none_in(open_.any(dim=1).cpu().numpy())
 
     def allow_for_rounding(self, outputs: Tensor) -> None:
         """Set the objective's slack from outputs (n, outputs) that were seen; see `rounding_slack`."""
         slack = rounding_slack(self.objective.coefficients, self.objective.bound, outputs)
         self.objective = replace(self.objective, slack=slack)
 
-    def _box(self, rounded: Any, numpy_type: np.dtype[Any]) -> Box:
-        pairs = [rounded(self.specification, box, numpy_type) for box in range(self.specification.num_boxes)]
+    def _box(self, rounded: Any) -> Box:
+        pairs = [rounded(self.specification, box, self._numpy_type) for box in range(self.specification.num_boxes)]
         lower, upper = (
             torch.as_tensor(np.stack(side), dtype=self.dtype, device=self.device) for side in zip(*pairs, strict=True)
         )
@@ -205,15 +242,18 @@ class Problem:
         width = max(int(np.bincount(row_box, minlength=spec.num_boxes).max(initial=0)), 1)
         size = (spec.num_boxes, width)
 
+        rows = scaled_rows(spec, self._numpy_type)
         coefficients = torch.zeros(*size, spec.num_outputs, dtype=self.dtype)
         places = (row_box[spec.entry_row], slot[spec.entry_row], spec.entry_output)
         coefficients.index_put_(
             tuple(torch.as_tensor(place) for place in places),
-            torch.as_tensor(spec.entry_value, dtype=self.dtype),
+            torch.as_tensor(rows.entry_value, dtype=self.dtype),
             accumulate=True,
         )
         bound = torch.zeros(size, dtype=self.dtype)
-        bound[row_box, slot] = torch.as_tensor(spec.row_bound, dtype=self.dtype)
+        bound[row_box, slot] = torch.as_tensor(rows.bound, dtype=self.dtype)
+        scale = torch.ones(size, dtype=torch.float64)
+        scale[row_box, slot] = torch.as_tensor(rows.scale)
         strict = torch.zeros(size, dtype=torch.bool)
         strict[row_box, slot] = torch.as_tensor(spec.row_strict)
         disjunct = torch.zeros(size, dtype=torch.int64)
@@ -224,7 +264,7 @@ class Problem:
         exists = torch.arange(count) < torch.as_tensor(disjuncts)[:, None]
         index = torch.full((spec.num_boxes, count), -1)
         index[spec.box_of_disjunct, local_disjunct] = torch.arange(spec.num_disjuncts)
-        parts = (coefficients, bound, strict, disjunct, padding, exists, index, torch.zeros_like(bound))
+        parts = (coefficients, bound, strict, disjunct, padding, exists, index, torch.zeros_like(bound), scale)
         return Objective(*(part.to(self.device) for part in parts))
 
 

@@ -1,6 +1,7 @@
 """Input boxes in a network's own number type: rounded inwards for an attack, outwards for a proof.
 
-A Specification holds bounds in float64; most networks compute in float32, where most of these bounds do not exist.
+A Specification holds bounds in float64, and whether these are themselves excluded; most networks compute in float32,
+where most of these bounds do not exist.
 """
 
 from __future__ import annotations
@@ -16,36 +17,36 @@ Reals = NDArray[np.floating[Any]]
 
 
 def inward_box(specification: Specification, box_index: int, dtype: DTypeLike) -> tuple[Reals, Reals]:
-    """The largest box in `dtype` within the bounds of a box, excluded bounds left out.
-
-    Where no number of `dtype` lies within the bounds (an input fixed to 0.1, say), lower and upper are both the
-    number nearest to them: the only candidate, and what a checker that reads the bounds in `dtype` compares with.
+    """The largest box in `dtype` whose every number satisfies the bounds as written.
 
     Args:
-        specification: bounds in float64.
+        specification: bounds in float64, with what is excluded.
         box_index: 0 .. num_boxes - 1.
-        dtype: a floating-point type of numpy.
+        dtype: a floating-point type of numpy, of at most 64 bits.
 
     Returns:
-        lower, upper: (inputs,) in `dtype`, lower <= upper.
+        lower, upper: (inputs,) in `dtype`; lower > upper where no number of `dtype` satisfies the bounds of an input.
     """
-    lower, upper = specification.lower[box_index], specification.upper[box_index]
-    open_lower = None if specification.open_lower is None else specification.open_lower[box_index]
-    open_upper = None if specification.open_upper is None else specification.open_upper[box_index]
-    low = _at_least(lower, open_lower, np.dtype(dtype))
-    high = -_at_least(-upper, open_upper, np.dtype(dtype))
-    none_within = low > high
-    if none_within.any():
-        # Then low and high are neighbours with the bounds between them.
-        above, below = low.astype(np.float64) - upper, lower - high.astype(np.float64)
-        with np.errstate(over="ignore"):
-            nearest = np.where(above < below, low, np.where(above > below, high, lower.astype(low.dtype)))
-        low, high = np.where(none_within, nearest, low), np.where(none_within, nearest, high)
-    return low, high
+    lower, upper, open_lower, open_upper = _box(specification, box_index)
+    kind = np.dtype(dtype)
+    return _at_least(lower, open_lower, kind), -_at_least(-upper, open_upper, kind)
+
+
+def nearest_box(specification: Specification, box_index: int, dtype: DTypeLike) -> tuple[Reals, Reals]:
+    """As `inward_box`, but where no number of `dtype` satisfies the bounds of an input, both are rounded to nearest.
+
+    That is how the competition's checker reads bounds; an input fixed to 0.1 has no float32 otherwise.
+    """
+    low, high = inward_box(specification, box_index, dtype)
+    lower, upper, _, _ = _box(specification, box_index)
+    none, largest = low > high, np.finfo(dtype).max
+    with np.errstate(over="ignore"):
+        near_low, near_high = (np.clip(side.astype(low.dtype), -largest, largest) for side in (lower, upper))
+    return np.where(none, near_low, low), np.where(none, near_high, high)
 
 
 def outward_box(specification: Specification, box_index: int, dtype: DTypeLike) -> tuple[Reals, Reals]:
-    """The smallest box in `dtype` that covers the bounds of a box, excluded bounds included.
+    """A box in `dtype` that holds every number of `dtype` between the bounds of a box, and covers the float64 bounds.
 
     Args:
         specification: bounds in float64.
@@ -53,11 +54,29 @@ def outward_box(specification: Specification, box_index: int, dtype: DTypeLike) 
         dtype: a floating-point type of numpy.
 
     Returns:
-        lower, upper: (inputs,) in `dtype`; infinite where `dtype` has no number far enough out.
+        lower, upper: (inputs,) in `dtype`, finite: bounds beyond its range become its largest numbers.
     """
-    kind = np.dtype(dtype)
-    lower, upper = specification.lower[box_index], specification.upper[box_index]
-    return -_at_least(-lower, None, kind), _at_least(upper, None, kind)
+    lower, upper, _, _ = _box(specification, box_index)
+    kind, largest = np.dtype(dtype), np.finfo(dtype).max
+    return np.maximum(-_at_least(-lower, None, kind), -largest), np.minimum(_at_least(upper, None, kind), largest)
+
+
+def beyond_range(specification: Specification, dtype: DTypeLike) -> tuple[int, float] | None:
+    """An input and its bound that overflows `dtype` when rounded to it; None if there is none."""
+    for side in (specification.lower, specification.upper):
+        with np.errstate(over="ignore"):
+            beyond = np.isinf(side.astype(dtype))
+        if beyond.any():
+            box, place = np.argwhere(beyond)[0]
+            return int(place), float(side[box, place])
+    return None
+
+
+def _box(specification: Specification, box_index: int) -> tuple[Floats, Floats, Bools | None, Bools | None]:
+    opened = (
+        None if which is None else which[box_index] for which in (specification.open_lower, specification.open_upper)
+    )
+    return specification.lower[box_index], specification.upper[box_index], *opened
 
 
 def _at_least(bound: Floats, excluded: Bools | None, kind: np.dtype[Any]) -> Reals:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from zonoplug.errors import SettingError
+from zonoplug.errors import SettingError, UnknownNameError
 from zonoplug.verify.branching import Branching
 from zonoplug.verify.ingredients import check_ingredients
+from zonoplug.verify.input_numbers import INPUT_BOUNDS
 from zonoplug.verify.problem import Problem
 
 
@@ -24,6 +25,8 @@ class Settings:
         seed: of all random choices.
         without: names of INGREDIENTS to leave out of the search, to see what they are worth.
         branching: "auto", or a rule by which every search splits that has one of this name.
+        input_bounds: "written", or "nearest": where no number of the model's type satisfies the bounds of an input,
+            both are read as the numbers nearest to them, as the competition's checker does.
     """
 
     timeout_seconds: float = 60.0
@@ -32,6 +35,7 @@ class Settings:
     seed: int = 0
     without: tuple[str, ...] = ()
     branching: str = "auto"
+    input_bounds: str = "written"
 
     def check(self) -> None:
         """Raise UnknownNameError or SettingError, which say what is possible, where a name is unknown."""
@@ -41,6 +45,8 @@ class Settings:
             BoundMethod.parse(self.method)
         check_ingredients(self.without)
         Branching.named(self.branching)
+        if self.input_bounds not in INPUT_BOUNDS:
+            raise UnknownNameError("reading of input bounds", self.input_bounds, INPUT_BOUNDS)
 
     def torch_device(self) -> torch.device:
         """The device. Raises SettingError if it is unknown or absent."""
@@ -66,4 +72,4 @@ def load_problem(model_path: str | Path, specification_path: str | Path, setting
     specification = read_specification(specification_path)
     model = load_model(model_path)
     model.module.to(device)
-    return Problem(specification, model, device)
+    return Problem(specification, model, device, settings.input_bounds)

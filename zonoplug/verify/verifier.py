@@ -70,6 +70,7 @@ class Verification:
         self._attack = Attack(problem, settings.seed, settings.without)
         self._observer = observer or Observer()
         self._outcome = Outcome(Verdict.UNKNOWN, statistics=self._observer.statistics)
+        self._open = problem.objective.exists
 
     def run(self) -> Outcome:
         """Attack, bound, split. The outcome says `timeout` if the deadline passed first."""
@@ -102,6 +103,7 @@ class Verification:
                     now = self._at_root(bounder, stage.method, objective.without(excluded)) & objective.exists
                 self._observer.excluded_at_root(now, stage.name)
                 excluded |= now
+                self._open = objective.exists & ~excluded
                 if bool((excluded | ~objective.exists).all()):
                     self._outcome.notes += [f"reductions left {left}"] if (left := bounder.reduced_by) else []
                     return self._finish(Verdict.HOLDS, stage.method)
@@ -205,9 +207,10 @@ class Verification:
         return MethodSigns(*what, stage.method, branching=self._branching.signs, **options)
 
     def _keep_attacking(self, excluded: Tensor | None) -> Outcome:
-        """Nothing can be proved any more: spend the time that is left on the attack."""
+        """Nothing can be proved any more: spend the time that is left on the attack, where there is what to attack."""
         restarts = 8
-        while not self._deadline.passed and "attack" not in self._settings.without:
+        attackable = self._problem.why_no_counterexample(self._open) is None
+        while attackable and not self._deadline.passed and "attack" not in self._settings.without:
             with self._observer.stage("attack"):
                 found = self._attack.descend(restarts, 100, self._deadline.part(0.5), excluded, max_batch=64)
                 found = found or self._attack.change_parts(self._deadline.part(0.2))
@@ -228,8 +231,15 @@ class Verification:
         self._observer.statistics.points_tried = self._attack.points_tried
         if verdict is Verdict.HOLDS:
             self._observer.statistics.volume_proved = 1.0
+        if verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT):
+            reason = self._problem.why_no_counterexample(self._open)
+            if reason is not None:
+                self._outcome.notes.append(reason)
+                verdict = Verdict.UNKNOWN
         self._outcome.verdict = verdict
         self._outcome.method = method
         self._outcome.counterexample = found
+        if found is not None and found.reading:
+            self._outcome.notes.append(found.reading)
         self._outcome.seconds = self._deadline.elapsed_seconds
         return self._outcome
