@@ -106,7 +106,6 @@ def mnist_case(pack: Path, layers: int, radius: float, shrink: int) -> Case | No
     instances, module, chain = [], None, None
     for row in wanted:
         problem = load_problem(folder / row[0], folder / row[1], Settings(device="cpu"))
-        problem.allow_for_rounding(problem.outputs(problem.box.lower))
         if module is None:
             module = build(problem.model.module, problem.box.lower[:1])
             chain = chain_of(module, problem.box.lower[:1])
@@ -120,9 +119,9 @@ def mnist_case(pack: Path, layers: int, radius: float, shrink: int) -> Case | No
 
 
 def margin_of(objective: Any) -> Callable[[Tensor], float]:
-    """The least margin, less what rounding may cost: above 0 every disjunct is out of reach."""
+    """The least margin: above 0 every disjunct is out of reach."""
     group = torch.zeros(1, dtype=torch.int64)
-    return lambda lower: float(objective.best(objective.margins(lower, group) - objective.slack, group).min())
+    return lambda lower: float(objective.best(objective.margins(lower, group), group).min())
 
 
 Run = Callable[[Case, Instance], tuple[float, tuple[int, ...] | None, int | None, float]]

@@ -72,7 +72,6 @@ def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed):
     problem = load_problem(network, spec, CPU)
     attack = Attack(problem)
     attack.random_points(4)
-    problem.allow_for_rounding(attack.outputs)
     result = ActivationSearch(problem, Bounder(problem), attack).run(problem.objective, Deadline(6))
     assert not result.proved
 
@@ -81,7 +80,6 @@ def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
     problem = load_problem(*absolute_difference("(<= Y_0 -0.001)"), CPU)
     attack = Attack(problem)
     attack.random_points(64)
-    problem.allow_for_rounding(attack.outputs)
     search = ActivationSearch(problem, Bounder(problem), attack)
     genuine = search._backward.bound
 
@@ -99,7 +97,6 @@ def test_hulls_that_exclude_a_sampled_point_are_refused(absolute_difference, mon
     problem = load_problem(*absolute_difference("(<= Y_0 -0.001)"), CPU)
     attack = Attack(problem)
     attack.random_points(64)
-    problem.allow_for_rounding(attack.outputs)
     genuine = zonoplug.lirpa.refine.refine_hulls
 
     def wrong(*arguments):
@@ -182,7 +179,6 @@ def test_every_rule_proves_what_holds_and_nothing_else(tmp_path, rule, without):
         problem = load_problem(network, spec, Settings(device="cpu"))
         attack = Attack(problem)
         attack.random_points(8)
-        problem.allow_for_rounding(attack.outputs)
         search = ActivationSearch(problem, Bounder(problem), attack, branching=rule, without=without)
         assert search.run(problem.objective, Deadline(60)).proved == holds
 
@@ -222,7 +218,6 @@ def test_a_tree_that_is_put_aside_again_and_again_proves_what_it_would_in_one_go
         )
         attack, observer = Attack(problem), Observer()
         attack.random_points(4)
-        problem.allow_for_rounding(attack.outputs)
         without = (left_out, "inner-attack")
         result = ActivationSearch(problem, Bounder(problem), attack, observer, without).run(
             problem.objective, Deadline(20 if offset else 3)
@@ -239,7 +234,6 @@ def test_a_piece_that_cannot_be_split_keeps_its_tree_open_for_good(tmp_path):
     problem = load_problem(network, spec, CPU)
     attack = Attack(problem)
     attack.random_points(4)
-    problem.allow_for_rounding(attack.outputs)
     search = ActivationSearch(problem, Bounder(problem), attack)
     assert search.run(problem.objective, Deadline(5)).proved
     aim = Aims.of(problem.objective, 0)

@@ -41,7 +41,6 @@ def prepared(tmp_path, seed, assertions, threshold=None):
     problem = load_problem(network, spec, Settings(device="cpu"))
     attack = Attack(problem)
     attack._remember(problem.box.sample(64)[:, 0], torch.zeros(64, dtype=torch.int64), torch.ones(64, 2))
-    problem.allow_for_rounding(attack.outputs)
     return problem, Bounder(problem), attack
 
 

@@ -163,7 +163,6 @@ def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed):
     problem = load_problem(network, spec, cpu)
     attack = Attack(problem)
     attack.random_points(4)
-    problem.allow_for_rounding(attack.outputs)
     search = MethodSigns(problem, Bounder(problem), attack, "zonotope", without=("inner-attack",))
     assert not search.run(problem.objective, Deadline(5)).proved
 

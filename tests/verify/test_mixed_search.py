@@ -45,7 +45,6 @@ def prepared(tmp_path, seed, sizes, offset):
     problem = load_problem(network, spec, CPU)
     attack = Attack(problem)
     attack.random_points(64)
-    problem.allow_for_rounding(attack.outputs)
     return problem, Bounder(problem), attack, points[values >= threshold]
 
 
@@ -170,7 +169,6 @@ def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
     problem = load_problem(*absolute_difference("(<= Y_0 -0.001)"), CPU)
     attack = Attack(problem)
     attack.random_points(64)
-    problem.allow_for_rounding(attack.outputs)
     bounder = Bounder(problem)
     genuine = bounder.backward.bound
 

@@ -28,7 +28,6 @@ def setting(folder, seed, *assertions):
     path, layers = files.random_network(folder / f"{seed}.onnx", seed, sizes=(3, 30, 30, 2))
     specification = files.write_specification(folder / "s.vnnlib", [-RADIUS] * 3, [RADIUS] * 3, 2, assertions)
     problem = load_problem(path, specification, Settings(device="cpu"))
-    problem.allow_for_rounding(problem.outputs(problem.box.lower))
     return problem, Bounder(problem).module, layers
 
 

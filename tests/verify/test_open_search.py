@@ -61,7 +61,6 @@ class Planted:
         problem = self.problem(*assertions)
         attack = Attack(problem)
         attack.random_points(8)
-        problem.allow_for_rounding(attack.outputs)
         return ActivationSearch(problem, Bounder(problem), attack, observer, without), problem
 
     def run(self, *assertions, seconds=20.0, **options):

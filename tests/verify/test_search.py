@@ -43,7 +43,6 @@ def search_of(absolute_difference, level=3.0, **options):
     problem = load_problem(network, spec, Settings(device="cpu"))
     attack = Attack(problem)
     attack.random_points(60)
-    problem.allow_for_rounding(attack.outputs)
     return problem, Listed(problem, Bounder(problem), attack, **options)
 
 

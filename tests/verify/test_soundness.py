@@ -47,7 +47,6 @@ def bounder(name, folder):
     problem = load_problem(*planted(name).write(folder), Settings(10, device="cpu"))
     attack = Attack(problem)
     attack.random_points(64)
-    problem.allow_for_rounding(attack.outputs)
     return problem, Bounder(problem)
 
 

@@ -111,7 +111,6 @@ def test_the_search_too_refuses_wrong_bounds(absolute_difference, monkeypatch):
     problem = load_problem(*absolute_difference("(<= Y_0 -0.001)"), CPU)
     attack = Attack(problem)
     attack.random_points(16)
-    problem.allow_for_rounding(attack.outputs)
     bounder = Bounder(problem)
     genuine = bounder.bound
     monkeypatch.setattr(bounder, "bound", lambda *a: RowBounds(genuine(*a).lower + 2.0))

@@ -11,19 +11,17 @@ from torch import Tensor
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
-from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.explain.counterfactual import attack_boxes
-from zonoplug.explain.decision import Decision, OneByOne, network_outputs, takes_batches
+from zonoplug.explain.decision import Decision, takes_batches
 from zonoplug.explain.region import Region
 from zonoplug.explain.traversals import Answer
 from zonoplug.io.onnx_model import OnnxModel
-from zonoplug.lirpa.backward import Backward
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import ZonotopeModule, bound_set
-from zonoplug.verify.allowances import backward_or_none, rounding_slack, row_allowance
+from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.problem import Problem
 from zonoplug.verify.settings import Settings
+from zonoplug.verify.sound_bounds import SoundBounds
 from zonoplug.verify.specification import Specification, Variable
 from zonoplug.verify.verifier import Verification
 
@@ -44,39 +42,25 @@ class BoundJudge:
     region: Region
     decision: Decision
     method: str = "zonotope+crown"
-    _slack: Tensor = field(init=False)
-    _backward: Backward | None = field(init=False)
+    _bounds: SoundBounds = field(init=False)
 
     def __post_init__(self) -> None:
         BoundMethod.parse(self.method)
-        batches = takes_batches(self.module, self.module, self.region.point)
-        self._backward = backward_or_none(self.module) if batches else None
-        sampled = self.region.box.sample(SAMPLES, torch.Generator().manual_seed(0))[:, 0]
-        points = torch.cat([self.region.point, sampled])
-        outputs = network_outputs(self.module if batches else OneByOne(self.module), points)
-        # The verifier samples other points: with the largest output for each, the slack is not below the verifier's.
-        largest = outputs.abs().amax(dim=1, keepdim=True).expand_as(outputs)
-        self._slack = rounding_slack(self.decision.rows, self.decision.offset, largest)
+        self._bounds = SoundBounds(self.module, takes_batches(self.module, self.module, self.region.point))
 
     def lower(self, free: Tensor) -> Tensor:
         """Lower bounds of the margins while features (features,) or (m, features) are free: (1 or m, rivals).
 
-        They are lowered by what rounding may move the margins, as in the verifier.
+        They hold for what the network's evaluation computes, as in the verifier.
         """
-        parsed = BoundMethod.parse(self.method)
-        box, rows = self.region.freed(free), self.decision.rows
+        box, rows, offset = self.region.freed(free), self.decision.rows, self.decision.offset
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with torch.enable_grad() if parsed.needs_gradients else torch.no_grad():
-                bounds, propagation = bound_set(self.module, box, parsed, rows)
-            try:
-                allowance = row_allowance(self.module, self._backward, box, rows, propagation)
-            except UnsupportedOperatorError:  # by an operator whose use, not its kind, is not covered
-                self._backward, allowance = None, 0.0
-        return bounds.lower - allowance + self.decision.offset
+            lower, _ = self._bounds.lower(BoundMethod.parse(self.method), box, rows)
+        return lower + offset - (lower.abs() + offset.abs()) * torch.finfo(lower.dtype).eps
 
     def __call__(self, free: Tensor) -> Answer:
-        return Answer.PROVED if bool((self.lower(free) > self._slack).all()) else Answer.UNKNOWN
+        return Answer.PROVED if bool((self.lower(free) > 0).all()) else Answer.UNKNOWN
 
 
 @dataclass(slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Collection
@@ -14,6 +15,7 @@ from zonoplug.clock import Deadline
 from zonoplug.verify.descent import Descent, changed_in_part
 from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem import Problem
+from zonoplug.verify.referee import Referee
 from zonoplug.verify.surrogate import Followed, outputs_to_follow
 
 KEPT_POINTS = 4096
@@ -89,6 +91,12 @@ class Attack:
         self.points = torch.zeros(0, *shape, dtype=problem.dtype, device=problem.device)
         self.groups = torch.zeros(0, dtype=torch.int64, device=problem.device)
         self.outputs = torch.zeros(0, problem.specification.num_outputs, dtype=problem.dtype, device=problem.device)
+
+    @functools.cached_property
+    def referee(self) -> Referee:
+        """Some of the points that were tried so far, as ONNX Runtime sees them; made once."""
+        losses = self._problem.point_margins(self.outputs, self.groups).amin(dim=1)
+        return Referee.of(self._problem, self.points, self.groups, losses)
 
     def random_points(self, count: int) -> Counterexample | None:
         """Try up to `count` points spread over the boxes: uniform ones and corners; fewer where inputs are large."""

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
-from zonoplug.errors import HostError, ZonoplugError
+from zonoplug.errors import HostError, UnsupportedOperatorError, ZonoplugError
 from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.referee import Referee
 from zonoplug.verify.sound_bounds import SoundBounds, backward_or_none
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 GRAPH_POINTS = 3
 SLICE = 1024
 PRECISE_WEIGHTS = 2**25
+CHECKED_POINTS = 4
 
 
 class BrokenMethodError(ZonoplugError):
@@ -119,6 +121,31 @@ class Bounder:
         self._said: list[str] = []
         self._backward: list[Backward | None] = []
         self._walked: tuple[Box, dict[str, Interval]] | None = None
+
+    def check_points(self, referee: Referee) -> None:
+        """Compare bounds of single points with what ONNX Runtime computes there: they hold whatever it rounds.
+
+        Raises:
+            BrokenMethodError: a point's bounds exclude it, so that the loaded network is not the file's.
+        """
+        from zonoplug.lirpa.methods import BoundMethod
+
+        for place in range(min(CHECKED_POINTS, referee.points.shape[0])):
+            point, expected = referee.points[place : place + 1], referee.outputs[place]
+            try:
+                found = self._sound.walk(BoundMethod.parse("zonotope"), Box(point, point)).bounds
+            except UnsupportedOperatorError as error:
+                self._said.append(str(error))
+                return
+            lower, upper = (side.flatten().double() for side in found)
+            outside = torch.maximum(lower - expected, expected - upper)
+            if bool((outside > 0).any()):
+                worst = int(outside.nan_to_num(nan=-torch.inf).argmax())
+                raise BrokenMethodError(
+                    f"the loaded network is not the file's: at a point, output {worst} is within"
+                    f" [{float(lower[worst]):.9g}, {float(upper[worst]):.9g}] for any rounding,"
+                    f" ONNX Runtime computes {float(expected[worst]):.9g}"
+                )
 
     @property
     def notes(self) -> list[str]:

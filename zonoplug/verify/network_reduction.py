@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
+from zonoplug.domain.rounding import rounding
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError
 from zonoplug.reduction.neuron_merging import NeuronMerging
@@ -87,7 +88,7 @@ def prove_by_merging(
     """Prove a specification on the smallest reduced network that allows it.
 
     Args:
-        problem: with the slack for rounding set (`allow_for_rounding`).
+        problem: what is to be proved.
         module: the host's graph of the problem's model.
         rates: increasing, in (0, 1].
         merging: buckets and tracking; its rate is replaced.
@@ -143,7 +144,7 @@ def _attempts(
 def _in_walk(module: Any, box: Box, rows: Tensor, merging: NeuronMerging) -> tuple[Interval, tuple[int, ...], int]:
     from zonoplug.lirpa.network_reduction import walk_merged
 
-    walk = walk_merged(module, box, merging, rows)
+    walk = walk_merged(module, box, merging, rows, rounding="inference")
     return walk.bounds, tuple(int(kept[0]) for kept in walk.kept.values()), walk.output.num_symbols
 
 
@@ -152,5 +153,6 @@ def _written_out(
 ) -> tuple[Interval, ReducedNetwork, int]:
     from zonoplug.reduction.network_reduction import reduce_network
 
-    network, output = reduce_network(chain.followed_by(rows[0]), box, merging)
+    with rounding("inference"):
+        network, output = reduce_network(chain.followed_by(rows[0]), box, merging)
     return output.interval_hull(), network, output.num_symbols

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import SpecificationError
-from zonoplug.verify.allowances import rounding_slack
 from zonoplug.verify.input_numbers import InputNumbers
 from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.rounded_box import nearest_box, outward_box
@@ -35,7 +34,6 @@ class Objective:
         padding: (boxes, rows) True where there is no row.
         exists: (boxes, disjuncts) False where a box has fewer disjuncts than another.
         index: (boxes, disjuncts) the disjunct's number in the specification, -1 where there is none.
-        slack: (boxes, rows) how far above 0 a bound of a margin must be to count, for rounding.
         scale: (boxes, rows) what the rows as written were multiplied by, float64; None for 1.
     """
 
@@ -46,7 +44,6 @@ class Objective:
     padding: Tensor
     exists: Tensor
     index: Tensor
-    slack: Tensor
     scale: Tensor | None = None
 
     @property
@@ -65,7 +62,11 @@ class Objective:
 
     def goal(self, group: Tensor) -> Tensor:
         """Lower bounds of a . y that put a row's disjunct out of reach: (n, rows), or one for all; -inf in padding."""
-        return self._of((self.bound + self.slack).masked_fill(self.padding, -torch.inf), group)
+        return self._of(self.bound.masked_fill(self.padding, -torch.inf), group)
+
+    def exact_values(self, outputs: Tensor, group: Tensor) -> Tensor:
+        """As `values`, in double precision."""
+        return torch.einsum("nro,no->nr", self.rows(group).double().expand(len(group), -1, -1), outputs.double())
 
     def margins(self, values: Tensor, group: Tensor) -> Tensor:
         """Margins of rows from values a . y (n, rows), or from lower bounds of them: (n, rows)."""
@@ -86,10 +87,9 @@ class Objective:
     def excluded(self, margins: Tensor, group: Tensor) -> Tensor:
         """Which disjuncts the lower bounds `margins` (n, rows) put out of reach: (n, disjuncts).
 
-        A bound of exactly 0, where there is no slack, excludes a strict row only.
+        A bound of exactly 0 excludes a strict row only.
         """
-        slack = self._of(self.slack, group)
-        above = (margins > slack) | (self._of(self.strict, group) & (margins >= slack))
+        above = (margins > 0) | (self._of(self.strict, group) & (margins >= 0))
         above &= ~self._of(self.padding, group)
         start = torch.zeros(above.shape[0], self.exists.shape[1], dtype=torch.int8, device=above.device)
         hit = start.scatter_reduce(1, self._of(self.disjunct, group).expand_as(above), above.to(torch.int8), "amax")
@@ -118,17 +118,13 @@ class Objective:
             (self.padding | gone)[:, keep],
             self.exists & ~excluded,
             self.index,
-            self.slack[:, keep],
             None if self.scale is None else self.scale[:, keep],
         )
 
     def escapes(self, values: Tensor, lower: Tensor, group: Tensor) -> Tensor:
-        """Where values a . y (n, rows) that were reached lie below lower bounds of them by more than rounding."""
-        return (values < lower - self._of(self.slack, group)) & ~self._of(self.padding, group)
-
-    def slack_of(self, group: Tensor) -> Tensor:
-        """How far above 0 a margin must be to count: (n, rows), or one for all."""
-        return self._of(self.slack, group)
+        """Where `exact_values` (n, rows) that were reached lie below lower bounds of them."""
+        room = 1e-12 * values.abs()
+        return (values + room < lower.double()) & ~self._of(self.padding, group)
 
     def _of(self, table: Tensor, group: Tensor) -> Tensor:
         return table if self.num_boxes == 1 else table[group]
@@ -220,11 +216,6 @@ class Problem:
             return None
         return self._numbers.none_in(open_.any(dim=1).cpu().numpy())
 
-    def allow_for_rounding(self, outputs: Tensor) -> None:
-        """Set the objective's slack from outputs (n, outputs) that were seen; see `rounding_slack`."""
-        slack = rounding_slack(self.objective.coefficients, self.objective.bound, outputs)
-        self.objective = replace(self.objective, slack=slack)
-
     def _box(self, rounded: Any) -> Box:
         pairs = [rounded(self.specification, box, self._numpy_type) for box in range(self.specification.num_boxes)]
         lower, upper = (
@@ -264,7 +255,7 @@ class Problem:
         exists = torch.arange(count) < torch.as_tensor(disjuncts)[:, None]
         index = torch.full((spec.num_boxes, count), -1)
         index[spec.box_of_disjunct, local_disjunct] = torch.arange(spec.num_disjuncts)
-        parts = (coefficients, bound, strict, disjunct, padding, exists, index, torch.zeros_like(bound), scale)
+        parts = (coefficients, bound, strict, disjunct, padding, exists, index, scale)
         return Objective(*(part.to(self.device) for part in parts))
 
 

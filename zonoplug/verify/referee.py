@@ -6,11 +6,11 @@ The loaded module does not vouch for itself: a wrong conversion would give wrong
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zonoplug.verify.attack import Attack
 from zonoplug.verify.problem import Problem
 
 POINTS = 24
@@ -18,11 +18,8 @@ FEWEST = 8
 SECONDS = 0.3  # for more than the fewest
 
 
-class Referee:
-    """Points that the attack has tried, with ONNX Runtime's outputs: some at random, and those nearest to violations.
-
-    Args:
-        problem, attack: the attack has tried points.
+class Referee(NamedTuple):
+    """Points, with ONNX Runtime's outputs.
 
     Attributes:
         points: (n, *input_shape).
@@ -30,21 +27,29 @@ class Referee:
         outputs: (n, outputs) in double precision.
     """
 
-    def __init__(self, problem: Problem, attack: Attack) -> None:
-        self._problem = problem
-        margins = problem.point_margins(attack.outputs, attack.groups).amin(dim=1)
-        lowest = margins.nan_to_num(nan=torch.inf).argsort()[: POINTS // 2].tolist()
-        chosen = list(dict.fromkeys([*range(min(POINTS // 2, len(margins))), *lowest]))
-        start, found = time.monotonic(), []
-        for place in chosen:
-            if len(found) >= FEWEST and time.monotonic() - start > SECONDS:
-                break
-            found.append(self.outputs_at(attack.points[place : place + 1]))
-        chosen = chosen[: len(found)]
-        self.points, self.groups = attack.points[chosen], attack.groups[chosen]
-        self.outputs = torch.cat(found) if found else torch.zeros(0, problem.specification.num_outputs).double()
+    points: Tensor
+    groups: Tensor
+    outputs: Tensor
 
-    def outputs_at(self, points: Tensor) -> Tensor:
-        """ONNX Runtime's outputs (n, outputs) at points (n, *input_shape), in double precision."""
-        values = self._problem.model.evaluate(points.flatten(1).cpu().numpy())
-        return torch.as_tensor(values, dtype=torch.float64, device=points.device)
+    @classmethod
+    def of(cls, problem: Problem, points: Tensor, groups: Tensor, losses: Tensor) -> Referee:
+        """Some of the points: the first ones, and those of the lowest losses (n,), as many as there is time for."""
+        lowest = losses.nan_to_num(nan=torch.inf).argsort()[: POINTS // 2].tolist()
+        chosen = list(dict.fromkeys([*range(min(POINTS // 2, len(losses))), *lowest]))
+        start, found = time.monotonic(), [torch.zeros(0, problem.specification.num_outputs).double().to(points.device)]
+        for place in chosen:
+            if len(found) > FEWEST and time.monotonic() - start > SECONDS:
+                break
+            found.append(runtime_outputs(problem, points[place : place + 1]))
+        chosen = chosen[: len(found) - 1]
+        return cls(points[chosen], groups[chosen], torch.cat(found))
+
+    def of_box(self, number: int) -> Tensor:
+        """The outputs at points of one input box."""
+        return self.outputs[self.groups == number]
+
+
+def runtime_outputs(problem: Problem, points: Tensor) -> Tensor:
+    """ONNX Runtime's outputs (n, outputs) at points (n, *input_shape), in double precision."""
+    values = problem.model.evaluate(points.flatten(1).cpu().numpy())
+    return torch.as_tensor(values, dtype=torch.float64, device=points.device)

@@ -115,11 +115,11 @@ class BoxwiseSearch(Search):
         Args:
             bound: of the margins, (n,), one for each aim.
         """
-        outputs = self._attack.outputs[self._attack.groups == self._box_number]
+        outputs = self._attack.referee.of_box(self._box_number)
         if outputs.shape[0]:
-            values = torch.einsum("po,amo->pam", outputs, aims.rows) - aims.goal
+            values = torch.einsum("po,amo->pam", outputs, aims.rows.double()) - aims.goal.double()
             reached = values.masked_fill(~aims.there, -torch.inf).amax(dim=2).amin(dim=0)
-            if bool((bound > reached + 1e-6 * reached.abs().clamp(min=1)).any()):
+            if bool((bound > reached + 1e-12 * reached.abs()).any()):
                 raise BrokenMethodError(
                     "backward bounds are broken on this model: a sampled point lies below its bound"
                 )

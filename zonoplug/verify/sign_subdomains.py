@@ -34,7 +34,7 @@ class Aims(Batch):
         members = members[objective.exists[box_number]]
         there = members < objective.bound.shape[1]
         members = members.masked_fill(~there, 0)
-        goal = (objective.bound + objective.slack)[box_number, members]
+        goal = objective.bound[box_number, members]
         number = objective.exists[box_number].nonzero().flatten()
         return Aims(objective.coefficients[box_number, members], goal, there, number)
 

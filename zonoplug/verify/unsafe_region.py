@@ -41,7 +41,7 @@ def shrink(
         return box, open_
     # One more row, without effect, stands where a disjunct has fewer rows than another.
     matrix = torch.cat([bounds.slopes, torch.zeros_like(bounds.slopes[:, :1])], dim=1)
-    limit = -(objective.margins(bounds.floor, group) - objective.slack_of(group)) - bounds.slopes.abs().sum(dim=2)
+    limit = -objective.margins(bounds.floor, group) - bounds.slopes.abs().sum(dim=2)
     limit = torch.cat([limit, torch.full_like(limit[:, :1], torch.inf)], dim=1)
     limit = limit.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
     member = rows[group[place] if objective.num_boxes > 1 else torch.zeros_like(place), disjunct]

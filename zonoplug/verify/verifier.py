@@ -84,7 +84,8 @@ class Verification:
             with self._observer.stage("graph"):
                 self._check_model()
                 bounder = Bounder(self._problem)
-        except HostError as error:
+                bounder.check_points(self._attack.referee)
+        except (HostError, UnsupportedOperatorError, BrokenMethodError) as error:
             self._outcome.notes.append(str(error))
             return self._keep_attacking(None)
         outcome = self._bound_and_split(bounder)
@@ -133,7 +134,11 @@ class Verification:
 
     def _check_model(self) -> None:
         from zonoplug.io.onnx_model import check_agreement
+        from zonoplug.io.runtime import check_runtime
 
+        unknown = check_runtime(self._problem.model.source)
+        if unknown is not None:
+            raise UnsupportedOperatorError(unknown)
         points = self._attack.points[:AGREEMENT_POINTS]
         check_agreement(self._problem.model, points.flatten(1).cpu().numpy())
 
@@ -144,11 +149,12 @@ class Verification:
         needed = objective.exists.any(dim=1).nonzero().flatten()
         for group in needed.split(ROOT_BATCH):
             try:
+                referee = self._attack.referee
                 bounds = bounder.bound(method, self._problem.box.pick(group), group, objective)
-                seen = torch.isin(self._attack.groups, group)
-                of = self._attack.groups[seen]
+                seen = torch.isin(referee.groups, group)
+                of = referee.groups[seen]
                 at = bounds.lower[torch.searchsorted(group, of)]
-                values = objective.values(self._attack.outputs[seen], of)
+                values = objective.exact_values(referee.outputs[seen], of)
                 check_bounds(method, replace(bounds, lower=at), values, of, objective)
             except BrokenMethodError as error:
                 self._outcome.notes.append(str(error))
