@@ -82,7 +82,7 @@ def test_layers_without_open_neurons(seed, shifts):
 @pytest.mark.parametrize("kind", nets.KINDS)
 def test_a_further_layer_leaves_the_forms_of_those_before_as_they_are(kind):
     opened = nets.Opened.random(kind, 1)
-    whole, grown = opened.network, open_network.OpenNetwork(opened.box)
+    whole, grown = opened.network, open_network.OpenNetwork(opened.box, len(opened.network))
     for at, section in zip(opened.layout.places, whole.sections, strict=True):
         known = [part.clone() for part in grown.forms.parts()]
         hull = opened.hulls[at.source]

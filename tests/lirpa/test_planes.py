@@ -139,10 +139,9 @@ def test_every_share_gives_a_bound_below_all_outputs_of_attention(seed):
         generator = torch.Generator().manual_seed(seed)
         planes = passes.planes(hulls)
         alpha = {} if corner is None else {n: random_shares(generator, one, corner) for n, one in planes.items()}
-        found = passes.bound(box, hulls, rows, Multipliers(alpha))
-        assert bool((found.lower <= least).all())
-        allowance = passes.allowance(found, rows, hulls, passes.magnitudes(box, hulls))
-        assert bool((allowance > 0).all()) and bool((allowance < 1e-9).all())
+        found = passes.bound(box, hulls, rows, Multipliers(alpha), errors=passes.errors(box, hulls))
+        assert bool((found.sound <= least).all())
+        assert bool((found.error > 0).all()) and bool((found.error < 1e-9).all())
 
 
 def test_bounds_of_differences_from_the_walk_make_softmax_tighter():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from zonoplug.lirpa.backward import Backward
 from zonoplug.verify.bounding import Bounder
 from zonoplug.verify.dual_ascent import DualAscent
 from zonoplug.verify.neuron_layout import NeuronLayout
@@ -33,27 +35,34 @@ class Ascents:
         self.backward, self.hulls = bounder.backward, bounder.hulls(problem.box)
         self.layout = NeuronLayout(self.backward, self.hulls)
 
-    def climb(self, part, weights, steps, allowance=lambda passed, rows: torch.zeros_like(passed.lower), **options):
+    def climb(self, part, weights, steps, error=lambda: 0.0, **options):
+        """An ascent in which the error of each step is what `error` says."""
         count = len(part)
         hulls = self.layout.hulls(part.lower, part.upper, self.hulls)
         ascent = DualAscent(self.backward, self.layout, **options)
-        return ascent.climb(part, self.box.expanded(count), hulls, self.aims, weights, steps, allowance)
+        genuine = Backward.bound
+
+        def bound(*arguments):
+            found = genuine(*arguments)
+            return replace(found, error=torch.full_like(found.lower, error()))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Backward, "bound", bound)
+            patch.setattr(DualAscent, "_mixture_error", lambda *_: 0.0)
+            errors = self.backward.errors(self.box, self.hulls)
+            return ascent.climb(part, self.box.expanded(count), hulls, self.aims, weights, steps, errors)
 
 
 @pytest.mark.parametrize("keeps_best", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_multipliers_that_are_kept_give_the_best_bound_or_the_last(tmp_path, seed, keeps_best):
-    world, allowances = Ascents(tmp_path, seed), iter([0.0] * 4 + [100.0] * 9)
-
-    def allowance(passed, rows):
-        return torch.full_like(passed.lower, next(allowances))
-
+    world, errors = Ascents(tmp_path, seed), iter([0.0] * 4 + [100.0] * 9)
     part = world.layout.root(world.hulls, 2)
-    found = world.climb(part, torch.zeros(2, 2), 12, allowance, keeps_best=keeps_best)
+    found = world.climb(part, torch.zeros(2, 2), 12, lambda: next(errors), keeps_best=keeps_best)
     again = world.climb(part, found.weights, 0)
     torch.testing.assert_close(again.bound, found.bound if keeps_best else found.margin)
     assert bool((found.margin > found.bound).all())  # later steps are better, but for what they might be off
-    assert next(allowances, None) is None
+    assert next(errors, None) is None
 
 
 def test_a_margin_that_is_enough_leaves_the_steps_to_the_others(tmp_path):
@@ -70,11 +79,11 @@ def test_a_margin_that_is_enough_leaves_the_steps_to_the_others(tmp_path):
 def test_nothing_is_climbed_once_all_margins_are_above_0(tmp_path):
     world, calls = Ascents(tmp_path, 0, level=1000.0), []
 
-    def allowance(passed, rows):
-        calls.append(passed)
-        return torch.zeros_like(passed.lower)
+    def error():
+        calls.append(1)
+        return 0.0
 
-    found = world.climb(world.layout.root(world.hulls), torch.zeros(1, 2), 12, allowance)
+    found = world.climb(world.layout.root(world.hulls), torch.zeros(1, 2), 12, error)
     assert bool(found.bound > 0)
     assert len(calls) == 1
 

@@ -107,7 +107,7 @@ def test_signs_that_contradict_one_another_are_proved(tmp_path):
     problem = load_problem(network, spec, Settings(device="cpu"))
     bounder = Bounder(problem)
     aims = Aims.of(problem.objective, 0)
-    open_network = OpenNetwork(problem.box)
+    open_network = OpenNetwork(problem.box, 3)
     hulls = bounder.hulls(problem.box)
     relu = bounder.backward.relus[0]
     passes = Backward(bounder.module, relu.inputs[0].name)

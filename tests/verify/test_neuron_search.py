@@ -179,7 +179,7 @@ def test_signs_that_become_known_between_sweeps_do_no_harm(kind, seed, begun):
 def layer_of(opened, place):
     """What the search knows of a layer before its trees grow, and the trees."""
     at, passes = opened.search._passes[place]
-    network, hulls = OpenNetwork(opened.box), opened.zonotope
+    network, hulls = OpenNetwork(opened.box, len(opened.network)), opened.zonotope
     for before, section in zip(opened.layout.places[:place], opened.network.sections, strict=False):
         own = opened.network.forms.pick(torch.arange(section.start, section.stop))
         hull = hulls[before.source]
