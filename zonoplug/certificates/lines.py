@@ -57,8 +57,10 @@ class Lines:
 def image(function: Function, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
     """Bounds of a non-decreasing function on intervals."""
     low, high = function.value(lower), function.value(upper)
+    if not function.ulps:
+        return low, high
     error = function.ulps * 2 * UNIT
-    return (down(low - error * np.abs(low)), up(high + error * np.abs(high))) if function.ulps else (low, high)
+    return down(low - (error * np.abs(low) + TINY)), up(high + (error * np.abs(high) + TINY))
 
 
 def enclose(function: Function, lower: Floats, upper: Floats, below_slope: Floats, above_slope: Floats) -> Lines:
