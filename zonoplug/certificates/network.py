@@ -107,6 +107,11 @@ class Affine:
     def places(self) -> Places:
         return self.matrix.places
 
+    @property
+    def distinct(self) -> bool:
+        """No place repeats."""
+        return True
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
@@ -127,12 +132,17 @@ class Function:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Activation:
-    """Row [start, stop) = function(row[places])."""
+    """Row [start, stop) = function(row[places]).
+
+    Attributes:
+        distinct: no place repeats.
+    """
 
     start: int
     stop: int
     places: Places
     function: Function
+    distinct: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -165,7 +175,9 @@ class Network:
         return [block for block in self.activations if block.function.name == "relu"]
 
     def dense(self, places: Places, weight: Floats, bias: Floats) -> Places:
-        """Append W row[places] + bias, a product in which no place repeats. Returns the places of the result."""
+        """Append W row[places] + bias. Returns the places of the result."""
+        if np.unique(places).size < places.size:
+            return self.sparse(np.broadcast_to(places, weight.shape), weight, bias)
         return self._append_affine(Matrix(places, weight), bias, weight.shape[1], "product")
 
     def sparse(self, places: Places, weight: Floats, bias: Floats, role: Role = "product") -> Places:
@@ -189,7 +201,8 @@ class Network:
     def apply(self, places: Places, function: Function) -> Places:
         """Append function(row[places]). Returns the places of the result."""
         start = self.size
-        self.blocks.append(Activation(start, start + places.size, places, function))
+        distinct = np.unique(places).size == places.size
+        self.blocks.append(Activation(start, start + places.size, places, function, distinct))
         return np.arange(start, start + places.size)
 
     def evaluate(self, points: Floats) -> Floats:

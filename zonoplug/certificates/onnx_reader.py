@@ -174,10 +174,7 @@ class _Reader:
         if rows.shape[1] != weight.shape[1]:
             raise ValueError("the product's shapes do not fit")
         for row, offset in zip(rows, bias, strict=True):
-            if np.unique(row).size == row.size:
-                made.append(self.network.dense(row, weight, np.array(offset)))
-            else:
-                made.append(self.network.sparse(np.broadcast_to(row, weight.shape), weight, np.array(offset)))
+            made.append(self.network.dense(row, weight, np.array(offset)))
         return np.stack(made)
 
     def _add(self, node: NodeProto, _: dict[str, Any]) -> Places:

@@ -164,7 +164,7 @@ class Bounds:
                     part -= pulls[block.start][:, None, :width]
                     error += 4 * UNIT * _times(np.abs(part), inputs)
             target = block.places[: part.shape[2]]
-            if np.unique(target).size < target.size:
+            if not block.distinct:
                 np.add.at(a, np.s_[:, :, target], part)  # type: ignore[arg-type]
                 error += 2 * target.size * UNIT * _times(np.abs(part), largest[:, target])
                 error += 2 * target.size * UNIT * _times(np.abs(a[:, :, target]), largest[:, target])
