@@ -104,6 +104,29 @@ def folded_chains(b, which):
     return b.model()
 
 
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+def test_single_numbers_that_the_runtime_folds_in_float32_are_charged(tmp_path, op):
+    """A float64 network whose result is scaled by 0.3: the fold makes it 0.3 in float32."""
+    b = networks.Builder(0, (1, 3), "float64")
+    b.opset = 17
+    b.add("MatMul", b.name, b.constant(b.random.normal(size=(3, 2))))
+    scale = b.constant(np.array([0.3]))
+    b.add(op, b.name, scale)
+    model = b.model()
+    (tmp_path / "n.onnx").write_bytes(model.SerializeToString())
+    network, _ = read_network(tmp_path / "n.onnx")
+    point = np.array([1.0, 2.0, -0.5])
+    low, high = point_bounds(network, point[None])
+    for level in LEVELS:
+        outputs = networks.runtime(model, level)(point)
+        assert ((low <= outputs) & (outputs <= high)).all()
+    assert (high - low).max() < 1e-6 * np.abs(high).max()
+    b.constants[scale] = np.array([1e-300])
+    (tmp_path / "n.onnx").write_bytes(b.model().SerializeToString())
+    with pytest.raises(UnsupportedOperatorError, match="very large or small"):
+        read_network(tmp_path / "n.onnx")
+
+
 @pytest.mark.parametrize("which", ["batch normalisation", "residual", "products"])
 @pytest.mark.parametrize("seed", range(3))
 def test_outputs_lie_within_the_bounds_of_their_point(tmp_path, which, seed):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Places = NDArray[np.int64]
-Role = Literal["product", "elementwise", "addition", "exact"]
+Role = Literal["product", "elementwise", "scalar", "addition", "exact"]
 
 DENSE_ENTRIES = 2**23
 
@@ -92,8 +92,8 @@ class Affine:
 
     Attributes:
         products: how many products the file's operator adds up for each number; 0 for "exact".
-        role: a "product" of matrices, a scale or an offset "elementwise" by constants, an "addition" of variable
-            tensors, or "exact", where no evaluation rounds.
+        role: a "product" of matrices, a scale or an offset "elementwise" by constants, a scale by a single number
+            ("scalar"), an "addition" of variable tensors, or "exact", where no evaluation rounds.
     """
 
     start: int

@@ -52,7 +52,7 @@ class _Reader:
         if not moving:
             self._read_constant(node, names)
         elif node.op_type in MOVING:
-            if node.op_type != "Concat" and moving != [node.input[0]]:
+            if (node.op_type != "Concat" and moving != [node.input[0]]) or not all(node.output):
                 raise self._refuse(node)
             operands: dict[str, Array] = {name: self.constants[name] for name in names if name not in moving}
             operands |= {name: self._as_places(name) for name in (names if node.op_type == "Concat" else moving)}
@@ -211,13 +211,16 @@ class _Reader:
 
     def _mul(self, node: NodeProto, _: dict[str, Any]) -> Places:
         place = 0 if node.input[0] in self.places else 1
-        return self._scaled(self.places[node.input[place]], self._constant(node, 1 - place))
+        return self._multiplied(self.places[node.input[place]], self._constant(node, 1 - place))
 
     def _div(self, node: NodeProto, _: dict[str, Any]) -> Places:
         divisor = self._constant(node, 1)
         if not (divisor != 0).all():
             raise self._refuse(node)
-        return self._scaled(self._variable(node), 1.0 / divisor)
+        return self._multiplied(self._variable(node), 1.0 / divisor)
+
+    def _multiplied(self, places: Places, scale: Floats) -> Places:
+        return self._scaled(places, scale, role="scalar" if scale.size == 1 else "elementwise")
 
     def _scaled(
         self, places: Places, scale: Floats, offset: Floats | None = None, role: Role = "elementwise"

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zonoplug.certificates.lines import CELLS, TINY, UNIT, Lines, down, enclose, gamma, image, up
+from zonoplug.certificates.lines import TINY, UNIT, Lines, best_lines, down, enclose, gamma, image, up
 from zonoplug.certificates.network import Activation, Affine, Floats, Network, Places
 from zonoplug.certificates.runtime_rounding import runtime_error
 
@@ -254,10 +254,11 @@ class Bounds:
         low, high = self.lower[:, block.places], self.upper[:, block.places]
         none = ((sign > 0) & (high < 0)).any(axis=1) | ((sign < 0) & (low > 0)).any(axis=1)
         self.empty |= none & ~self.overflows
-        every = np.arange(self.lower.shape[0])[:, None]
-        np.maximum.at(self.lower, (every, block.places), np.where(sign > 0, 0.0, -np.inf))
-        np.minimum.at(self.upper, (every, block.places), np.where(sign < 0, 0.0, np.inf))
-        self.upper[:, block.places] = np.maximum(self.lower[:, block.places], self.upper[:, block.places])
+        box, neuron = np.nonzero(sign)
+        place, value = block.places[neuron], sign[box, neuron]
+        np.maximum.at(self.lower, (box, place), np.where(value > 0, 0.0, -np.inf))
+        np.minimum.at(self.upper, (box, place), np.where(value < 0, 0.0, np.inf))
+        self.upper[box, place] = np.maximum(self.lower[box, place], self.upper[box, place])
 
     def _tighten(self, block: Activation, strategy: str) -> None:
         """Bound the activation's inputs by backward passes, where it is not linear on the interval."""
@@ -280,24 +281,11 @@ class Bounds:
             self._meet(part, bound[:, : part.size], -bound[:, part.size :])
 
     def _choose_lines(self, block: Activation, strategy: str, alpha: Floats | None) -> None:
-        """Of a few slopes, that of the chord and of both ends, those whose lines are best in the interval's middle."""
         low, high = self.lower[:, block.places], self.upper[:, block.places]
-        function, width, middle = block.function, high - low, low + (high - low) / 2
-        near = [(low, high)]
-        if strategy == "adaptive":
-            cell = width / CELLS
-            near += [(low, low + cell), (high - cell, high), (middle - cell / 2, middle + cell / 2)]
-        best = None
-        with np.errstate(invalid="ignore", divide="ignore"):
-            for left, right in near:
-                slope = np.where(width > 0, (function.value(right) - function.value(left)) / (right - left), 0.0)
-                lines = enclose(function, low, high, slope, slope)
-                best = lines if best is None else best.better(lines, middle)
-        assert best is not None
+        best = best_lines(block.function, low, high, adaptive=strategy == "adaptive")
         if alpha is not None:
-            best = enclose(
-                function, low, high, np.where((low < 0) & (high > 0), alpha, best.below_slope), best.above_slope
-            )
+            slope = np.where((low < 0) & (high > 0), alpha, best.below_slope)
+            best = enclose(block.function, low, high, slope, best.above_slope)
         self.lines[block.start] = best
 
 

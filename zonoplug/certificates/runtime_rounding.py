@@ -13,7 +13,10 @@ because the error of an operator is counted
     gamma(products of the longest sum it may be folded into + 4 + 4 for each constant operator next to it)
 
 times its own sum of absolute values: what a folded evaluation computes is then what some unfolded one may compute.
-Numbers that underflow, flushed to zero or not, change a term by at most t times the number it is multiplied by.
+In a float64 network the runtime may round a single number that scales the operand or the result of a matrix product to
+float32, since it folds it into an attribute; so such a scale is charged with 2^-23, and refused if it is not of
+ordinary size. Numbers that underflow, flushed to zero or not, change a term by at most t times the number it is
+multiplied by.
 
 Not covered, and assumed away: fast matrix products (Strassen, Winograd) and sums in less than the model's number type.
 
@@ -33,6 +36,9 @@ from zonoplug.errors import UnsupportedOperatorError
 SPARE = 4  # roundings of an operator beside those of its sum, and what folding one constant operator adds
 HEADROOM = 2.0**-40  # of the largest number, for partial sums: before averaging, or before scaling by alpha
 SIGMOID_UNITS = TANH_UNITS = 8.0  # absolute error in units of u
+FOLDED_SCALE = 2.0**-23  # relative error of a single number that is rounded to float32, and multiplied by another
+ORDINARY = 2.0**40  # between the inverse of this and this, three such numbers have a product in float32
+CONSTANT_ROLES = ("elementwise", "scalar", "exact")
 
 
 class NumberType(NamedTuple):
@@ -116,7 +122,7 @@ def rounding_of(network: Network, dtype: str) -> Rounding:
         before.append([int(number) for number in earlier if number >= 0])
         owner[block.start : block.stop] = place
     relative = {
-        block.start: _gamma(terms, kind.unit) if block.role != "exact" else 0.0
+        block.start: (_gamma(terms, kind.unit) if block.role != "exact" else 0.0) + _folded_scale(block, kind)
         for block, terms in zip(affine, _folded_terms(affine, before), strict=True)
     }
     if _largest_folded(affine, before) > kind.largest * HEADROOM:
@@ -132,9 +138,20 @@ def _gamma(terms: int, unit: float) -> float:
     return 1.01 * product / (1.0 - product) if product < 0.5 else float("inf")
 
 
+def _folded_scale(block: Affine, kind: NumberType) -> float:
+    """The error of a single number's fold into an attribute, which is in float32."""
+    if block.role != "scalar" or kind.name == "float32":
+        return 0.0
+    if not (block.matrix.largest == 0 or 1 / ORDINARY <= block.matrix.largest <= ORDINARY):
+        raise UnsupportedOperatorError(
+            "The checker does not read float64 networks that scale by very large or small numbers."
+        )
+    return FOLDED_SCALE
+
+
 def _folded_terms(affine: list[Affine], before: list[list[int]]) -> list[int]:
     """Roundings that each block's sum of absolute values is charged with."""
-    constant = [block.role in ("elementwise", "exact") for block in affine]
+    constant = [block.role in CONSTANT_ROLES for block in affine]
     longest, behind, ahead = ([0] * len(affine) for _ in range(3))
     for place, block in enumerate(affine):
         longest[place] = block.products
@@ -153,7 +170,7 @@ def _largest_folded(affine: list[Affine], before: list[list[int]]) -> float:
     peaks: list[float] = []
     for place, block in enumerate(affine):
         own = max(1.0, block.matrix.largest, float(np.abs(block.bias).max(initial=0.0)))
-        is_constant = block.role in ("elementwise", "exact")
-        folded = [peaks[i] for i in before[place] if is_constant or affine[i].role in ("elementwise", "exact")]
+        is_constant = block.role in CONSTANT_ROLES
+        folded = [peaks[i] for i in before[place] if is_constant or affine[i].role in CONSTANT_ROLES]
         peaks.append(own * max(folded, default=1.0))
     return max(peaks, default=0.0)
