@@ -147,13 +147,13 @@ def read_certificate(path: str | Path) -> Certificate:
                 raise ValueError(f"{count} nodes are announced, the file ends before")
             box, disjuncts = _natural(head["box"]), tuple(map(_natural, head["disjuncts"]))
             first, place = place + 1, place + 1 + count
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _malformed(path, place, error) from error
         nodes = []
         for number in range(first, place):
             try:
                 nodes.append(_from_json(objects[number]))
-            except (KeyError, TypeError, ValueError, zlib.error) as error:
+            except (KeyError, TypeError, ValueError, OverflowError, zlib.error) as error:
                 raise _malformed(path, number, error) from error
         proofs.append(Proof(box, disjuncts, nodes))
     hashes = str(header.get("model_sha256")), str(header.get("specification_sha256"))

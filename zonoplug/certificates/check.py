@@ -2,8 +2,12 @@
 
 Nothing that a certificate says is believed. Boxes come from the specification, signs from the tree; recorded slopes and
 multipliers are suggestions that any value of would be sound. What is shared with the search is the reader of VNN-LIB
-files; networks are read, and bounded, by code of its own, in float64 with outward rounding. The network is the function
-over real numbers that the file describes; how a float32 evaluation rounds is not part of it.
+files; networks are read, and bounded, by code of its own, in float64 with outward rounding.
+
+A valid certificate says that no point of an input box reaches the unsafe set: neither for the function over real
+numbers that the file describes, nor for what ONNX Runtime may compute in the model's own number type, in any order of
+summation, with or without fused multiply-add, at any of its optimisation levels. runtime_rounding.py lists what is
+assumed of it.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zonoplug.certificates.agreement import require_agreement
 from zonoplug.certificates.certificate import (
     Certificate,
     CertificateError,
@@ -28,12 +33,9 @@ from zonoplug.certificates.certificate import (
 from zonoplug.certificates.network import Network
 from zonoplug.certificates.onnx_reader import read_network
 from zonoplug.certificates.prover import Prover, Region, Rows
-from zonoplug.errors import ModelMismatchError
 from zonoplug.verify.specification import Specification
 
 FURTHER_SPLITS = 20_000
-AGREEMENT_POINTS = 8
-AGREEMENT = 1e-4
 SHOWN_REGIONS = 20
 
 
@@ -78,6 +80,7 @@ def check_certificate(
         further_splits: how many splits the checker may add where a leaf resists its bounds.
     Raises:
         CertificateError: the certificate is malformed, of other files, or does not cover the specification.
+        ModelError: the network cannot be read, or not run.
         UnsupportedOperatorError: the network has an operator that the checker does not know.
         ModelMismatchError: the checker's network and ONNX Runtime disagree.
     """
@@ -95,7 +98,7 @@ def check_certificate(
     network, source = read_network(model)
     if (network.num_inputs, network.outputs.size) != (spec.num_inputs, spec.num_outputs):
         raise CertificateError(f"{specification}: belongs to another network than {model}.")
-    _require_agreement(network, source, spec)
+    require_agreement(network, source, spec)
     _require_all_disjuncts(claim, spec)
     report = CheckReport()
     shared: dict[int, list[tuple[Floats, Floats]]] = {}
@@ -187,29 +190,6 @@ def _require_all_disjuncts(claim: Certificate, spec: Specification) -> None:
     missing = sorted(set(range(spec.num_disjuncts)) - proved)
     if missing:
         raise CertificateError(f"The certificate proves nothing about disjunct {missing[0]} of the specification.")
-
-
-def _require_agreement(network: Network, source: bytes, spec: Specification) -> None:
-    """Compare the checker's network with ONNX Runtime on points of the input boxes."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    fed = session.get_inputs()[0]
-    kind = np.float64 if fed.type == "tensor(double)" else np.float32
-    random = np.random.default_rng(0)
-    boxes = random.integers(spec.num_boxes, size=AGREEMENT_POINTS)
-    points = random.uniform(spec.lower[boxes], spec.upper[boxes]).astype(kind)
-    shape = [size if isinstance(size, int) and size > 0 else 1 for size in fed.shape]
-    output = session.get_outputs()[0].name
-    expected = np.stack([session.run([output], {fed.name: point.reshape(shape)})[0].reshape(-1) for point in points])
-    got = network.evaluate(points.astype(np.float64))
-    allowed = AGREEMENT * max(1.0, float(np.abs(expected).max()))
-    if not (np.abs(got - expected) <= allowed).all():
-        raise ModelMismatchError(
-            "The checker's reading of the network disagrees with ONNX Runtime: it has no say here."
-        )
 
 
 def _describe(region: Region, proof: Proof) -> str:

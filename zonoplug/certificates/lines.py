@@ -57,8 +57,10 @@ class Lines:
 def image(function: Function, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
     """Bounds of a non-decreasing function on intervals."""
     low, high = function.value(lower), function.value(upper)
+    if not function.ulps:
+        return low, high
     error = function.ulps * 2 * UNIT
-    return (down(low - error * np.abs(low)), up(high + error * np.abs(high))) if function.ulps else (low, high)
+    return down(low - (error * np.abs(low) + TINY)), up(high + (error * np.abs(high) + TINY))
 
 
 def enclose(function: Function, lower: Floats, upper: Floats, below_slope: Floats, above_slope: Floats) -> Lines:
@@ -85,3 +87,24 @@ def enclose(function: Function, lower: Floats, upper: Floats, below_slope: Float
             else:
                 above = np.maximum(above, y - product + error)
     return Lines(below_slope, down(below - bend), above_slope, up(above + bend))
+
+
+def best_lines(function: Function, low: Floats, high: Floats, adaptive: bool) -> Lines:
+    """Of a few slopes those whose lines are best in the interval's middle.
+
+    Args:
+        adaptive: look at the slopes at both ends and in the middle, too, not the chord's alone.
+    """
+    width, middle = high - low, low + (high - low) / 2
+    near = [(low, high)]
+    if adaptive:
+        cell = width / CELLS
+        near += [(low, low + cell), (high - cell, high), (middle - cell / 2, middle + cell / 2)]
+    best = None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for left, right in near:
+            slope = np.where(width > 0, (function.value(right) - function.value(left)) / (right - left), 0.0)
+            lines = enclose(function, low, high, slope, slope)
+            best = lines if best is None else best.better(lines, middle)
+    assert best is not None
+    return best

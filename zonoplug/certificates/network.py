@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zonoplug.errors import UnsupportedOperatorError
+
+if TYPE_CHECKING:
+    from zonoplug.certificates.runtime_rounding import Rounding
+
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Places = NDArray[np.int64]
+Role = Literal["product", "elementwise", "scalar", "addition", "exact"]
 
 DENSE_ENTRIES = 2**23
 
@@ -25,19 +33,25 @@ class Matrix:
     Attributes:
         places: (columns,) the places of x, each once.
         weight: W, (rows, columns), where it is small enough; else None.
+        magnitude: where several entries were added up in one place of `weight`, the sums of their absolute values.
         by_row: where it is not: for each row the columns and weights of its entries, (rows, k) each, filled up with 0.
         by_column: the same for each column.
+        added: how many entries share a place of `weight` at most.
     """
 
     places: Places
     weight: Floats | None
     by_row: tuple[Places, Floats] | None = None
     by_column: tuple[Places, Floats] | None = None
+    magnitude: Floats | None = None
+    added: int = 1
 
     def forward(self, x: Floats, absolute: bool = False) -> Floats:
-        """W x, or |W| x, for x (batch, columns)."""
+        """W x, or |W| x, for x (batch, columns); entries that share a place count in |W| one by one."""
         if self.weight is not None:
-            return np.asarray(x @ (np.abs(self.weight) if absolute else self.weight).T)
+            if not absolute:
+                return np.asarray(x @ self.weight.T)
+            return np.asarray(x @ self._absolute().T)
         assert self.by_row is not None
         return _gathered(x, *self.by_row, absolute)
 
@@ -50,25 +64,53 @@ class Matrix:
 
     @property
     def terms(self) -> int:
-        """No sum in `forward` or `backward` has more products."""
+        """No sum in `forward` or `backward` has more products, those of entries that share a place included."""
         if self.weight is not None:
-            return int(max(self.weight.shape))
+            return int(max(self.weight.shape)) + self.added
         assert self.by_row is not None and self.by_column is not None
         return int(max(self.by_row[0].shape[1], self.by_column[0].shape[1]))
+
+    @property
+    def row_sums(self) -> Floats:
+        """The sums of absolute values, (rows,)."""
+        sums: Floats = self.forward(np.ones((1, self.places.size)), absolute=True)[0]
+        return sums
+
+    @property
+    def largest(self) -> float:
+        """The largest absolute value of an entry."""
+        return float((self._absolute() if self.by_row is None else np.abs(self.by_row[1])).max(initial=0.0))
+
+    def _absolute(self) -> Floats:
+        assert self.weight is not None
+        return np.abs(self.weight) if self.magnitude is None else self.magnitude
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Affine:
-    """Row [start, stop) = W x + bias."""
+    """Row [start, stop) = W x + bias.
+
+    Attributes:
+        products: how many products the file's operator adds up for each number; 0 for "exact".
+        role: a "product" of matrices, a scale or an offset "elementwise" by constants, a scale by a single number
+            ("scalar"), an "addition" of variable tensors, or "exact", where no evaluation rounds.
+    """
 
     start: int
     stop: int
     matrix: Matrix
     bias: Floats
+    products: int
+    role: Role
 
     @property
     def places(self) -> Places:
         return self.matrix.places
+
+    @property
+    def distinct(self) -> bool:
+        """No place repeats."""
+        return True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,12 +132,17 @@ class Function:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Activation:
-    """Row [start, stop) = function(row[places])."""
+    """Row [start, stop) = function(row[places]).
+
+    Attributes:
+        distinct: no place repeats.
+    """
 
     start: int
     stop: int
     places: Places
     function: Function
+    distinct: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -104,12 +151,14 @@ class Network:
 
     Attributes:
         num_inputs: they stand at places 0 .. num_inputs - 1.
-        outputs: (outputs,) their places.
+        outputs: (outputs,) their places; some may repeat.
+        rounding: how an evaluation rounds; None where only the real function is of interest.
     """
 
     num_inputs: int
     blocks: list[Affine | Activation] = field(default_factory=list)
     outputs: Places = field(default_factory=lambda: np.zeros(0, np.int64))
+    rounding: Rounding | None = None
 
     @property
     def size(self) -> int:
@@ -126,27 +175,34 @@ class Network:
         return [block for block in self.activations if block.function.name == "relu"]
 
     def dense(self, places: Places, weight: Floats, bias: Floats) -> Places:
-        """Append W row[places] + bias, where no place repeats. Returns the places of the result."""
-        return self._append_affine(Matrix(places, weight), bias)
+        """Append W row[places] + bias. Returns the places of the result."""
+        if np.unique(places).size < places.size:
+            return self.sparse(np.broadcast_to(places, weight.shape), weight, bias)
+        return self._append_affine(Matrix(places, weight), bias, weight.shape[1], "product")
 
-    def sparse(self, places: Places, weight: Floats, bias: Floats) -> Places:
+    def sparse(self, places: Places, weight: Floats, bias: Floats, role: Role = "product") -> Places:
         """Append y_i = sum_k weight[i, k] row[places[i, k]] + bias[i]; a place below 0 stands for the number 0."""
         rows, keep = places.shape[0], (places >= 0) & (weight != 0)
         row = np.broadcast_to(np.arange(rows)[:, None], places.shape)[keep]
         used, column = np.unique(places[keep], return_inverse=True)
-        value = weight[keep]
+        value, products = weight[keep], 0 if role == "exact" else places.shape[1]
         if rows * used.size <= DENSE_ENTRIES:
-            dense = np.zeros((rows, used.size))
+            dense, magnitude, added = np.zeros((rows, used.size)), None, 1
             np.add.at(dense, (row, column), value)
-            return self._append_affine(Matrix(used, dense), bias)
+            if np.count_nonzero(dense) < value.size:
+                _, counts = np.unique(row * used.size + column, return_counts=True)
+                magnitude, added = np.zeros(dense.shape), int(counts.max())
+                np.add.at(magnitude, (row, column), np.abs(value))
+            return self._append_affine(Matrix(used, dense, None, None, magnitude, added), bias, products, role)
         by_row = _padded(row, column, value, rows)
         by_column = _padded(column, row, value, used.size)
-        return self._append_affine(Matrix(used, None, by_row, by_column), bias)
+        return self._append_affine(Matrix(used, None, by_row, by_column), bias, products, role)
 
     def apply(self, places: Places, function: Function) -> Places:
         """Append function(row[places]). Returns the places of the result."""
         start = self.size
-        self.blocks.append(Activation(start, start + places.size, places, function))
+        distinct = np.unique(places).size == places.size
+        self.blocks.append(Activation(start, start + places.size, places, function, distinct))
         return np.arange(start, start + places.size)
 
     def evaluate(self, points: Floats) -> Floats:
@@ -160,9 +216,11 @@ class Network:
             )
         return row[:, self.outputs]
 
-    def _append_affine(self, matrix: Matrix, bias: Floats) -> Places:
+    def _append_affine(self, matrix: Matrix, bias: Floats, products: int, role: Role) -> Places:
         start = self.size
-        self.blocks.append(Affine(start, start + bias.size, matrix, bias))
+        if not (np.isfinite(matrix.largest) and np.isfinite(bias).all()):
+            raise UnsupportedOperatorError("The checker does not read networks with constants that are not finite.")
+        self.blocks.append(Affine(start, start + bias.size, matrix, bias, products, role))
         return np.arange(start, start + bias.size)
 
 

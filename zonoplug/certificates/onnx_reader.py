@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
-from zonoplug.certificates.network import RELU, SIGMOID, TANH, Floats, Network, Places, clip, leaky_relu
-from zonoplug.errors import ModelError, UnsupportedOperatorError
+from zonoplug.certificates.network import RELU, SIGMOID, TANH, Floats, Function, Network, Places, Role, clip, leaky_relu
+from zonoplug.certificates.onnx_constants import MOVING, Array, constant_outputs, evaluate
+from zonoplug.certificates.onnx_source import input_of, read_source
+from zonoplug.certificates.runtime_rounding import rounding_of
+from zonoplug.certificates.windows import windows_of
+from zonoplug.errors import UnsupportedOperatorError, ZonoplugError
 
-MOVING = (
-    "Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze Dropout".split()
-)  # what only moves numbers about
-Array = NDArray[Any]
+SCALES = 2.0**20  # of alpha and beta; see HEADROOM in runtime_rounding.py
 
 
 class _Reader:
@@ -26,60 +24,60 @@ class _Reader:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
-        self._opsets = list(model.opset_import)
+        self._opsets = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")][:1]
+        self._opset = self._opsets[0].version
+        value, self._dtype = input_of(graph)
         self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-        inputs = [value for value in graph.input if value.name not in self.constants]
-        if len(inputs) != 1:
-            raise UnsupportedOperatorError(f"The checker reads networks with one input; this one has {len(inputs)}.")
-        shape = [dimension.dim_value or 1 for dimension in inputs[0].type.tensor_type.shape.dim]
+        self._rounded: set[str] = set()
+        shape = [dimension.dim_value or 1 for dimension in value.type.tensor_type.shape.dim]
         count = int(np.prod(shape, dtype=np.int64))
         self.network = Network(count)
-        self.places: dict[str, Places] = {inputs[0].name: np.arange(count).reshape(shape)}
+        self.places: dict[str, Places] = {value.name: np.arange(count).reshape(shape)}
         for node in graph.node:
-            self._read(node)
+            try:
+                self._read(node)
+            except ZonoplugError:
+                raise
+            except Exception as error:  # an attribute or a shape that is not as the operator demands
+                raise self._refuse(node) from error
         output = graph.output[0].name
         if output not in self.places:
             raise UnsupportedOperatorError("The network's output does not depend on its input.")
         self.network.outputs = self.places[output].reshape(-1)
+        self.network.rounding = rounding_of(self.network, self._dtype)
 
     def _read(self, node: NodeProto) -> None:
         names = [name for name in node.input if name]
-        if not any(name in self.places for name in names):
-            for name, value in zip(node.output, self._evaluate(node, self.constants), strict=False):
-                self.constants[name] = np.asarray(value)
+        moving = [name for name in names if name in self.places]
+        if not moving:
+            self._read_constant(node, names)
         elif node.op_type in MOVING:
-            if node.op_type == "Dropout":
-                moved = [self.places[node.input[0]]]
-            else:
-                moved = self._evaluate(node, {name: self._as_places(name) for name in names if self._moves(node, name)})
-            for name, value in zip(node.output, moved, strict=False):
-                self.places[name] = np.asarray(value)
+            if (node.op_type != "Concat" and moving != [node.input[0]]) or not all(node.output):
+                raise self._refuse(node)
+            operands: dict[str, Array] = {name: self.constants[name] for name in names if name not in moving}
+            operands |= {name: self._as_places(name) for name in (names if node.op_type == "Concat" else moving)}
+            self.places |= evaluate(node, operands, self._opsets)
         else:
             handler = getattr(self, f"_{node.op_type.lower()}", None)
             if handler is None:
                 raise self._refuse(node)
             self.places[node.output[0]] = handler(node, {a.name: helper.get_attribute_value(a) for a in node.attribute})
 
-    def _moves(self, node: NodeProto, name: str) -> bool:
-        """Whether an operand holds numbers that are moved, not a shape or an index."""
-        return node.op_type == "Concat" or name == node.input[0]
+    def _read_constant(self, node: NodeProto, names: list[str]) -> None:
+        found = constant_outputs(node, {name: self.constants[name] for name in names}, self._rounded, self._opsets)
+        if found is None:
+            raise self._refuse(node)
+        self.constants |= found[0]
+        self._rounded |= set(found[0]) if found[1] else set()
 
     def _as_places(self, name: str) -> Places:
         """The places of a tensor; constants get places of their own."""
-        if name not in self.places:
-            value = np.asarray(self.constants[name], np.float64)
-            none = np.zeros((value.size, 1))
-            self.places[name] = self.network.sparse(none.astype(np.int64), none, value.reshape(-1)).reshape(value.shape)
-        return self.places[name]
-
-    def _evaluate(self, node: NodeProto, known: dict[str, Array]) -> list[Array]:
-        """The onnx package's own evaluation of one node, with numbers or places in its operands."""
-        feeds = {name: known.get(name, self.constants.get(name)) for name in node.input if name}
-        kind = onnx.TensorProto.FLOAT
-        values = [helper.make_tensor_value_info(name, kind, None) for name in feeds]
-        outputs = [helper.make_tensor_value_info(name, kind, None) for name in node.output if name]
-        model = helper.make_model(helper.make_graph([node], "one", values, outputs), opset_imports=self._opsets)
-        return list(ReferenceEvaluator(model).run(None, feeds))
+        if name in self.places:
+            return self.places[name]
+        value = np.asarray(self.constants[name], np.float64)
+        none = np.zeros((value.size, 1))
+        role: Role = "elementwise" if name in self._rounded else "exact"
+        return self.network.sparse(none.astype(np.int64) - 1, none, value.reshape(-1), role).reshape(value.shape)
 
     def _refuse(self, node: NodeProto) -> UnsupportedOperatorError:
         return UnsupportedOperatorError(
@@ -87,9 +85,19 @@ class _Reader:
         )
 
     def _constant(self, node: NodeProto, place: int) -> Floats:
-        if place >= len(node.input) or node.input[place] not in self.constants:
+        """A constant operand of the network's number type, in float64."""
+        value = self.constants.get(node.input[place]) if place < len(node.input) else None
+        if value is None or value.dtype.name != self._dtype:
             raise self._refuse(node)
-        return np.asarray(self.constants[node.input[place]], np.float64)
+        return np.asarray(value, np.float64)
+
+    def _has(self, node: NodeProto, place: int) -> bool:
+        return place < len(node.input) and bool(node.input[place])
+
+    def _variable(self, node: NodeProto, place: int = 0) -> Places:
+        if node.input[place] not in self.places:
+            raise self._refuse(node)
+        return self.places[node.input[place]]
 
     # Functions of one variable
 
@@ -103,33 +111,44 @@ class _Reader:
         return self._apply(node, TANH)
 
     def _leakyrelu(self, node: NodeProto, attributes: dict[str, Any]) -> Places:
-        slope = float(attributes.get("alpha", 0.01))
-        if not slope >= 0:
+        slope = float(np.float32(attributes.get("alpha", 0.01)))
+        if not 0 <= slope < np.inf:
             raise self._refuse(node)
         return self._apply(node, leaky_relu(slope))
 
     def _clip(self, node: NodeProto, attributes: dict[str, Any]) -> Places:
-        ends = [float(attributes.get("min", -np.inf)), float(attributes.get("max", np.inf))]
-        for place in (1, 2):
-            if place < len(node.input) and node.input[place]:
-                ends[place - 1] = float(self._constant(node, place))
+        ends = [-np.inf, np.inf]
+        if self._opset < 11:
+            ends = [float(attributes.get("min", -np.inf)), float(attributes.get("max", np.inf))]
+        for place in (1, 2) if self._opset >= 11 else ():
+            if self._has(node, place):
+                value = self._constant(node, place)
+                if value.ndim or node.input[place] in self._rounded:
+                    raise self._refuse(node)
+                ends[place - 1] = float(value)
         if not ends[0] <= ends[1]:
             raise self._refuse(node)
         return self._apply(node, clip(*ends))
 
-    def _apply(self, node: NodeProto, function: Any) -> Places:
-        places = self.places[node.input[0]]
+    def _dropout(self, node: NodeProto, _: dict[str, Any]) -> Places:
+        if self._has(node, 2) and self.constants[node.input[2]].any():  # in training
+            raise self._refuse(node)
+        return self._variable(node)
+
+    def _apply(self, node: NodeProto, function: Function) -> Places:
+        places = self._variable(node)
         return self.network.apply(places.reshape(-1), function).reshape(places.shape)
 
     # Affine operators
 
     def _gemm(self, node: NodeProto, attributes: dict[str, Any]) -> Places:
-        weight = self._constant(node, 1) * attributes.get("alpha", 1.0)
-        if node.input[0] not in self.places:
+        alpha, beta = (float(attributes.get(name, 1.0)) for name in ("alpha", "beta"))
+        if not 1 / SCALES <= abs(alpha) <= SCALES or not (beta == 0 or 1 / SCALES <= abs(beta) <= SCALES):
             raise self._refuse(node)
-        rows = self.places[node.input[0]].T if attributes.get("transA") else self.places[node.input[0]]
+        places, weight = self._variable(node), self._constant(node, 1) * alpha
+        rows = places.T if attributes.get("transA") else places
         weight = weight if attributes.get("transB") else weight.T
-        bias = self._constant(node, 2) * attributes.get("beta", 1.0) if len(node.input) > 2 else np.zeros(1)
+        bias = self._constant(node, 2) * beta if self._has(node, 2) else np.zeros(1)
         return self._products(rows, weight, np.broadcast_to(bias, (rows.shape[0], weight.shape[0])))
 
     def _matmul(self, node: NodeProto, _: dict[str, Any]) -> Places:
@@ -152,67 +171,90 @@ class _Reader:
     def _products(self, rows: Places, weight: Floats, bias: Floats) -> Places:
         """W x + b for each row of places x: (rows, outputs)."""
         made = []
+        if rows.shape[1] != weight.shape[1]:
+            raise ValueError("the product's shapes do not fit")
         for row, offset in zip(rows, bias, strict=True):
-            if np.unique(row).size == row.size:
-                made.append(self.network.dense(row, weight, np.array(offset)))
-            else:
-                made.append(self.network.sparse(np.broadcast_to(row, weight.shape), weight, np.array(offset)))
+            made.append(self.network.dense(row, weight, np.array(offset)))
         return np.stack(made)
 
     def _add(self, node: NodeProto, _: dict[str, Any]) -> Places:
-        return self._sum(node, 1.0)
+        return self._added(node, 1.0)
 
     def _sub(self, node: NodeProto, _: dict[str, Any]) -> Places:
-        return self._sum(node, -1.0)
+        return self._added(node, -1.0)
 
     def _neg(self, node: NodeProto, _: dict[str, Any]) -> Places:
-        return self._scaled(self.places[node.input[0]], np.array(-1.0))
+        return self._scaled(self._variable(node), np.array(-1.0), role="exact")
 
-    def _sum(self, node: NodeProto, sign: float) -> Places:
-        parts = [(self.places.get(name), self.constants.get(name)) for name in node.input]
-        (left, left_value), (right, right_value) = parts
-        if left is not None and right is not None:
-            left, right = np.broadcast_arrays(left, right)
-            places = np.array([left.reshape(-1), right.reshape(-1)]).T
-            weight = np.broadcast_to(np.array([1.0, sign]), places.shape)
-            return self.network.sparse(places, weight, np.zeros(left.size)).reshape(left.shape)
-        if left is not None:
-            return self._scaled(left, np.array(1.0), sign * np.asarray(right_value, np.float64))
-        assert right is not None
-        return self._scaled(right, np.array(sign), np.asarray(left_value, np.float64))
+    def _sum(self, node: NodeProto, _: dict[str, Any]) -> Places:
+        return self._total([self._operand(node, place) for place in range(len(node.input))], np.ones(len(node.input)))
+
+    def _added(self, node: NodeProto, sign: float) -> Places:
+        left, right = (name in self.places for name in node.input)
+        if left and right:
+            return self._total([self._operand(node, 0), self._operand(node, 1)], np.array([1.0, sign]))
+        if left:
+            return self._scaled(self._variable(node), np.array(1.0), sign * self._constant(node, 1))
+        return self._scaled(self._variable(node, 1), np.array(sign), self._constant(node, 0))
+
+    def _operand(self, node: NodeProto, place: int) -> Places:
+        if node.input[place] not in self.places:
+            self._constant(node, place)
+        return self._as_places(node.input[place])
+
+    def _total(self, parts: list[Places], signs: Floats) -> Places:
+        """The sum of tensors, broadcast."""
+        wide = np.broadcast_arrays(*parts)
+        places = np.stack([part.reshape(-1) for part in wide], axis=1)
+        weight = np.broadcast_to(signs, places.shape)
+        return self.network.sparse(places, weight, np.zeros(places.shape[0]), "addition").reshape(wide[0].shape)
 
     def _mul(self, node: NodeProto, _: dict[str, Any]) -> Places:
         place = 0 if node.input[0] in self.places else 1
-        return self._scaled(self.places[node.input[place]], self._constant(node, 1 - place))
+        return self._multiplied(self.places[node.input[place]], self._constant(node, 1 - place))
 
     def _div(self, node: NodeProto, _: dict[str, Any]) -> Places:
         divisor = self._constant(node, 1)
         if not (divisor != 0).all():
             raise self._refuse(node)
-        return self._scaled(self.places[node.input[0]], 1.0 / divisor)
+        return self._multiplied(self._variable(node), 1.0 / divisor)
 
-    def _scaled(self, places: Places, scale: Floats, offset: Floats | None = None) -> Places:
+    def _multiplied(self, places: Places, scale: Floats) -> Places:
+        return self._scaled(places, scale, role="scalar" if scale.size == 1 else "elementwise")
+
+    def _scaled(
+        self, places: Places, scale: Floats, offset: Floats | None = None, role: Role = "elementwise"
+    ) -> Places:
         """scale * x + offset, broadcast."""
         offset = np.zeros(1) if offset is None else offset
         shape = np.broadcast_shapes(places.shape, scale.shape, offset.shape)
         wide = np.broadcast_to(places, shape).reshape(-1, 1)
         weight, bias = np.broadcast_to(scale, shape).reshape(-1, 1), np.broadcast_to(offset, shape).reshape(-1)
-        return self.network.sparse(wide, weight, np.array(bias)).reshape(shape)
+        return self.network.sparse(wide, weight, np.array(bias), role).reshape(shape)
 
     def _batchnormalization(self, node: NodeProto, attributes: dict[str, Any]) -> Places:
-        places = self.places[node.input[0]]
-        shape = [1, -1, *[1] * (places.ndim - 2)]
+        places = self._variable(node)
+        epsilon = float(np.float32(attributes.get("epsilon", 1e-5)))
+        shape = [1, places.shape[1], *[1] * (places.ndim - 2)]
+        if attributes.get("training_mode") or attributes.get("spatial", 1) != 1 or not 0 <= epsilon < 1:
+            raise self._refuse(node)
         scale, bias, mean, variance = (self._constant(node, place).reshape(shape) for place in range(1, 5))
         centered = self._scaled(places, np.array(1.0), -mean)  # apart, so that each rounding error is a relative one
-        return self._scaled(centered, scale / np.sqrt(variance + attributes.get("epsilon", 1e-5)), bias)
+        if not (variance >= 0).all() or not (variance + epsilon > 0).all():
+            raise self._refuse(node)
+        return self._scaled(centered, scale / np.sqrt(variance + epsilon), bias)
 
     def _conv(self, node: NodeProto, attributes: dict[str, Any]) -> Places:
         weight = self._constant(node, 1)
         channels, kernel = weight.shape[0], weight.shape[2:]
-        windows = self._windows(node, attributes, kernel)  # (channels in, *positions, *kernel)
+        windows = windows_of(self._variable(node), kernel, attributes)  # (channels in, *positions, *kernel)
+        if tuple(attributes.get("kernel_shape", kernel)) != kernel:
+            raise self._refuse(node)
         groups, positions = attributes.get("group", 1), windows.shape[1 : 1 + len(kernel)]
         each = channels // groups
-        bias = self._constant(node, 2) if len(node.input) > 2 else np.zeros(channels)
+        bias = self._constant(node, 2) if self._has(node, 2) else np.zeros(channels)
+        if each * groups != channels or weight.shape[1] * groups != windows.shape[0] or bias.shape != (channels,):
+            raise self._refuse(node)
         made: list[Places] = []
         for group in range(groups):
             mine = windows[group * weight.shape[1] : (group + 1) * weight.shape[1]]
@@ -226,35 +268,21 @@ class _Reader:
 
     def _averagepool(self, node: NodeProto, attributes: dict[str, Any]) -> Places:
         kernel = tuple(attributes["kernel_shape"])
-        windows = self._windows(node, attributes, kernel)
+        windows = windows_of(self._variable(node), kernel, attributes)
         rows = windows.reshape(-1, int(np.prod(kernel)))
         counted = np.ones(rows.shape) if attributes.get("count_include_pad") else (rows >= 0)
-        weight = np.broadcast_to(1.0 / counted.sum(axis=1, keepdims=True), rows.shape)
+        counts = counted.sum(axis=1, keepdims=True)
+        if not (counts > 0).all():
+            raise self._refuse(node)
+        weight = np.broadcast_to(1.0 / counts, rows.shape)
         made = self.network.sparse(rows, weight, np.zeros(rows.shape[0]))
         return made.reshape(1, *windows.shape[: 1 + len(kernel)])
 
     def _globalaveragepool(self, node: NodeProto, _: dict[str, Any]) -> Places:
-        places = self.places[node.input[0]]
+        places = self._variable(node)
         rows = places.reshape(places.shape[0] * places.shape[1], -1)
         made = self.network.sparse(rows, np.full(rows.shape, 1.0 / rows.shape[1]), np.zeros(rows.shape[0]))
         return made.reshape(*places.shape[:2], *(1,) * (places.ndim - 2))
-
-    def _windows(self, node: NodeProto, attributes: dict[str, Any], kernel: tuple[int, ...]) -> Places:
-        """The places under each position of a kernel, -1 outside: (channels, *positions, *kernel)."""
-        places = self.places[node.input[0]]
-        rank = len(kernel)
-        strides = attributes.get("strides", [1] * rank)
-        dilations = attributes.get("dilations", [1] * rank)
-        pads = list(attributes.get("pads", [0] * 2 * rank))
-        mode = attributes.get("auto_pad", b"NOTSET")
-        odd = places.shape[0] != 1 or places.ndim != rank + 2 or attributes.get("ceil_mode")
-        if mode not in (b"NOTSET", b"VALID") or odd:
-            raise self._refuse(node)
-        padded = np.pad(places[0], [(0, 0), *zip(pads[:rank], pads[rank:], strict=True)], constant_values=-1)
-        reach = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)]
-        views = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(1, rank + 1)))
-        steps = [slice(None, None, step) for step in (1, *strides, *dilations)]
-        return np.asarray(views[tuple(steps)])
 
 
 def read_network(path: str | Path) -> tuple[Network, bytes]:
@@ -262,12 +290,7 @@ def read_network(path: str | Path) -> tuple[Network, bytes]:
 
     Raises:
         ModelError: the file cannot be read.
-        UnsupportedOperatorError: an operator that the checker does not know.
+        UnsupportedOperatorError: an operator that the checker does not know, or not in this use.
     """
-    try:
-        source = Path(path).read_bytes()
-        source = gzip.decompress(source) if source[:2] == b"\x1f\x8b" else source
-        model = onnx.load_model_from_string(source)
-    except Exception as error:
-        raise ModelError(f"{path}: is not an ONNX file that can be read: {error}") from error
+    model, source = read_source(path)
     return _Reader(model).network, source

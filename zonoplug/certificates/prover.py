@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
 from zonoplug.certificates import ascent
 from zonoplug.certificates.certificate import Floats, Leaf
-from zonoplug.certificates.network import Network
+from zonoplug.certificates.lines import TINY, UNIT, up
+from zonoplug.certificates.network import Ints, Network
 from zonoplug.certificates.rounded_bounds import Bounds
 from zonoplug.verify.specification import Bools, Specification
 
@@ -44,49 +44,70 @@ class Region:
 class Rows:
     """The rows of some disjuncts of a specification: a point is unsafe if all rows of one of them hold.
 
-    Where a disjunct has several rows, their sum is one row more: it holds if they all do.
+    Where a disjunct has several rows, their sum is one row more: it holds if they all do. Coefficients and bounds are
+    numbers of a text, rounded to float64: each may be off by a unit in its last place.
+
+    Attributes:
+        coefficients: (rows, outputs).
+        doubt: how far each of them may be off, (rows, outputs).
+        bounds: a row is out of reach where its true value lies above: the bounds, one unit in the last place higher.
+        strict: (rows,) a row is out of reach where its value is at least its bound, too.
+        owner: (rows,) which of the disjuncts a row belongs to.
     """
 
     def __init__(self, specification: Specification, disjuncts: Sequence[int]) -> None:
-        coefficients, bounds, strict, owner = [], [], [], []
+        coefficients, sizes, bounds, strict, owner = [], [], [], [], []
         for place, disjunct in enumerate(disjuncts):
             rows = np.flatnonzero(specification.row_disjunct == disjunct)
-            matrix = np.zeros((rows.size, specification.num_outputs))
+            matrix, size = np.zeros((2, rows.size, specification.num_outputs))
             for place_of_row, row in enumerate(rows):
                 entries = specification.entry_row == row
-                np.add.at(matrix[place_of_row], specification.entry_output[entries], specification.entry_value[entries])
-            bound, is_strict = specification.row_bound[rows], specification.row_strict[rows]
+                outputs, values = specification.entry_output[entries], specification.entry_value[entries]
+                np.add.at(matrix[place_of_row], outputs, values)
+                np.add.at(size[place_of_row], outputs, np.abs(values))
+            bound, is_strict = up(specification.row_bound[rows]), specification.row_strict[rows]
             if rows.size > 1:
-                added, total = matrix.sum(axis=0), bound.sum()
-                exact = _is_exact(matrix, added) and _is_exact(bound[:, None], np.array([total]))
-                if exact:
-                    matrix, bound = np.vstack([matrix, added]), np.append(bound, total)
-                    is_strict = np.append(is_strict, is_strict.any())
+                total = bound.sum() + 2 * rows.size * UNIT * np.abs(bound).sum()
+                matrix, size = (np.vstack([part, part.sum(axis=0)]) for part in (matrix, size))
+                bound, is_strict = np.append(bound, up(total)), np.append(is_strict, is_strict.any())
             coefficients.append(matrix)
+            sizes.append((2 + 2 * matrix.shape[0]) * UNIT * size)
             bounds.append(bound)
             strict.append(is_strict)
             owner.append(np.full(bound.size, place))
         self.count = len(disjuncts)
         self.coefficients: Floats = np.concatenate(coefficients)
+        self.doubt: Floats = np.concatenate(sizes)
         self.bounds: Floats = np.concatenate(bounds)
         self.strict: Bools = np.concatenate(strict)
         self.owner = np.concatenate(owner)
 
-    def excluded(self, lower: Floats) -> Bools:
+    def limits(self, outputs: Floats) -> Floats:
+        """What a lower bound of a row must exceed, for outputs of absolute values (batch, outputs): (batch, rows)."""
+        doubt = 1.01 * (outputs @ self.doubt.T) + TINY * (1.0 + outputs.sum(axis=1))[:, None]
+        return up(self.bounds + doubt)
+
+    def excluded(self, lower: Floats, limits: Floats) -> Bools:
         """Which disjuncts lower bounds of the rows (batch, rows) put out of reach: (batch, disjuncts)."""
-        above = (lower > self.bounds) | (self.strict & (lower >= self.bounds))
+        above = (lower > limits) | (self.strict & (lower >= limits))
         result = np.zeros((lower.shape[0], self.count), np.bool_)
         for row, place in enumerate(self.owner):
             result[:, place] |= above[:, row]
         return result
 
-    def worst(self, lower: Floats, open_: Bools) -> int:
-        """Of the open disjuncts of one subdomain, the best row of the one that is furthest from excluded."""
-        margins = np.nan_to_num(lower - self.bounds, nan=-np.inf)
-        best = [
-            np.flatnonzero(self.owner == place)[margins[self.owner == place].argmax()] for place in range(self.count)
-        ]
-        return int(best[int(np.where(open_, margins[best], np.inf).argmin())])
+    def worst(self, margins: Floats, open_: Bools) -> int | None:
+        """The best row of the disjunct that is furthest from excluded.
+
+        Args:
+            margins: of one subdomain, what its lower bounds exceed their limits by, (rows,).
+            open_: (disjuncts,) which are left.
+        """
+        margins = np.nan_to_num(margins, nan=-np.inf)
+        best = [mine[margins[mine].argmax()] for mine in self._rows_of(open_) if mine.size]
+        return int(min(best, key=lambda row: margins[row])) if best else None
+
+    def _rows_of(self, open_: Bools) -> list[Ints]:
+        return [np.flatnonzero(self.owner == place) for place in np.flatnonzero(open_)]
 
 
 class Prover:
@@ -151,24 +172,31 @@ class Prover:
         bounds.run(signs, strategies)
         excluded = np.zeros((len(regions), self._rows.count), np.bool_)
         excluded |= bounds.empty[:, None]
+        if excluded.all():
+            return [], []
+        outputs = np.maximum(np.abs(bounds.lower), np.abs(bounds.upper))[:, self._network.outputs]
+        limits = self._rows.limits(outputs)
         alpha = self._alpha(regions)
         for strategy, recorded in (("adaptive", True), ("adaptive", False), ("parallel", False)):
             if recorded and not alpha:
                 continue
-            if excluded.all():
-                break
             bounds.make_lines(strategy, alpha if recorded else None)
             pulls = self._pulls(regions) if recorded else None
             last = bounds.rows_below(self._network.outputs, self._rows.coefficients, pulls, keep=True)
-            excluded |= self._rows.excluded(last.lower)
+            excluded |= self._rows.excluded(last.lower, limits)
+            if excluded.all():
+                return [], []
         if strategies == EFFORTS[-1]:
-            self._ascend(bounds, regions, signs, alpha, last.lower, excluded)
+            self._ascend(bounds, regions, signs, alpha, last.lower - limits, limits, excluded)
         open_ = np.flatnonzero(~excluded.all(axis=1))
         if not open_.size:
             return [], []
         choices: list[Choice] = []
         for place in map(int, open_):
-            row = self._rows.worst(last.lower[place], ~excluded[place])
+            row = self._rows.worst(last.lower[place] - limits[place], ~excluded[place])
+            if row is None:  # a disjunct without rows holds at every point
+                choices.append(None)
+                continue
             width = upper[place] - lower[place]
             middle = lower[place] + width / 2
             gain = np.abs(last.inputs[place, row]) * width * ((middle > lower[place]) & (middle < upper[place]))
@@ -184,22 +212,24 @@ class Prover:
         regions: list[Region],
         signs: dict[int, Floats],
         alpha: dict[int, Floats],
-        lower: Floats,
+        margins: Floats,
+        limits: Floats,
         excluded: Bools,
     ) -> None:
         """Improve slopes and multipliers for the disjuncts that stay open, and mark those that are excluded then."""
+        every = np.arange(len(regions))
         pulls = self._pulls(regions)
         start = ascent.Choices(alpha, {at: np.abs(pull) for at, pull in pulls.items()})
         for disjunct in np.flatnonzero(~excluded.all(axis=0)):
             mine = np.flatnonzero(self._rows.owner == disjunct)
             if not mine.size:
                 continue
-            margins = np.nan_to_num(lower[:, mine] - self._rows.bounds[mine], nan=-np.inf)
-            row = mine[margins.argmax(axis=1)]
-            goal = np.where(excluded[:, disjunct], -np.inf, self._rows.bounds[row])
+            row = mine[np.nan_to_num(margins[:, mine], nan=-np.inf).argmax(axis=1)]
+            limit = limits[every, row]
+            goal = np.where(excluded[:, disjunct], -np.inf, limit)
             rows = self._rows.coefficients[row][:, None]
             found = ascent.ascend(bounds, self._network.outputs, rows, goal, signs, start, LEAF_STEPS)
-            excluded[:, disjunct] |= found > self._rows.bounds[row]
+            excluded[:, disjunct] |= found > limit
 
     def _neuron(
         self, bounds: Bounds, coefficients: dict[int, Floats], place: int, row: int, region: Region
@@ -231,7 +261,7 @@ class Prover:
         """The recorded slopes by ReLU; 0 where a region has none. Empty if none has any, or if they do not fit."""
         sizes = [block.places.size for block in self._relus]
         known = [region.leaf.alpha for region in regions]
-        if all(alpha is None or alpha.size != sum(sizes) for alpha in known):
+        if not sizes or all(alpha is None or alpha.size != sum(sizes) for alpha in known):
             return {}
         zeros = np.zeros(sum(sizes))
         table = np.stack([zeros if alpha is None or alpha.size != zeros.size else alpha for alpha in known])
@@ -264,9 +294,3 @@ def _pieces(region: Region, choice: tuple[int, int] | int) -> list[Region]:
         Region(region.lower, high, region.signs, region.leaf, region.number),
         Region(low, region.upper, region.signs, region.leaf, region.number),
     ]
-
-
-def _is_exact(parts: Floats, total: Floats) -> bool:
-    """Whether sums over the first axis came out without rounding."""
-    columns = zip(parts.T, total, strict=True)
-    return all(sum(map(Fraction, column), Fraction(0)) == Fraction(value) for column, value in columns)
