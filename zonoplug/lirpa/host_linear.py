@@ -175,7 +175,22 @@ class BoundPad(LinearOperator):
 
 
 class BoundAveragePool(LinearOperator):
-    """Mean over windows; without `count_include_pad`, over what lies inside."""
+    """Mean over windows; without `count_include_pad`, over what lies inside.
+
+    Attributes:
+        kernel_size, stride, padding, ceil_mode, count_include_pad: as the host's class has them.
+    """
+
+    def __init__(self, attr: Any, inputs: Any, output_index: int, options: Any) -> None:
+        super().__init__(attr, inputs, output_index, options)
+        self.kernel_size = list(attr["kernel_shape"])
+        rank = len(self.kernel_size)
+        self.stride = list(attr.get("strides") or [1] * rank)
+        pads = list(attr.get("pads") or [0] * 2 * rank)
+        self.padding = pads[:rank]
+        self.uneven = pads[:rank] != pads[rank:]
+        self.ceil_mode = bool(attr.get("ceil_mode", 0))
+        self.count_include_pad = bool(attr.get("count_include_pad", 0))
 
     def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
         attr = self.attr

@@ -167,7 +167,7 @@ def _average_pool(call: Call) -> Zonotope:
     kernel, stride, padding = (
         [n] * 2 if isinstance(n, int) else list(n) for n in (node.kernel_size, node.stride, node.padding)
     )
-    if node.ceil_mode or not (node.count_include_pad or not any(padding)):
+    if node.ceil_mode or getattr(node, "uneven", False) or not (node.count_include_pad or not any(padding)):
         return affine.rearrange(zonotope, row_by_row(_forward(call)))
     channels = zonotope.shape[0]
     weight = torch.full((channels, 1, *kernel), 1 / prod(kernel)).to(zonotope.center)

@@ -15,6 +15,7 @@ from zonoplug.domain.streaming import memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.compat import HOST_VERSION
 from zonoplug.lirpa.influence import Influences
 from zonoplug.lirpa.interval_images import interval_image, rows_image
 from zonoplug.lirpa.merged_walk import NEURON_LAYERS, merge_neurons
@@ -22,6 +23,7 @@ from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.lirpa.plan import GraphPlan, constant_value, plan_for
 from zonoplug.lirpa.reducing import Reducer, is_exact
 from zonoplug.lirpa.table import Transformer, inner_name
+from zonoplug.lirpa.trust import is_trusted
 from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import ReductionReport
 from zonoplug.transformers.affine import Operand, specification
@@ -234,8 +236,13 @@ class _Walk:
         return image
 
     def _interval_image(self, node: Any, operands: list[Operand]) -> Zonotope:
-        """The host's interval bounds of one operator, as a zonotope."""
+        """The host's interval bounds of one operator, as a zonotope, if they are believed."""
         kind = type(node).__name__
+        if not is_trusted(node, "ibp"):
+            raise UnsupportedOperatorError(
+                f"{refuse(node, operands)} The interval bounds of auto_LiRPA {HOST_VERSION} did not pass the tests"
+                f" for {kind}, so that they are not used."
+            )
         warnings.warn(f"{kind} is bounded by intervals: it has no transformer for this use.", stacklevel=2)
         intervals = [
             tuple(self._hull_of(parent.name) or ()) if isinstance(operand, Zonotope) else (operand, operand)

@@ -19,7 +19,8 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
         request: "model", "specification", "method", "settings" (a dictionary for `Settings`).
     Returns:
         "margin": the least, over disjuncts, of the largest lower bound of a row's margin (above 0: proved);
-        "excluded" of "disjuncts"; "proved"; "seconds" for the bound alone, after a first call that warms up;
+        "excluded" of "disjuncts"; "proved"; "untrusted": why the method is not believed on this network, or "", and
+        then it proves nothing; "seconds" for the bound alone, after a first call that warms up;
         "peak_bytes": what it used beyond what the loaded process had; "notes": that a sampled point lies outside, or
         warnings. Margins are less what rounding may do, as in the verifier; the time that takes is not counted.
     """
@@ -27,6 +28,7 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
 
     from zonoplug.domain.input_sets import Box
     from zonoplug.lirpa.methods import BoundMethod
+    from zonoplug.lirpa.trust import distrust
     from zonoplug.verify.attack import Attack
     from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
     from zonoplug.verify.settings import Settings, load_problem
@@ -64,12 +66,14 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
         except BrokenMethodError as error:
             broken = str(error)
     disjuncts = int(objective.exists.sum())
+    distrusted = distrust(bounder.module, method)
     return {
         "method": method,
         "margin": margin,
         "excluded": excluded,
         "disjuncts": disjuncts,
-        "proved": excluded == disjuncts and not broken,
+        "proved": excluded == disjuncts and not broken and not distrusted,
+        "untrusted": distrusted,
         "seconds": seconds,
         "peak_bytes": peak - before,
         "notes": [broken] if broken else bounder.warnings,
@@ -77,16 +81,21 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparison_table(results: list[dict[str, Any]]) -> str:
-    """A table of `measure_method`'s answers, in the order given."""
-    rows = []
+    """A table of `measure_method`'s answers, in the order given; a method that is not believed has a star.
+
+    Below it, a line for each star says why: whatever its margin, such a method proves nothing on this network.
+    """
+    rows, why = [], []
     for result in results:
         notes = "; ".join(result.get("notes", []))
         if "margin" not in result:
             rows.append((result["method"], "-", "-", "-", "-", "-", f"{result.get('verdict', '')}: {notes}"))
             continue
+        if result.get("untrusted"):
+            why.append(f"* {result['untrusted']}")
         rows.append(
             (
-                result["method"],
+                result["method"] + (" *" if result.get("untrusted") else ""),
                 f"{result['margin']:.6g}",
                 f"{result['excluded']}/{result['disjuncts']}",
                 "yes" if result["proved"] else "no",
@@ -95,4 +104,4 @@ def comparison_table(results: list[dict[str, Any]]) -> str:
                 notes,
             )
         )
-    return text_table(HEADER, rows)
+    return "\n".join([text_table(HEADER, rows), *why])
