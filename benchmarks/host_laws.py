@@ -89,7 +89,9 @@ class Case:
         if not bool(bounds.lower.isfinite().any()):
             return "open", ""
         worst = escape(bounds, self.truth)
-        return ("held", "") if worst <= 1 else ("broken", f"{method}: {worst:.2g} times what rounding may do; {self.text}")
+        return (
+            ("held", "") if worst <= 1 else ("broken", f"{method}: {worst:.2g} times what rounding may do; {self.text}")
+        )
 
 
 def make_case(name: str, number: int, seed: int) -> Case:
@@ -133,7 +135,9 @@ def try_operator(name: str, cases: int, seed: int) -> dict[str, dict[str, Found]
             if not isinstance(error, ZonoplugError | ValueError | RuntimeError | NotImplementedError | AssertionError):
                 print(f"{name} {number}: {unbuilt}", flush=True)
             continue
-        keys = {key_of(node) for node in case.graph._modules.values() if type(node).__name__ == name and node.from_input}
+        keys = {
+            key_of(node) for node in case.graph._modules.values() if type(node).__name__ == name and node.from_input
+        }
         for key in keys:
             table.setdefault(key, {method: Found() for method in HOST_METHODS})
         for method, spellings in SPELLINGS.items():
@@ -164,7 +168,9 @@ def results_file() -> Path:
 
 def write_list() -> None:
     """The list of what is trusted, and the table for people, from the results of all hosts."""
-    found = {file.stem.removeprefix("host_laws_"): json.loads(file.read_text()) for file in RESULTS.glob("host_laws_*.json")}
+    found = {
+        file.stem.removeprefix("host_laws_"): json.loads(file.read_text()) for file in RESULTS.glob("host_laws_*.json")
+    }
     hosts = {
         version: {
             method: sorted(key for key, row in result["operators"].items() if _trusted(row[method], result["cases"]))
@@ -173,7 +179,9 @@ def write_list() -> None:
         for version, result in sorted(found.items())
     }
     seeds = {version: {"seed": result["seed"], "cases": result["cases"]} for version, result in sorted(found.items())}
-    LIST.write_text(json.dumps({"made by": "benchmarks/host_laws.py", "runs": seeds, "trusted": hosts}, indent=1) + "\n")
+    LIST.write_text(
+        json.dumps({"made by": "benchmarks/host_laws.py", "runs": seeds, "trusted": hosts}, indent=1) + "\n"
+    )
     TABLE.write_text(_table(found))
 
 
@@ -185,9 +193,10 @@ def _table(found: dict[str, Any]) -> str:
     lines = [
         "# The laws of the hosts' bounds, operator by operator",
         "",
-        "Written by `python benchmarks/host_laws.py --list`. A number: that many random cases held, none broke, and the",
-        "operator is trusted for the method; *(n)*: fewer than asked for held, the others raised or claimed nothing; -:",
-        "no case gave a bound; **broken**: see the examples below the table. Classes with a module's name are our own.",
+        "Written by `python benchmarks/host_laws.py --list`. A number: that many random cases held and none broke, so",
+        "that the operator is trusted for the method; (n): fewer than asked for held, the others raised or claimed",
+        "nothing; -: no case gave a bound; **broken**: see the examples below the table. Classes with a module's name",
+        "are our own.",
     ]
     for version, result in sorted(found.items()):
         lines += ["", f"## auto_LiRPA {version} (seed {result['seed']}, {result['cases']} cases asked for)", ""]
@@ -196,7 +205,9 @@ def _table(found: dict[str, Any]) -> str:
         for key, row in sorted(result["operators"].items()):
             cells = [_cell(row[method], result["cases"]) for method in HOST_METHODS]
             lines.append(f"| {key} | " + " | ".join(cells) + " |")
-            broken += [f"- {key}, {method}: {row[method]['broken']}" for method in HOST_METHODS if row[method]["broken"]]
+            broken += [
+                f"- {key}, {method}: {row[method]['broken']}" for method in HOST_METHODS if row[method]["broken"]
+            ]
         lines += ["", *broken]
     return "\n".join(lines) + "\n"
 

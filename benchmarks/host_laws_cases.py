@@ -9,7 +9,6 @@ from random import Random
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.testing import Function
@@ -43,7 +42,9 @@ class Net(nn.Module):
         for _ in range(r.choice([0, 1, 1, 2])):
             before += [_mixing(r, shape), nn.ReLU()]
         if core.shift or r.random() < 0.7:  # else the operator is on the input, or on a ReLU
-            before.append(_scaled(_mixing(r, shape), r.choice([0.5, 1.0, 1.0, 3.0]), core.shift or r.choice([0.0, 0.7, -1.5])))
+            before.append(
+                _scaled(_mixing(r, shape), r.choice([0.5, 1.0, 1.0, 3.0]), core.shift or r.choice([0.0, 0.7, -1.5]))
+            )
         self.before, self.core = nn.Sequential(*before), core.function
         with torch.no_grad():
             image = self.core(self.before(torch.zeros(2, *shape)))[:1]
@@ -180,12 +181,15 @@ def conv(r: Random, rank: int = 2) -> Core:
     dilation = [r.choice([1, 1, 2]) for _ in range(rank)]
     sizes = [max(r.randint(3, 6), d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, pads, strict=True)]
     if r.random() < 0.4:  # what is most common
-        kernel, pads, dilation, sizes = [r.choice([1, 2, 3])] * rank, pads[:1] * rank, [1] * rank, [r.randint(4, 6)] * rank
+        kernel, pads, dilation, sizes = (
+            [r.choice([1, 2, 3])] * rank,
+            pads[:1] * rank,
+            [1] * rank,
+            [r.randint(4, 6)] * rank,
+        )
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
     stride = [r.choice([1, 1, 2]) for _ in range(rank)]
-    layer = kind(
-        channels, out, kernel, stride, pads, dilation, groups, bias=r.random() < 0.7
-    )
+    layer = kind(channels, out, kernel, stride, pads, dilation, groups, bias=r.random() < 0.7)
     function: nn.Module = layer
     if rank == 2 and r.random() < 0.3:  # uneven padding, as ONNX has it
         uneven = [r.randint(0, 2) for _ in range(4)]
@@ -258,5 +262,7 @@ def batch_norm(r: Random) -> Core:
         layer.bias.normal_()
     sizes = [r.randint(2, 4) for _ in range(rank)]
     if rank == 2 and r.random() < 0.6:
-        return Core(nn.Sequential(nn.Conv2d(channels, channels, r.choice([1, 3]), padding=1), layer), (channels, *sizes))
+        return Core(
+            nn.Sequential(nn.Conv2d(channels, channels, r.choice([1, 3]), padding=1), layer), (channels, *sizes)
+        )
     return Core(layer, (channels, *sizes))

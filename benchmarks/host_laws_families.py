@@ -37,7 +37,11 @@ def linear(r: Random) -> Core:
 
 def reshape(r: Random) -> Core:
     shape, targets = r.choice(
-        [((6,), [(2, 3), (3, 2, 1), (1, 2, 3)]), ((2, 6), [(12,), (3, 4), (3, 2, 2)]), ((2, 3, 4), [(6, 4), (24,), (3, 2, 4)])]
+        [
+            ((6,), [(2, 3), (3, 2, 1), (1, 2, 3)]),
+            ((2, 6), [(12,), (3, 4), (3, 2, 2)]),
+            ((2, 3, 4), [(6, 4), (24,), (3, 2, 4)]),
+        ]
     )
     target = r.choice(targets)
     return Core(lambda x: x.reshape(-1, *target), shape)
@@ -47,8 +51,15 @@ def reshape_before_convolution(r: Random) -> Core:
     channels, height, width = r.choice([(1, 4, 4), (2, 3, 3), (2, 3, 4), (1, 4, 3)])
     layer = nn.Conv2d(channels, 2, r.choice([1, 2, 3]), padding=r.choice([0, 1]))
     shape = r.choice([(channels * height * width,), (channels, height * width)])
-    return Core(nn.Sequential(nn.Unflatten(1, (channels, height, width)) if len(shape) == 1 else
-                              Function(lambda x: x.reshape(-1, channels, height, width)), layer), shape)
+    return Core(
+        nn.Sequential(
+            nn.Unflatten(1, (channels, height, width))
+            if len(shape) == 1
+            else Function(lambda x: x.reshape(-1, channels, height, width)),
+            layer,
+        ),
+        shape,
+    )
 
 
 def flatten(r: Random) -> Core:
@@ -176,9 +187,7 @@ def compared(function: object) -> Maker:
 
 def logical(function: object) -> Maker:
     return lambda r: Core(
-        Function(
-            lambda x, a, b: function(a(x) > 0, b(x) < 0.1).to(x.dtype), a=nn.Linear(3, 3), b=nn.Linear(3, 3)
-        ),
+        Function(lambda x, a, b: function(a(x) > 0, b(x) < 0.1).to(x.dtype), a=nn.Linear(3, 3), b=nn.Linear(3, 3)),
         (3,),
     )
 
@@ -284,6 +293,30 @@ FAMILIES: dict[str, list[Maker]] = {
     "BoundSub": [subtracted],
     "BoundNeg": [unary(torch.neg)],
     "BoundConv": [conv, conv, lambda r: conv(r, 1), lambda r: conv(r, r.choice([1, 3]))],
+    "BoundLeakyRelu": [slopes(nn.LeakyReLU, SLOPES)],
+    "BoundPRelu": [lambda r: Core(nn.PReLU(init=r.choice(SLOPES)), vector(r))],
+    "BoundElu": [slopes(nn.ELU, [0.3, 1.0, 1.0, 2.5])],
+    "BoundCelu": [slopes(nn.CELU, [0.3, 1.0, 2.5])],
+    "BoundSelu": [unary(torch.selu)],
+    "BoundHardSigmoid": [unary(lambda x: functional.hardsigmoid(3 * x))],
+    "BoundHardTanh": [
+        lambda r: Core(nn.Hardtanh(-r.choice([0.3, 1.0]), r.choice([0.2, 1.0, 6.0])), vector(r)),
+        unary(nn.ReLU6()),
+    ],
+    "BoundClip": [limits],
+    "BoundSoftplus": [unary(functional.softplus)],
+    "BoundGelu": [unary(functional.gelu)],
+    "BoundErf": [unary(torch.erf)],
+    "BoundSigmoid": [unary(torch.sigmoid), unary(lambda x: torch.sigmoid(4 * x))],
+    "BoundTanh": [unary(torch.tanh), unary(lambda x: torch.tanh(4 * x))],
+    "BoundAtan": [unary(torch.atan), unary(lambda x: torch.atan(5 * x))],
+    "BoundSin": [unary(torch.sin), unary(lambda x: torch.sin(3 * x))],
+    "BoundCos": [unary(torch.cos), unary(lambda x: torch.cos(3 * x))],
+    "BoundExp": [unary(torch.exp)],
+    "BoundLog": [unary(torch.log, 4.0), unary(torch.log, 8.0), unary(lambda x: torch.log(functional.softplus(x)))],
+    "BoundSqrt": [unary(torch.sqrt, 4.0), unary(torch.sqrt, 8.0)],
+    "BoundReciprocal": [unary(torch.reciprocal, 4.0), unary(torch.reciprocal, -5.0)],
+    "BoundPow": [power],
     "BoundConvTranspose": [conv_transpose],
     "BoundBatchNormalization": [batch_norm],
     "BoundAveragePool": [average_pool, plain_pool(nn.AvgPool2d, True)],
@@ -298,23 +331,11 @@ FAMILIES: dict[str, list[Maker]] = {
     "BoundSplit": [split],
     "BoundSlice": [piece],
     "BoundGather": [gather],
-    "BoundGatherElements": [gather_elements],
     "BoundExpand": [expand],
     "BoundTile": [tile],
     "BoundPad": [pad],
     "BoundResize": [resize],
     "BoundWhere": [where],
-    "BoundChoice": [choice],
-    "BoundCast": [cast],
-    "BoundCastToInteger": [to_integer],
-    "BoundArgMax": [place_of_largest],
-    "BoundLess": [compared(torch.lt)],
-    "BoundGreater": [compared(torch.gt)],
-    "BoundEqual": [compared(torch.eq)],
-    "BoundNot": [compared(torch.le), compared(torch.ge)],
-    "BoundAnd": [logical(torch.logical_and)],
-    "BoundOr": [logical(torch.logical_or)],
-    "BoundXor": [logical(torch.logical_xor)],
     "BoundMul": [pair(torch.mul), with_constant(lambda x, c: x * c), with_constant(lambda x, c: c * x)],
     "BoundDiv": [
         pair(torch.div, on_second=4.0),
@@ -337,34 +358,24 @@ FAMILIES: dict[str, list[Maker]] = {
     "BoundMin": [pair(torch.minimum), with_constant(torch.minimum)],
     "BoundLayerNormalization": [layer_norm],
     "BoundCumSum": [cumulative],
-    "BoundLeakyRelu": [slopes(nn.LeakyReLU, SLOPES)],
-    "BoundPRelu": [lambda r: Core(nn.PReLU(init=r.choice(SLOPES)), vector(r))],
-    "BoundElu": [slopes(nn.ELU, [0.3, 1.0, 1.0, 2.5])],
-    "BoundCelu": [slopes(nn.CELU, [0.3, 1.0, 2.5])],
-    "BoundSelu": [unary(torch.selu)],
-    "BoundHardSigmoid": [unary(lambda x: functional.hardsigmoid(3 * x))],
-    "BoundHardTanh": [lambda r: Core(nn.Hardtanh(-r.choice([0.3, 1.0]), r.choice([0.2, 1.0, 6.0])), vector(r)),
-                      unary(nn.ReLU6())],
-    "BoundClip": [limits],
-    "BoundSoftplus": [unary(functional.softplus)],
-    "BoundGelu": [unary(functional.gelu)],
-    "BoundErf": [unary(torch.erf)],
-    "BoundSigmoid": [unary(torch.sigmoid), unary(lambda x: torch.sigmoid(4 * x))],
-    "BoundTanh": [unary(torch.tanh), unary(lambda x: torch.tanh(4 * x))],
-    "BoundAtan": [unary(torch.atan), unary(lambda x: torch.atan(5 * x))],
-    "BoundSin": [unary(torch.sin), unary(lambda x: torch.sin(3 * x))],
-    "BoundCos": [unary(torch.cos), unary(lambda x: torch.cos(3 * x))],
-    "BoundTan": [unary(torch.tan), unary(lambda x: torch.tan(0.2 * x))],
-    "BoundSec": [unary(lambda x: 1 / torch.cos(0.2 * x))],
-    "BoundExp": [unary(torch.exp)],
-    "BoundLog": [unary(torch.log, 4.0), unary(torch.log, 8.0), unary(lambda x: torch.log(functional.softplus(x)))],
-    "BoundSqrt": [unary(torch.sqrt, 4.0), unary(torch.sqrt, 8.0)],
-    "BoundReciprocal": [unary(torch.reciprocal, 4.0), unary(torch.reciprocal, -5.0)],
-    "BoundPow": [power],
     "BoundSqr": [unary(lambda x: x * x)],
     "BoundAbs": [unary(torch.abs)],
     "BoundSign": [unary(torch.sign)],
     "BoundSignMerge": [unary(torch.sign)],
+    "BoundChoice": [choice],
+    "BoundCast": [cast],
+    "BoundCastToInteger": [to_integer],
+    "BoundArgMax": [place_of_largest],
+    "BoundLess": [compared(torch.lt)],
+    "BoundGreater": [compared(torch.gt)],
+    "BoundEqual": [compared(torch.eq)],
+    "BoundNot": [compared(torch.le), compared(torch.ge)],
+    "BoundAnd": [logical(torch.logical_and)],
+    "BoundOr": [logical(torch.logical_or)],
+    "BoundXor": [logical(torch.logical_xor)],
+    "BoundGatherElements": [gather_elements],
+    "BoundTan": [unary(torch.tan), unary(lambda x: torch.tan(0.2 * x))],
+    "BoundSec": [unary(lambda x: 1 / torch.cos(0.2 * x))],
     "BoundATenHeaviside": [heaviside],
     "BoundATenUnflatten": [lambda r: Core(nn.Unflatten(1, (2, 3)), (6,))],
     "BoundATenDiagonal": [lambda r: Core(lambda x: torch.diagonal(x, 0, 1, 2) + 0.0, (3, 3))],

@@ -100,7 +100,9 @@ def _for_slice(attr: Any, inputs: Any) -> Any:
 
 def _for_average_pool(attr: Any, inputs: Any) -> Any:
     """With padding, the host counts wrongly; 0.3's backward bounds are wrong unless windows tile a square."""
-    plain = not IS_0_3 and not any(attr.get("pads", [])) and not attr.get("ceil_mode", 0) and len(attr["kernel_shape"]) == 2
+    plain = (
+        not IS_0_3 and not any(attr.get("pads", [])) and not attr.get("ceil_mode", 0) and len(attr["kernel_shape"]) == 2
+    )
     return _operators.BoundAveragePool if plain else host_linear.BoundAveragePool
 
 

@@ -62,7 +62,9 @@ def untrusted(module: Any, method: str | BoundMethod) -> list[str]:
     wanted = host_method(method)
     if wanted is None:
         return []
-    return sorted({type(node).__name__.removeprefix("Bound") for node in _varying(module) if not is_trusted(node, wanted)})
+    return sorted(
+        {type(node).__name__.removeprefix("Bound") for node in _varying(module) if not is_trusted(node, wanted)}
+    )
 
 
 def distrust(module: Any, method: str | BoundMethod) -> str:
@@ -71,8 +73,8 @@ def distrust(module: Any, method: str | BoundMethod) -> str:
     if not operators:
         return ""
     return (
-        f"method {method} is not trusted on this network: auto_LiRPA {compat.HOST_VERSION}'s {host_method(method)} bounds of"
-        f" {', '.join(operators)} did not pass the tests of its bounds"
+        f"method {method} is not trusted on this network: auto_LiRPA {compat.HOST_VERSION}'s"
+        f" {host_method(method)} bounds of {', '.join(operators)} did not pass their tests"
     )
 
 
