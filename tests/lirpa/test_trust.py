@@ -88,7 +88,7 @@ def test_the_law_notices_a_lower_bound_that_is_infinite():
     box = Box(torch.zeros(1, 2), torch.ones(1, 2))
     infinite = torch.full((1, 2), torch.inf)
     assert escape(Interval(infinite, infinite), reached(nn.Identity(), box)) == torch.inf
-    assert escape(Interval(-infinite, infinite), reached(nn.Identity(), box)) == 0
+    assert escape(Interval(-infinite, infinite), reached(nn.Identity(), box)) <= 0
 
 
 # The list
@@ -249,7 +249,7 @@ def test_the_list_is_what_the_script_makes_of_its_results(script, tmp_path, monk
 
 
 def test_the_script_notices_a_bound_that_does_not_hold(script, monkeypatch):
-    relu = importlib.import_module("auto_LiRPA.operators").BoundTanh
+    relu = importlib.import_module("auto_LiRPA.operators").BoundRelu
     original = relu.interval_propagate
 
     def narrow(self, *bounds):
@@ -257,10 +257,10 @@ def test_the_script_notices_a_bound_that_does_not_hold(script, monkeypatch):
         return 0.9 * lower + 0.1 * upper, 0.9 * upper + 0.1 * lower
 
     monkeypatch.setattr(script, "SPELLINGS", {"ibp": {"ibp": 1.0}})
-    (row,) = script.try_operator("BoundTanh", 3, 0).values()
-    assert row["ibp"].held == 3 and not row["ibp"].broken
+    (row,) = script.try_operator("BoundRelu", 4, 0).values()
+    assert row["ibp"].held == 4 and not row["ibp"].broken
     monkeypatch.setattr(relu, "interval_propagate", narrow)
-    (row,) = script.try_operator("BoundTanh", 3, 0).values()
+    (row,) = script.try_operator("BoundRelu", 4, 0).values()
     assert "what rounding may do" in row["ibp"].broken
 
 

@@ -120,6 +120,11 @@ def _for_matmul(attr: Any, inputs: Any) -> Any:
     return host_linear.BoundMatMul if is_constant(inputs[0]) and not is_constant(inputs[1]) else _operators.BoundMatMul
 
 
+def _with_constants(of_constants: Any, otherwise: Any) -> Callable[[Any, Any], Any]:
+    """0.3's backward bounds are wrong, or fail, where a constant is broadcast."""
+    return lambda attr, inputs: of_constants if any(is_constant(node) for node in inputs) else otherwise
+
+
 def _for_division(attr: Any, inputs: Any) -> Any:
     """0.3's interval bounds are wrong for negative numerators, and it takes x / sqrt(y) for a layer normalisation."""
     return host_linear.BoundDiv if is_constant(inputs[1]) else BoundDiv
@@ -169,11 +174,13 @@ def custom_operators() -> dict[str, Any]:
     }
     if IS_0_3:
         ours |= {
+            "onnx::Add": _chosen(_with_constants(host_linear.BoundAdd, _operators.BoundAdd)),
             "onnx::Div": _chosen(_for_division),
             "onnx::Expand": host_linear.BoundExpand,
             "onnx::MatMul": _chosen(_for_matmul),
-            "onnx::Mul": BoundMul,
+            "onnx::Mul": _chosen(_with_constants(host_linear.BoundMul, BoundMul)),
             "onnx::Softmax": BoundSoftmax,
+            "onnx::Sub": _chosen(_with_constants(host_linear.BoundSub, _operators.BoundSub)),
             "onnx::Transpose": host_linear.BoundTranspose,
         }
     for name, function in _FUNCTIONS.items():
