@@ -88,8 +88,11 @@ def _summed_to(coefficients: Any, shape: torch.Size) -> Any:
 
 
 def _for_convolution(attr: Any, inputs: Any) -> Any:
-    even = list(attr["pads"][: len(attr["kernel_shape"])]) == list(attr["pads"][len(attr["kernel_shape"]) :])
-    return _operators.BoundConv if even and len(attr["kernel_shape"]) == 2 else host_linear.BoundConv
+    """The host has images only, and the same margin on both sides; its patches forget dilations."""
+    rank = len(attr["kernel_shape"])
+    even = list(attr["pads"][:rank]) == list(attr["pads"][rank:])
+    plain = even and rank == 2 and all(size == 1 for size in attr["dilations"])
+    return _operators.BoundConv if plain else host_linear.BoundConv
 
 
 def _for_slice(attr: Any, inputs: Any) -> Any:
