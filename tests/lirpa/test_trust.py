@@ -232,7 +232,7 @@ def test_convolutions_behind_transposed_ones(options):
 @pytest.fixture
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("host_laws", "host_laws_cases", "host_laws_families"):
+    for name in ("host_laws", "host_laws_cases", "host_laws_families", "host_laws_shapes"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     spec = importlib.util.spec_from_file_location("host_laws", BENCHMARKS / "host_laws.py")
     module = importlib.util.module_from_spec(spec)

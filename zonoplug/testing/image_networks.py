@@ -109,7 +109,7 @@ def _part(r: Random, shape: Shape) -> nn.Module:
         stride, kernel = r.choice([1, 2]), r.choice([2, 3])
         return nn.ConvTranspose2d(channels, r.choice([1, 2]), kernel, stride, r.choice([0, 1]) if kernel > 2 else 0)
     if kind == "pad":
-        return nn.ZeroPad2d([r.randint(0, 1) for _ in range(4)])
+        return nn.ZeroPad2d((r.randint(0, 1), r.randint(0, 1), r.randint(0, 1), r.randint(0, 1)))
     if kind == "move":
         return Function(lambda x: x.permute(0, 1, 3, 2))
     if kind == "average":
