@@ -47,6 +47,7 @@ SPELLINGS: dict[str, dict[str, float]] = {
     "alpha-crown": {"alpha-crown": 1.0, "zonotope+alpha-crown": 0.2},
 }
 ATTEMPTS = 4  # times `--cases`, at most
+STEPS = {"iteration": 2, "start_save_best": -1.0, "lr_alpha": 0.7}  # of slopes: few, long ones, and all count
 HOPELESS = 25  # cases without any bound, after which a method counts as not available
 
 
@@ -112,7 +113,7 @@ def make_case(name: str, number: int, seed: int) -> Case:
         graph = compat.build(net, box.lower[:1], "matrix", module_class=ZonotopeModule)
     else:
         graph = build(net, box.lower[:1])
-    graph.bound_opts["optimize_bound_args"] |= {"iteration": 3, "lr_alpha": 0.7}  # few steps, but long ones
+    graph.bound_opts["optimize_bound_args"] |= STEPS
     boxes, outputs = box.lower.shape[0], image[0].numel()
     rows = torch.randn(boxes, 2, outputs, dtype=dtype) if image.dim() == 2 and r.random() < 0.5 else None
     text = f"seed {seed}, case {number}: {' '.join(str(core.function).split())[:110]} on {boxes} x {core.shape}"
