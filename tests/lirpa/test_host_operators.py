@@ -29,7 +29,7 @@ class Function(nn.Module):
 class Constant(nn.Module):
     def __init__(self, *shape):
         super().__init__()
-        self.value = nn.Parameter(torch.randn(*shape))
+        self.value = nn.Parameter(torch.randn(shape))
 
 
 def linear(*sizes):
@@ -172,6 +172,22 @@ CASES = {
         ),
         [linear(5, 5), linear(5, 5), linear(5, 5), linear(20, 3)],
     ),
+    **{
+        f"{name} {shape}": (
+            (2, 5),
+            lambda x, c, a, f=function: a(f(x, c.value).flatten(1)),
+            [fixed(*shape), linear(10, 3)],
+        )
+        for name, function in {
+            "Add of": lambda x, c: x + c,
+            "Sub of": lambda x, c: x - c,
+            "Sub from": lambda x, c: c - x,
+            "Mul by": lambda x, c: c * x,
+        }.items()
+        for shape in [(), (1,), (5,), (1, 5), (2, 1), (1, 2, 5)]
+    },
+    "Add": (VECTOR, lambda x, a, b, c: c(torch.relu(a(x)) + b(x)), [linear(5, 4), linear(5, 1), linear(4, 3)]),
+    "Sub": (VECTOR, lambda x, a, b, c: c(a(x) - torch.relu(b(x))), [linear(5, 4), linear(5, 1), linear(4, 3)]),
     "Div by a constant": (VECTOR, lambda x, c, a: a(x / c.value), [fixed(5), linear(5, 3)]),
     "Div": (VECTOR, lambda x, a, b, c: c(a(x) / (b(x) + 4)), [linear(5, 4), linear(5, 4), linear(4, 3)]),
     "Div that broadcasts": (

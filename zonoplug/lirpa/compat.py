@@ -174,8 +174,9 @@ def _patches_fit_0_3(graph: Any) -> bool:
     nodes = list(graph._modules.values())
     classes = {type(node).__name__ for node in nodes}
     into_images = [node for node in nodes if type(node).__name__ == "BoundReshape" and len(node.output_shape) == 4]
+    from_host = all(type(node).__module__.startswith("auto_LiRPA.") for node in nodes)
     behind_linear = all(type(node.inputs[0]).__name__ == "BoundLinear" for node in into_images)
-    return classes <= _PATCHES_0_3 and "BoundConv" in classes and behind_linear
+    return from_host and classes <= _PATCHES_0_3 and "BoundConv" in classes and behind_linear
 
 
 def _build(

@@ -127,6 +127,27 @@ class BoundClip(Activation):
         return relaxations.clip(lower, upper, *self._limits())
 
 
+class BoundLeakyRelu(Activation):
+    """x for x > 0, alpha x for x < 0, with alpha of any sign and size."""
+
+    def value(self, x: Tensor) -> Tensor:
+        return functional.leaky_relu(x, self._number("alpha", 0.01))
+
+    def image(self, *intervals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return _image_with_kink(self.value, *intervals[0])
+
+    def relaxation(self, lower: Tensor, upper: Tensor) -> Relaxation:
+        return relaxations.leaky_relu(lower, upper, self._number("alpha", 0.01))
+
+
+def _image_with_kink(value: Callable[[Tensor], Tensor], lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest value of a function with f(0) = 0 that is linear on each side of 0."""
+    at_lower, at_upper = value(lower), value(upper)
+    inside = torch.where((lower < 0) & (upper > 0), torch.zeros_like(lower), at_upper)
+    low = torch.minimum(torch.minimum(at_lower, at_upper), inside)
+    return low, torch.maximum(torch.maximum(at_lower, at_upper), inside)
+
+
 class BoundPRelu(Activation):
     """x for x > 0, weight x for x < 0; the weight, of either sign, is the second input."""
 
@@ -137,11 +158,7 @@ class BoundPRelu(Activation):
         return self.forward(x)
 
     def image(self, *intervals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        lower, upper = intervals[0]
-        at_lower, at_upper = self.value(lower), self.value(upper)
-        inside = torch.where((lower < 0) & (upper > 0), torch.zeros_like(lower), at_upper)
-        low = torch.minimum(torch.minimum(at_lower, at_upper), inside)
-        return low, torch.maximum(torch.maximum(at_lower, at_upper), inside)
+        return _image_with_kink(self.value, *intervals[0])
 
     def relaxation(self, lower: Tensor, upper: Tensor) -> Relaxation:
         return relaxations.prelu(lower, upper, constant(self.inputs[1]))
@@ -175,8 +192,14 @@ def _aten_class(attr: Any, inputs: Any, output_index: int, options: Any) -> Any:
     return chosen(attr, inputs, output_index, options)
 
 
+def _leaky_class(attr: Any, inputs: Any, output_index: int, options: Any) -> Any:
+    """The host's bounds hold for slopes between 0 and 1 only."""
+    chosen = _operators.BoundLeakyRelu if 0 <= float(attr.get("alpha", 0.01)) <= 1 else BoundLeakyRelu
+    return chosen(attr, inputs, output_index, options)
+
+
 def custom_activations() -> dict[str, Any]:
-    """Operator name, as the host's parser spells it, to the class that serves it where the host has none."""
+    """Operator name, as the host's parser spells it, to the class that serves it where the host has none or errs."""
     ours: dict[str, Any] = {
         "onnx::Ceil": _jumping("Ceil", torch.ceil, relaxations.ceil),
         "onnx::Celu": BoundCelu,
@@ -190,4 +213,4 @@ def custom_activations() -> dict[str, Any]:
         "onnx::Sign": _jumping("Sign", torch.sign, relaxations.sign),
     }
     ours = {name: made for name, made in ours.items() if not hasattr(_operators, f"Bound{name[6:]}")}
-    return ours | {"onnx::Clip": BoundClip, "aten::ATen": _aten_class}
+    return ours | {"onnx::Clip": BoundClip, "onnx::LeakyRelu": _leaky_class, "aten::ATen": _aten_class}

@@ -21,6 +21,7 @@ linear_bound: Any = importlib.import_module("auto_LiRPA.linear_bound").LinearBou
 _Patches = importlib.import_module("auto_LiRPA.patches").Patches
 _Bound: Any = _base.Bound
 _Interval: Any = _base.Interval
+make_interval: Any = _Interval.make_interval
 
 
 def constant(node: Any) -> Tensor:
@@ -36,13 +37,25 @@ def is_constant(node: Any) -> bool:
 
 
 def dense(coefficients: Any, shape: torch.Size) -> Tensor | None:
-    """Coefficients (spec, batch, *shape) as a tensor, whichever form the host keeps them in."""
-    if coefficients is None or isinstance(coefficients, Tensor):
-        return coefficients
+    """Coefficients (spec, batch, *shape) as a tensor, whichever form the host keeps them in.
+
+    Where an operator is a network's last, 0.3 starts with coefficients of its flattened output.
+    """
+    if coefficients is None:
+        return None
+    if isinstance(coefficients, Tensor):
+        return coefficients.reshape(*coefficients.shape[:2], *shape[1:])
     if isinstance(coefficients, _Patches) and not coefficients.identity:
         matrix: Tensor = coefficients.to_matrix(shape)
         return matrix.transpose(0, 1)
     raise NotImplementedError(f"coefficients of type {type(coefficients).__name__}")
+
+
+def box_of(given: Any) -> Any:
+    """An operand's interval, as the host hands it over. Raises NotImplementedError if it stands for another set."""
+    if _Interval.get_perturbation(given)[0] != float("inf"):
+        raise NotImplementedError("an operator of an input that is not a box")
+    return given
 
 
 class LinearOperator(_Bound):  # type: ignore[misc]
@@ -88,19 +101,17 @@ class LinearOperator(_Bound):  # type: ignore[misc]
         return [constant(node) for node in others]
 
     def interval_propagate(self, *v: Any) -> Any:
-        given = v[self.position]
+        given = box_of(v[self.position])
         lower, upper = given[0], given[1]
         constants = self._constants()
-        if _Interval.get_perturbation(given)[0] != float("inf"):
-            raise NotImplementedError(f"{type(self).__name__} of an input that is not a box")
         if lower is upper:
             value = self._image(lower, constants)
-            return _Interval.make_interval(value, value, given)
+            return make_interval(value, value, given)
         if self.nonnegative:
-            return _Interval.make_interval(self._image(lower, constants), self._image(upper, constants), given)
+            return make_interval(self._image(lower, constants), self._image(upper, constants), given)
         middle = self._image((lower + upper) / 2, constants)
         radius = self.absolute_part((upper - lower) / 2, *constants)
-        return _Interval.make_interval(middle - radius, middle + radius, given)
+        return make_interval(middle - radius, middle + radius, given)
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **_: Any) -> Any:
         constants = self._constants()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zonoplug.lirpa.host_bases import LinearOperator
+from zonoplug.lirpa.host_bases import LinearOperator, box_of, is_constant, make_interval
 
 
 class BoundGather(LinearOperator):
@@ -175,7 +175,22 @@ class BoundPad(LinearOperator):
 
 
 class BoundAveragePool(LinearOperator):
-    """Mean over windows; without `count_include_pad`, over what lies inside."""
+    """Mean over windows; without `count_include_pad`, over what lies inside.
+
+    Attributes:
+        kernel_size, stride, padding, ceil_mode, count_include_pad: as the host's class has them.
+    """
+
+    def __init__(self, attr: Any, inputs: Any, output_index: int, options: Any) -> None:
+        super().__init__(attr, inputs, output_index, options)
+        self.kernel_size = list(attr["kernel_shape"])
+        rank = len(self.kernel_size)
+        self.stride = list(attr.get("strides") or [1] * rank)
+        pads = list(attr.get("pads") or [0] * 2 * rank)
+        self.padding = pads[:rank]
+        self.uneven = pads[:rank] != pads[rank:]
+        self.ceil_mode = bool(attr.get("ceil_mode", 0))
+        self.count_include_pad = bool(attr.get("count_include_pad", 0))
 
     def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
         attr = self.attr
@@ -204,6 +219,73 @@ class BoundMatMul(LinearOperator):
 
     def absolute_part(self, x: Tensor, *constants: Tensor) -> Tensor:
         return torch.matmul(constants[0].abs(), x)
+
+
+class _WithConstant(LinearOperator):
+    """An operator of a perturbed value and a constant, on either side, that is broadcast to it or that it is to."""
+
+    def __init__(self, attr: Any, inputs: Any, output_index: int, options: Any) -> None:
+        super().__init__(attr, inputs, output_index, options)
+        self.position = int(is_constant(inputs[0]) and not is_constant(inputs[1]))
+
+    @staticmethod
+    def _broadcast(x: Tensor, constant: Tensor) -> Tensor:
+        if constant.dim() > x.dim() or (constant.dim() == x.dim() and constant.shape[0] != 1):
+            raise NotImplementedError("a constant with more axes than the value, or with a batch of its own")
+        return x.expand(torch.broadcast_shapes(x.shape, constant.shape))
+
+    def interval_propagate(self, *v: Any) -> Any:
+        """The images of both ends, in order: each coordinate of the operator is monotone."""
+        given = box_of(v[self.position])
+        ends = [self._image(end, self._constants()) for end in given[:2]]
+        return make_interval(torch.minimum(*ends), torch.maximum(*ends), given)
+
+
+class BoundAdd(_WithConstant):
+    """x + constant."""
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return torch.as_tensor(inputs[0] + inputs[1])
+
+    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
+        return self._broadcast(x, constants[0])
+
+    def offset(self, *constants: Tensor) -> Tensor | None:
+        return constants[0]
+
+
+class BoundSub(_WithConstant):
+    """x - constant, or constant - x."""
+
+    nonnegative = False
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return torch.as_tensor(inputs[0] - inputs[1])
+
+    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
+        image = self._broadcast(x, constants[0])
+        return -image if self.position else image
+
+    def absolute_part(self, x: Tensor, *constants: Tensor) -> Tensor:
+        return self._broadcast(x, constants[0])
+
+    def offset(self, *constants: Tensor) -> Tensor | None:
+        return constants[0] if self.position else -constants[0]
+
+
+class BoundMul(_WithConstant):
+    """x * constant."""
+
+    nonnegative = False
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return torch.as_tensor(inputs[0] * inputs[1])
+
+    def linear_part(self, x: Tensor, *constants: Tensor) -> Tensor:
+        return self._broadcast(x, constants[0]) * constants[0]
+
+    def absolute_part(self, x: Tensor, *constants: Tensor) -> Tensor:
+        return self._broadcast(x, constants[0]) * constants[0].abs()
 
 
 class BoundDiv(LinearOperator):

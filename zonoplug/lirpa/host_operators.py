@@ -88,8 +88,11 @@ def _summed_to(coefficients: Any, shape: torch.Size) -> Any:
 
 
 def _for_convolution(attr: Any, inputs: Any) -> Any:
-    even = list(attr["pads"][: len(attr["kernel_shape"])]) == list(attr["pads"][len(attr["kernel_shape"]) :])
-    return _operators.BoundConv if even and len(attr["kernel_shape"]) == 2 else host_linear.BoundConv
+    """The host has images only, and the same margin on both sides; its patches forget dilations."""
+    rank = len(attr["kernel_shape"])
+    even = list(attr["pads"][:rank]) == list(attr["pads"][rank:])
+    plain = even and rank == 2 and all(size == 1 for size in attr["dilations"])
+    return _operators.BoundConv if plain else host_linear.BoundConv
 
 
 def _for_slice(attr: Any, inputs: Any) -> Any:
@@ -99,8 +102,10 @@ def _for_slice(attr: Any, inputs: Any) -> Any:
 
 
 def _for_average_pool(attr: Any, inputs: Any) -> Any:
-    """With padding, the host counts wrongly, and 0.3's backward bounds are wrong."""
-    plain = not any(attr.get("pads", [])) and not attr.get("ceil_mode", 0) and len(attr["kernel_shape"]) == 2
+    """With padding, the host counts wrongly; 0.3's backward bounds are wrong unless windows tile a square."""
+    plain = (
+        not IS_0_3 and not any(attr.get("pads", [])) and not attr.get("ceil_mode", 0) and len(attr["kernel_shape"]) == 2
+    )
     return _operators.BoundAveragePool if plain else host_linear.BoundAveragePool
 
 
@@ -116,6 +121,11 @@ def _for_max_pool(attr: Any, inputs: Any) -> Any:
 def _for_matmul(attr: Any, inputs: Any) -> Any:
     """0.3 has no backward bounds for a constant on the left."""
     return host_linear.BoundMatMul if is_constant(inputs[0]) and not is_constant(inputs[1]) else _operators.BoundMatMul
+
+
+def _with_constants(of_constants: Any, otherwise: Any) -> Callable[[Any, Any], Any]:
+    """0.3's backward bounds are wrong, or fail, where a constant is broadcast."""
+    return lambda attr, inputs: of_constants if any(is_constant(node) for node in inputs) else otherwise
 
 
 def _for_division(attr: Any, inputs: Any) -> Any:
@@ -167,11 +177,13 @@ def custom_operators() -> dict[str, Any]:
     }
     if IS_0_3:
         ours |= {
+            "onnx::Add": _chosen(_with_constants(host_linear.BoundAdd, _operators.BoundAdd)),
             "onnx::Div": _chosen(_for_division),
             "onnx::Expand": host_linear.BoundExpand,
             "onnx::MatMul": _chosen(_for_matmul),
-            "onnx::Mul": BoundMul,
+            "onnx::Mul": _chosen(_with_constants(host_linear.BoundMul, BoundMul)),
             "onnx::Softmax": BoundSoftmax,
+            "onnx::Sub": _chosen(_with_constants(host_linear.BoundSub, _operators.BoundSub)),
             "onnx::Transpose": host_linear.BoundTranspose,
         }
     for name, function in _FUNCTIONS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,10 +128,27 @@ def _where(call: Call) -> Zonotope:
 
 @transforms("BoundReshape", "BoundFlatten", "BoundSqueeze", "BoundUnsqueeze", "BoundATenUnflatten")
 def _reshape(call: Call) -> Zonotope:
-    example = _forward(call)(call.zonotope.center[:1])
+    constants = [
+        _for_one_row(node) if _reads_a_shape(node) else value
+        for node, value in zip(call.node.inputs[1:], call.constants, strict=True)
+    ]
+    example = call.node.forward(call.zonotope.center[:1], *constants)
     if example.shape[0] != 1:
         raise NotApplicableError
     return call.zonotope.reshape(tuple(example.shape[1:]))
+
+
+def _reads_a_shape(node: Any) -> bool:
+    """Whether a constant depends on the shape of some value, so that it may change with the size of the batch."""
+    return type(node).__name__ == "BoundShape" or any(_reads_a_shape(parent) for parent in node.inputs)
+
+
+def _for_one_row(node: Any) -> Tensor:
+    """The value that a constant has for a batch of one, whatever the batch at hand."""
+    if type(node).__name__ == "BoundShape":
+        return torch.tensor([1, *node.inputs[0].output_shape[1:]])
+    value: Tensor = torch.as_tensor(node.forward(*(_for_one_row(parent) for parent in node.inputs)))
+    return value
 
 
 @transforms("BoundTranspose", "BoundSlice", "BoundSplit", "BoundGather", "BoundTile")
@@ -157,7 +175,7 @@ def _average_pool(call: Call) -> Zonotope:
     kernel, stride, padding = (
         [n] * 2 if isinstance(n, int) else list(n) for n in (node.kernel_size, node.stride, node.padding)
     )
-    if node.ceil_mode or not (node.count_include_pad or not any(padding)):
+    if node.ceil_mode or getattr(node, "uneven", False) or not (node.count_include_pad or not any(padding)):
         return affine.rearrange(zonotope, row_by_row(_forward(call)))
     channels = zonotope.shape[0]
     weight = torch.full((channels, 1, *kernel), 1 / prod(kernel)).to(zonotope.center)

@@ -204,6 +204,11 @@ def _glu(x: Tensor, dim: int = -1) -> Tensor:
     return x.narrow(dim, 0, half) * torch.sigmoid(x.narrow(dim, half, half))
 
 
+def _hardswish(x: Tensor, inplace: bool = False) -> Tensor:
+    """As older exporters write it; newer ones have an operator for it that neither host has."""
+    return x * functional.hardsigmoid(x)
+
+
 def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Nothing: a model is built for inference, and the host would trace it as if in training."""
     return x
@@ -245,6 +250,7 @@ _REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (functional, "instance_norm", _instance_norm),
     (functional, "rms_norm", _rms_norm),
     (functional, "dropout", _dropout),
+    (functional, "hardswish", _hardswish),
     (functional, "glu", _glu),
     (functional, "interpolate", _resize),
     (nn.MultiheadAttention, "forward", _attention),

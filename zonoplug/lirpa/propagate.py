@@ -16,6 +16,7 @@ from zonoplug.domain.streaming import memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.compat import HOST_VERSION
 from zonoplug.lirpa.influence import Influences
 from zonoplug.lirpa.interval_images import interval_image, rows_image
 from zonoplug.lirpa.merged_walk import NEURON_LAYERS, merge_neurons
@@ -24,6 +25,7 @@ from zonoplug.lirpa.plan import GraphPlan, constant_value, plan_for
 from zonoplug.lirpa.reducing import Reducer, is_exact
 from zonoplug.lirpa.runtime_errors import accuracy_of, composed_error, largest
 from zonoplug.lirpa.table import Entry, Transformer, inner_name
+from zonoplug.lirpa.trust import is_trusted
 from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import ReductionReport
 from zonoplug.transformers.affine import Operand, specification
@@ -260,8 +262,13 @@ class _Walk:
         return image
 
     def _interval_image(self, node: Any, operands: list[Operand]) -> Zonotope:
-        """The host's interval bounds of one operator, as a zonotope."""
+        """The host's interval bounds of one operator, as a zonotope, if they are believed."""
         kind, accuracy = type(node).__name__, self._accuracy(node, None)
+        if not is_trusted(node, "ibp"):
+            raise UnsupportedOperatorError(
+                f"{refuse(node, operands)} The interval bounds of auto_LiRPA {HOST_VERSION} did not pass the tests"
+                f" for {kind}, so that they are not used."
+            )
         warnings.warn(f"{kind} is bounded by intervals: it has no transformer for this use.", stacklevel=2)
         intervals = [
             tuple(self._hull_of(parent.name) or ()) if isinstance(operand, Zonotope) else (operand, operand)

@@ -19,7 +19,8 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
         request: "model", "specification", "method", "settings" (a dictionary for `Settings`).
     Returns:
         "margin": the least, over disjuncts, of the largest lower bound of a row's margin (above 0: proved);
-        "excluded" of "disjuncts"; "proved"; "seconds" for the bound alone, after a first call that warms up;
+        "excluded" of "disjuncts"; "proved"; "untrusted": why the method is not believed on this network, or "", and
+        then it proves nothing; "seconds" for the bound alone, after a first call that warms up;
         "peak_bytes": what it used beyond what the loaded process had; "notes": that a sampled point lies outside, or
         warnings. Margins are less what rounding may do, as in the verifier, and the time that takes counts.
     """
@@ -37,7 +38,7 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
     problem = load_problem(request["model"], request["specification"], settings)
     attack = Attack(problem, settings.seed)
     attack.random_points(256)
-    bounder = Bounder(problem)
+    bounder = Bounder(problem, believed_only=False)
     objective = problem.objective
     margin, excluded, broken, seconds = math.inf, 0, "", 0.0
     before = peak = peak_resident_bytes(reset=True)
@@ -62,12 +63,14 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
         except BrokenMethodError as error:
             broken = str(error)
     disjuncts = int(objective.exists.sum())
+    distrusted = bounder.distrust(method)
     return {
         "method": method,
         "margin": margin,
         "excluded": excluded,
         "disjuncts": disjuncts,
-        "proved": excluded == disjuncts and not broken,
+        "proved": excluded == disjuncts and not broken and not distrusted,
+        "untrusted": distrusted,
         "seconds": seconds,
         "peak_bytes": peak - before,
         "notes": [broken] if broken else bounder.notes,
@@ -75,16 +78,21 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparison_table(results: list[dict[str, Any]]) -> str:
-    """A table of `measure_method`'s answers, in the order given."""
-    rows = []
+    """A table of `measure_method`'s answers, in the order given; a method that is not believed has a star.
+
+    Below it, a line for each star says why: whatever its margin, such a method proves nothing on this network.
+    """
+    rows, why = [], []
     for result in results:
         notes = "; ".join(result.get("notes", []))
         if "margin" not in result:
             rows.append((result["method"], "-", "-", "-", "-", "-", f"{result.get('verdict', '')}: {notes}"))
             continue
+        if result.get("untrusted"):
+            why.append(f"* {result['untrusted']}")
         rows.append(
             (
-                result["method"],
+                result["method"] + (" *" if result.get("untrusted") else ""),
                 f"{result['margin']:.6g}",
                 f"{result['excluded']}/{result['disjuncts']}",
                 "yes" if result["proved"] else "no",
@@ -93,4 +101,4 @@ def comparison_table(results: list[dict[str, Any]]) -> str:
                 notes,
             )
         )
-    return text_table(HEADER, rows)
+    return "\n".join([text_table(HEADER, rows), *why])

@@ -99,6 +99,7 @@ class Bounder:
 
     Args:
         problem: model and specification.
+        believed_only: as for `SoundBounds`.
 
     Attributes:
         takes_batches: whether the graph takes several points at a time.
@@ -107,7 +108,7 @@ class Bounder:
         HostError: the host cannot build the model, or its graph computes something else.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, believed_only: bool = True) -> None:
         from zonoplug.lirpa.compat import check_graph, takes_batches
         from zonoplug.lirpa.module import build
 
@@ -117,7 +118,7 @@ class Bounder:
         check_graph(self.module, problem.model.module, points)
         self.takes_batches = takes_batches(self.module, problem.model.module, points)
         self.reduced_by = ""
-        self._sound = SoundBounds(self.module, self.takes_batches)
+        self._sound = SoundBounds(self.module, self.takes_batches, believed_only)
         self._said: list[str] = []
         self._backward: list[Backward | None] = []
         self._walked: tuple[Box, dict[str, Interval]] | None = None
@@ -146,6 +147,12 @@ class Bounder:
                     f" [{float(lower[worst]):.9g}, {float(upper[worst]):.9g}] for any rounding,"
                     f" ONNX Runtime computes {float(expected[worst]):.9g}"
                 )
+
+    def distrust(self, method: str) -> str:
+        """Why the host's part of a method is not believed on this network; "" if it is, or has no part."""
+        from zonoplug.lirpa.methods import BoundMethod
+
+        return self._sound.distrust(BoundMethod.parse(method))
 
     @property
     def notes(self) -> list[str]:

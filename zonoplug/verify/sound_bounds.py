@@ -27,13 +27,14 @@ class SoundBounds:
     Args:
         module: the host's module.
         takes_batches: whether it takes several points at a time.
+        believed_only: whether the host's bounds are NaN where they are not believed; if not, they are only for show.
 
     Attributes:
         notes: what a user should know of the bounds that were given.
     """
 
-    def __init__(self, module: Any, takes_batches: bool = True) -> None:
-        self._module, self._takes_batches = module, takes_batches
+    def __init__(self, module: Any, takes_batches: bool = True, believed_only: bool = True) -> None:
+        self._module, self._takes_batches, self._believed_only = module, takes_batches, believed_only
         self._backward: Backward | None = None
         self.notes: list[str] = []
 
@@ -64,7 +65,7 @@ class SoundBounds:
         Raises:
             UnsupportedOperatorError: an operator is met of which too little is known.
         """
-        if str(method) == OURS and self._takes_batches:
+        if self._is_ours(method):
             linear, found = self.both_ways(box, rows, known=known)
             assert found is not None
             return torch.fmax(linear.sound, found.bounds.lower), found
@@ -118,8 +119,8 @@ class SoundBounds:
         """
         from zonoplug.lirpa.module import host_bound
 
-        unproved = self._untrusted(method)
-        if unproved is not None:
+        unproved = self.distrust(method)
+        if unproved and self._believed_only:
             self._note(unproved)
             return box.lower.new_full((box.lower.shape[0], rows.shape[1]), torch.nan)
         self._note(f"bounds of {method} are auto_LiRPA's: what they lose to rounding is estimated, not proved")
@@ -127,9 +128,14 @@ class SoundBounds:
         with torch.enable_grad() if method.needs_gradients else torch.no_grad():
             return host_bound(self._module, box, method, rows, hulls) - 2 * linear.error
 
-    def _untrusted(self, method: BoundMethod) -> str | None:
-        """Why the host's part of a method is not believed on this network; None if it is."""
-        return None
+    def distrust(self, method: BoundMethod) -> str:
+        """Why the host's part of a method is not believed on this network; "" if it is, or has no part."""
+        from zonoplug.lirpa.trust import distrust
+
+        return "" if self._is_ours(method) else distrust(self._module, method)
+
+    def _is_ours(self, method: BoundMethod) -> bool:
+        return str(method) == OURS and self._takes_batches
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
