@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
-
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 from zonoplug.io.batch_axis import BatchCarrier
 from zonoplug.io.batch_rules import CannotCarryBatchError
+from zonoplug.io.constants import fold_constants
 from zonoplug.io.graph_facts import constants_of, shapes_of
 
 MIN_OPSET = 13
@@ -21,14 +17,14 @@ MIN_OPSET = 13
 def normalise(model: ModelProto, input_is_bare: bool) -> tuple[ModelProto, bool]:
     """A graph that computes what `model` does, and whether it has a batch on axis 0 throughout.
 
-    Constants are folded, batch normalisation is merged into convolutions, dead nodes go; the operator set is at least
-    13; a matrix product followed by a bias is one Gemm if its operands are matrices, and stays apart otherwise.
+    Constants are folded, dead nodes go; the operator set is at least 13; a matrix product followed by a bias is one
+    Gemm if its operands are matrices, and stays apart otherwise. Nothing is merged that is rounded apart in the file.
 
     Args:
         model: with one input of static shape; changed.
         input_is_bare: the input has no batch axis; it gains one, if that is possible.
     """
-    model = infer_shapes(_raise_opset(_fold_constants(model)))
+    model = infer_shapes(_raise_opset(fold_constants(model)))
     carried = ModelProto()
     carried.CopyFrom(model)
     try:
@@ -39,32 +35,6 @@ def normalise(model: ModelProto, input_is_bare: bool) -> tuple[ModelProto, bool]
         model, has_batch = infer_shapes(carried), True
     _fuse_matmul_add(model)
     return model, has_batch
-
-
-def _fold_constants(model: ModelProto) -> ModelProto:
-    """Let ONNX Runtime fold constants and drop what is redundant.
-
-    Its fusion of MatMul and Add is off: it folds the batch into rows where operands have more than two axes.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    handle, name = tempfile.mkstemp(suffix=".onnx")
-    os.close(handle)
-    try:
-        options.optimized_model_filepath = name
-        onnxruntime.InferenceSession(
-            model.SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=["MatMulAddFusion"],
-        )
-        return onnx.load(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _raise_opset(model: ModelProto) -> ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto, defs
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helper
 
 from zonoplug.errors import ModelError
 from zonoplug.io.graph_facts import needed_inputs
 
 _DTYPES = {int(TensorProto.FLOAT): "float32", int(TensorProto.DOUBLE): "float64"}
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+LONGEST_REASON = 150  # characters of what another library says
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def with_static_input(proto: ModelProto, interface: Interface) -> ModelProto:
     for node in list(graph.node):
         if not needed.intersection(node.output):
             graph.node.remove(node)
+        elif interface.output_name in node.output and len(node.output) > 1:
+            _rename_output(graph, node, interface.output_name)
     imports = {entry.domain: entry.version for entry in proto.opset_import}
     del proto.opset_import[:]
     proto.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in imports.items())
@@ -82,10 +86,25 @@ def with_static_input(proto: ModelProto, interface: Interface) -> ModelProto:
     return proto
 
 
+def _rename_output(graph: GraphProto, node: NodeProto, name: str) -> None:
+    """Let the graph's output be the copy of one of several outputs of a node: a converter gives all of them."""
+    inner = f"{name}__of_several"
+    for other in graph.node:
+        for names in (other.input, other.output):
+            for position, used in enumerate(names):
+                if used == name:
+                    names[position] = inner
+    graph.node.append(helper.make_node("Identity", [inner], [name], name=f"{node.name or name}__copy"))
+
+
 def first_line(error: Exception) -> str:
-    """The first line of what an error says; its kind if it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0].strip() if text else type(error).__name__
+    """The first line of what an error says, without where in a runtime's source it was said; its kind if nothing."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ ?", "", str(error).strip())
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    line = f"no value is called {lines[0]}" if isinstance(error, KeyError) else lines[0]
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 
 def _read_bytes(path: Path) -> bytes:
