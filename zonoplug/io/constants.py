@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from zonoplug.io.graph_facts import captured
 
 ROUNDINGS = 4.0  # units roundoff by which a folded constant may differ: bounds allow for that in every product
-_WIDE = {TensorProto.FLOAT: TensorProto.DOUBLE}
+_NARROWED_ROUNDINGS = 16.0  # the same where the terms too were rounded to the narrower type
+_KINDS = {TensorProto.FLOAT: TensorProto.DOUBLE, TensorProto.DOUBLE: TensorProto.FLOAT}
 # What moves constants about, or makes them, without arithmetic on floating-point values.
 _EXACT = frozenset(
     "Cast CastLike Compress Concat Constant ConstantOfShape DepthToSpace Expand EyeLike Flatten Gather GatherElements"
@@ -36,6 +39,7 @@ def session_of(source: bytes, optimised: str | None = None) -> Any:
     """An ONNX Runtime session on one thread that changes nothing, or that writes its basic optimisation to a file."""
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(3)  # kernels warn of old attributes, once for each session
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_DISABLE_ALL if optimised is None else levels.ORT_ENABLE_BASIC
@@ -78,45 +82,32 @@ def constant_obstacle(model: ModelProto) -> str | None:
     wanted = sorted(name for name in read - live if name in made and not _all_exact(name, made))
     if not wanted:
         return None
-    narrow, wide = _run(_part(model, made, wanted)), None
+    values, others = _run(_part(model, made, wanted)), None
     for evaluate in (_run, _run_by_reference):
         try:
-            wide = wide or evaluate(_widened(_part(model, made, wanted)))
-        except Exception:  # one of them lacks the operator in float64
+            others = others or evaluate(_in_other_precision(_part(model, made, wanted)))
+        except Exception:  # one of them lacks the operator in that type
             continue
     for position, name in enumerate(wanted):
-        values = narrow[position]
-        is_float = np.issubdtype(values.dtype, np.floating)
-        if wide is None and not is_float:
+        if others is None and not np.issubdtype(values[position].dtype, np.floating):
             continue
-        comparable = wide is not None and values.dtype != np.float64
-        if not comparable or not _close(values, wide[position]):  # type: ignore[index]
+        if others is None or not _close(values[position], others[position]):
             node = made[name]
-            what = "loses digits where it is folded" if comparable else "cannot be computed more precisely"
+            what = "cannot be computed in another precision" if others is None else "loses digits where it is folded"
             return f"the constant that {node.op_type} (node {node.name or name!r}) gives {what}"
     return None
 
 
-def captured(node: NodeProto) -> set[str]:
-    """What the subgraphs of a node read."""
-    names: set[str] = set()
-    for attribute in node.attribute:
-        for inner in [attribute.g, *attribute.graphs] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-            names.update(value.name for value in inner.output)
-            for part in inner.node:
-                names.update(part.input)
-                names |= captured(part)
-    return names
-
-
-def _close(narrow: NDArray[Any], wide: NDArray[Any]) -> bool:
-    if not np.issubdtype(narrow.dtype, np.floating):
-        return bool(np.array_equal(narrow, wide))
-    unit = np.finfo(narrow.dtype).eps / 2
-    narrow, wide = narrow.astype(np.float64), wide.astype(np.float64)
+def _close(values: NDArray[Any], others: NDArray[Any]) -> bool:
+    """Whether two evaluations, one in float32 and one in float64, differ as if nothing had cancelled."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return bool(np.array_equal(values, others))
+    roundings = ROUNDINGS if values.dtype == np.float32 else _NARROWED_ROUNDINGS
+    allowed = roundings * float(np.finfo(np.float32).eps) / 2
+    left, right = values.astype(np.float64), others.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        near = np.abs(narrow - wide) <= ROUNDINGS * unit * np.abs(wide)
-    return bool((near | (narrow == wide) | (np.isnan(narrow) & np.isnan(wide))).all())
+        near = np.abs(left - right) <= allowed * np.maximum(np.abs(left), np.abs(right))
+    return bool((near | (left == right) | (np.isnan(left) & np.isnan(right))).all())
 
 
 def _is_exact(node: NodeProto) -> bool:
@@ -164,36 +155,34 @@ def _part(model: ModelProto, made: dict[str, NodeProto], outputs: list[str]) -> 
     return part
 
 
-def _widened(model: ModelProto) -> ModelProto:
-    """The same in float64 wherever it is in float32."""
-    _widen(model.graph)
-    return model
-
-
-def _widen(graph: GraphProto) -> None:
+def _in_other_precision(model: ModelProto) -> ModelProto:
+    """The same in float64 wherever it is in float32, and the other way round; `model` is changed."""
+    graph = model.graph
     for tensor in graph.initializer:
-        _widen_tensor(tensor)
+        _swap(tensor)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.TENSOR:
-                _widen_tensor(attribute.t)
+                _swap(attribute.t)
             elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
                 values = np.asarray(helper.get_attribute_value(attribute), dtype=np.float64)
                 attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(values)))
             elif attribute.name in ("to", "dtype") and attribute.type == AttributeProto.INT:
-                attribute.i = _WIDE.get(attribute.i, attribute.i)
+                attribute.i = _KINDS.get(attribute.i, attribute.i)
         if node.op_type == "ConstantOfShape" and not node.attribute:
-            zero = numpy_helper.from_array(np.zeros(1))
-            node.attribute.append(helper.make_attribute("value", zero))
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
     for value in [*graph.input, *graph.output]:
         kind = value.type.tensor_type
-        kind.elem_type = _WIDE.get(kind.elem_type, kind.elem_type)
+        kind.elem_type = _KINDS.get(kind.elem_type, kind.elem_type)
     del graph.value_info[:]
+    return model
 
 
-def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in _WIDE:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+def _swap(tensor: TensorProto) -> None:
+    if tensor.data_type in _KINDS:
+        other = np.float64 if tensor.data_type == TensorProto.FLOAT else np.float32
+        with np.errstate(over="ignore"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(other), tensor.name))
 
 
 def _run(model: ModelProto) -> list[NDArray[Any]]:

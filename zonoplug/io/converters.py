@@ -65,7 +65,7 @@ _MAKERS: dict[str, Maker] = {
     "Min": arithmetic.largest,
     "OneHot": structure.one_hot,
     "PRelu": lambda call: arithmetic.parametric_relu(call),
-    "Pad": _first(structure.pad),
+    "Pad": structure.pad,
     "Pow": _first(arithmetic.power),
     **{f"Reduce{kind}": _REDUCE for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()},
     "Reshape": _first(structure.reshape),

@@ -43,7 +43,16 @@ def _raise_opset(model: ModelProto) -> ModelProto:
         return model
     from onnx import version_converter
 
-    return version_converter.convert_version(model, MIN_OPSET)
+    scaled = {node.output[0]: node for node in model.graph.node if node.op_type == "Upsample"}
+    raised = version_converter.convert_version(model, MIN_OPSET)
+    for node in raised.graph.node:
+        if node.op_type == "Resize" and node.output[0] in scaled:
+            kept = [attribute for attribute in scaled[node.output[0]].attribute if attribute.name == "mode"]
+            del node.attribute[:]
+            node.attribute.extend(kept)  # the converter drops it
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
+    return raised
 
 
 def _fuse_matmul_add(model: ModelProto) -> None:

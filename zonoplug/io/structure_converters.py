@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from zonoplug.io import torch_operators as operators
-from zonoplug.io.converter_call import Call
+from zonoplug.io.converter_call import Call, RefusedError
 
 
 def reshape(call: Call) -> nn.Module | None:
@@ -70,13 +70,22 @@ def squeeze(call: Call) -> nn.Module | None:
 
 
 def pad(call: Call) -> nn.Module | None:
-    """Pad with a constant."""
-    pads, value = call.integers(1), call.constant(2)
-    if pads is None or call.given(3) or call.attribute("mode", "constant") != "constant":
+    """Pad with a constant; margins that are worked out from shapes are read when the module runs."""
+    pads, value, axes, shape = call.integers(1), call.constant(2), call.integers(3), call.input_shape()
+    if call.computed(3) or (call.given(3) and shape is None):
+        raise RefusedError("along computed axes")
+    rank = len(shape or ())
+    places = None if axes is None else [axis % rank for axis in axes]
+    if call.attribute("mode", "constant") != "constant" or call.computed(2):
+        if places is not None:
+            raise RefusedError("along some axes, not with a constant")
         return None
-    if call.given(2) and value is None:
-        return None
-    return operators.Pad(pads, 0.0 if value is None else float(value))
+    fill = 0.0 if value is None else float(value)
+    if pads is None:
+        call.take(0, 1)
+        return operators.ComputedPad(places, fill)
+    call.take(0)
+    return operators.Pad(operators.every_margin(pads, places, rank), fill)
 
 
 def scatter_nd(call: Call) -> nn.Module | None:

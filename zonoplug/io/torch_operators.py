@@ -137,6 +137,28 @@ class Pad(nn.Module):
         return functional.pad(x, self.margins, value=self.value) if self.margins else x
 
 
+class ComputedPad(nn.Module):
+    """Pad with margins that are computed, along constant axes, or all where there are none."""
+
+    def __init__(self, axes: Sequence[int] | None, value: float) -> None:
+        super().__init__()
+        self.axes, self.value = axes, value
+
+    def forward(self, x: Tensor, pads: Tensor) -> Tensor:
+        result: Tensor = Pad(every_margin([int(size) for size in pads.tolist()], self.axes, x.dim()), self.value)(x)
+        return result
+
+
+def every_margin(pads: Sequence[int], axes: Sequence[int] | None, rank: int) -> list[int]:
+    """Begins and ends along every axis, where they are given along some."""
+    if axes is None:
+        return list(pads)
+    full = [0] * 2 * rank
+    for position, axis in enumerate(axes):
+        full[axis], full[axis + rank] = pads[position], pads[position + len(axes)]
+    return full
+
+
 class Concat(nn.Module):
     """Join along an axis that is not the batch; parts without a batch of their own (class tokens) are repeated."""
 
