@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from zonoplug.errors import ModelError, ModelMismatchError
 from zonoplug.io.onnx_file import first_line
+from zonoplug.io.torch_arithmetic import Cast
 
 if TYPE_CHECKING:
     from zonoplug.io.onnx_model import OnnxModel
@@ -37,8 +38,8 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of a module that computes in another floating-point type wherever the module computes in its own."""
     other = copy.deepcopy(module).to(dtype)
     for part in other.modules():
-        if hasattr(part, "own_type"):
-            part.own_type = dtype
+        if isinstance(part, Cast):
+            part.follow(dtype)
     return other
 
 
@@ -81,9 +82,7 @@ def check_agreement(model: OnnxModel, points: NDArray[Any]) -> None:
         _compare(model, how, own[how], values, expected, error)
 
 
-def _with_more(
-    model: OnnxModel, points: NDArray[Any], expected: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def _with_more(model: OnnxModel, points: NDArray[Any], expected: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The points and some of the box around them, with ONNX Runtime's values."""
     kind = np.float32 if model.dtype == torch.float32 else np.float64
     points = points.astype(kind)

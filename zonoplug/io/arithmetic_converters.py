@@ -16,7 +16,7 @@ from zonoplug.io import torch_operators as operators
 from zonoplug.io.converter_call import Call, RefusedError
 
 _LARGEST = float(np.finfo(np.float32).max)
-_TYPES = {
+_TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32, TensorProto.DOUBLE: torch.float64, TensorProto.FLOAT16: torch.float16,
     TensorProto.BFLOAT16: torch.bfloat16, TensorProto.UINT8: torch.uint8, TensorProto.INT8: torch.int8,
     TensorProto.INT16: torch.int16, TensorProto.INT32: torch.int32, TensorProto.INT64: torch.int64,
@@ -48,8 +48,9 @@ def average_pool(call: Call) -> nn.Module | None:
     plain = plain and call.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID")
     plain = plain and all(step == 1 for step in call.attribute("dilations", ()))
     if plain and 1 <= rank <= _POOL_AXES:
-        kind = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[rank - 1]
-        return kind(kernel, list(call.attribute("strides", [1] * rank)))
+        kind: Any = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[rank - 1]
+        module: nn.Module = kind(kernel, list(call.attribute("strides", [1] * rank)))
+        return module
     return _along_axes(call, lambda dtype: probing.pool_matrices(call.proto, shape, call.opset, dtype))
 
 
@@ -79,8 +80,9 @@ def max_pool(call: Call) -> nn.Module | None:
         pads = [0] * 2 * rank
     plain = even and automatic in ("NOTSET", "VALID") and not call.attribute("ceil_mode", 0)
     if plain and all(step == 1 for step in dilations) and 1 <= rank <= _POOL_AXES:
-        kind = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[rank - 1]
-        return kind(kernel, strides, pads[:rank])
+        kind: Any = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[rank - 1]
+        plain_module: nn.Module = kind(kernel, strides, pads[:rank])
+        return plain_module
     if results is None:
         raise RefusedError("of an unknown shape")
     places = {}
@@ -234,7 +236,7 @@ def softplus(call: Call) -> nn.Module:
 
 def refuse_training(call: Call) -> None:
     """Raise RefusedError for operators that behave as in training."""
-    if call.attribute("training_mode", 0) or call.computed(2) and call.node.operation_type == "Dropout":
+    if call.attribute("training_mode", 0) or (call.computed(2) and call.node.operation_type == "Dropout"):
         raise RefusedError("in training mode")
     if call.node.operation_type == "Dropout":
         mode = call.constant(2)

@@ -12,6 +12,7 @@ from zonoplug.io.constants import fold_constants
 from zonoplug.io.graph_facts import constants_of, shapes_of
 
 MIN_OPSET = 13
+_SEVERAL = ("Split", "TopK")  # operators whose modules give all their outputs
 
 
 def normalise(model: ModelProto, input_is_bare: bool) -> tuple[ModelProto, bool]:
@@ -34,7 +35,42 @@ def normalise(model: ModelProto, input_is_bare: bool) -> tuple[ModelProto, bool]
     else:
         model, has_batch = infer_shapes(carried), True
     _fuse_matmul_add(model)
+    _drop_unused_outputs(model)
+    _copy_output(model)
     return model, has_batch
+
+
+def _drop_unused_outputs(model: ModelProto) -> None:
+    """Leave one output to nodes whose other outputs nobody reads: a converter's module gives one tensor for them.
+
+    Raises NotImplementedError where another one is read.
+    """
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type in _SEVERAL or len(node.output) == 1:
+            continue
+        others = [name for name in node.output[1:] if name in read]
+        if others:
+            raise NotImplementedError(
+                f"{node.op_type} (node {node.name or node.output[0]!r}) with output {others[0]!r}"
+            )
+        del node.output[1:]
+
+
+def _copy_output(model: ModelProto) -> None:
+    """Let the output be a copy where it is one of several outputs of a node: a converter gives all of them."""
+    graph = model.graph
+    name = graph.output[0].name
+    maker = next((node for node in graph.node if name in node.output), None)
+    if maker is None or len(maker.output) == 1:
+        return
+    inner = f"{name}__of_several"
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for position, used in enumerate(names):
+                if used == name:
+                    names[position] = inner
+    graph.node.append(helper.make_node("Identity", [inner], [name], name=f"{inner}__copy"))
 
 
 def _raise_opset(model: ModelProto) -> ModelProto:

@@ -13,7 +13,7 @@ from zonoplug.io.graph_facts import captured, constants_of, shapes_of, subgraphs
 
 Range = tuple[int, int]
 
-_INTEGERS = {
+_INTEGERS: dict[int, Range] = {
     TensorProto.INT8: (-(2**7), 2**7 - 1),
     TensorProto.INT16: (-(2**15), 2**15 - 1),
     TensorProto.INT32: (-(2**31), 2**31 - 1),
@@ -41,14 +41,13 @@ def type_obstacle(model: ModelProto, source: str) -> str | None:
     to integers may, and is bounded by the range of its type.
 
     Args:
-        model: as it is in the file, its constants not yet folded: a runtime drops some pairs of casts.
+        model: with shapes inferred, its constants not yet folded: a runtime drops some pairs of casts.
         source: the name of its input.
     """
-    inferred = onnx.shape_inference.infer_shapes(model)
-    kinds = _kinds(inferred.graph)
-    ranges = _Ranges(inferred, kinds)
+    kinds = _kinds(model.graph)
+    ranges = _Ranges(model, kinds)
     own, live = kinds[source], {source}
-    for node in _every_node(inferred.graph):
+    for node in _every_node(model.graph):
         if node.op_type in ("Shape", "Size") or not live.intersection([*node.input, *captured(node)]):
             continue
         outputs = [name for name in node.output if name]

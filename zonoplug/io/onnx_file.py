@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, defs
 
 from zonoplug.errors import ModelError
 from zonoplug.io.graph_facts import needed_inputs
@@ -77,24 +77,11 @@ def with_static_input(proto: ModelProto, interface: Interface) -> ModelProto:
     for node in list(graph.node):
         if not needed.intersection(node.output):
             graph.node.remove(node)
-        elif interface.output_name in node.output and len(node.output) > 1:
-            _rename_output(graph, node, interface.output_name)
     imports = {entry.domain: entry.version for entry in proto.opset_import}
     del proto.opset_import[:]
     proto.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in imports.items())
     proto.ir_version = max(proto.ir_version, 8)
     return proto
-
-
-def _rename_output(graph: GraphProto, node: NodeProto, name: str) -> None:
-    """Let the graph's output be the copy of one of several outputs of a node: a converter gives all of them."""
-    inner = f"{name}__of_several"
-    for other in graph.node:
-        for names in (other.input, other.output):
-            for position, used in enumerate(names):
-                if used == name:
-                    names[position] = inner
-    graph.node.append(helper.make_node("Identity", [inner], [name], name=f"{node.name or name}__copy"))
 
 
 def first_line(error: Exception) -> str:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from onnx.inliner import inline_local_functions
+from onnx.shape_inference import infer_shapes
 from torch import Tensor, nn
 
 from zonoplug.errors import ModelError, ModelMismatchError
 from zonoplug.io import converters
 from zonoplug.io.agreement import check_agreement, in_precision
-from zonoplug.io.constants import constant_obstacle
+from zonoplug.io.constant_errors import constant_obstacle
 from zonoplug.io.graph_facts import computed_structure
 from zonoplug.io.normalise import normalise
 from zonoplug.io.number_types import type_obstacle
@@ -166,7 +168,8 @@ def _load(path: Path) -> OnnxModel:
     shape = interface.declared_shape
     converters.install()
     static = with_static_input(proto, interface)
-    types, constants = type_obstacle(static, interface.input_name), constant_obstacle(static)
+    inferred = infer_shapes(inline_local_functions(static) if static.functions else static)
+    types, constants = type_obstacle(inferred, interface.input_name), constant_obstacle(inferred)
     graph, has_batch = normalise(static, not interface.has_batch)
     obstacle = computed_structure(graph) or types or constants
     inner = import_onnx2torch().convert(graph).eval().requires_grad_(False)

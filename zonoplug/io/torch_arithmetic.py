@@ -180,16 +180,19 @@ class ScaledElu(nn.Module):
 
 
 class Cast(nn.Module):
-    """To a number type; `own_type` is where the network's own type is asked for, and follows the network's."""
+    """To a number type; where that is the network's own, it follows the network into another precision."""
 
     def __init__(self, target: torch.dtype, is_own: bool) -> None:
         super().__init__()
-        self.target = target
-        if is_own:
-            self.own_type = target
+        self.target, self.is_own = target, is_own
+
+    def follow(self, dtype: torch.dtype) -> None:
+        """The network computes in `dtype` from now on."""
+        if self.is_own:
+            self.target = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.to(getattr(self, "own_type", self.target))
+        return x.to(self.target)
 
 
 class Quotient(nn.Module):

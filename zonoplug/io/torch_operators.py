@@ -37,8 +37,10 @@ class Slice(nn.Module):
             if step > 0:
                 x = x[(slice(None),) * (axis % x.dim()) + (slice(start, end, step),)]
             else:
-                chosen = range(size)[slice(start, end if end >= -size else None, step)]
-                x = torch.index_select(x, axis, torch.tensor(list(chosen), device=x.device))
+                first = min(max(start + size if start < 0 else start, 0), size - 1)
+                last = min(max(end + size if end < 0 else end, -1), size - 1)
+                chosen = list(range(first, last, step))
+                x = torch.index_select(x, axis, torch.tensor(chosen, dtype=torch.int64, device=x.device))
         return x
 
 

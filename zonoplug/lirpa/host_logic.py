@@ -185,7 +185,16 @@ class BoundCastToInteger(_Logical):
 
 
 _FLOATS = {1: torch.float32, 11: torch.float64}
-_TYPES = {10: torch.float16, 16: torch.bfloat16, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool}
+_TYPES = {
+    10: torch.float16,
+    16: torch.bfloat16,
+    2: torch.uint8,
+    3: torch.int8,
+    5: torch.int16,
+    6: torch.int32,
+    7: torch.int64,
+    9: torch.bool,
+}
 
 
 def _for_cast(attr: Any, inputs: Any) -> Any:
