@@ -87,6 +87,7 @@ def with_static_input(proto: ModelProto, interface: Interface) -> ModelProto:
 def first_line(error: Exception) -> str:
     """The first line of what an error says, without where in a runtime's source it was said; its kind if nothing."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ ?", "", str(error).strip())
+    text = re.sub(r"^[^.]*?::[^.]*?\)\s+(?=[A-Z])", "", text)  # the signature of a function of the runtime
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
