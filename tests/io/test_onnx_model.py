@@ -65,7 +65,7 @@ def test_double_precision(tmp_path):
     model = load_model(graph.save(tmp_path))
     assert model.dtype == torch.float64
     points = np.random.default_rng(0).uniform(-1, 1, (3, 5))
-    check_agreement(model, points, tolerance=1e-12)
+    check_agreement(model, points)
     assert model.evaluate(points).dtype == np.float64
 
 

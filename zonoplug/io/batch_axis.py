@@ -52,6 +52,8 @@ class BatchCarrier:
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         del self.graph.value_info[:]
+        for value in self.graph.output:
+            value.type.tensor_type.ClearField("shape")
 
     def _visit(self, node: NodeProto) -> None:
         if any(name in self.turned for name in node.input):
@@ -131,7 +133,7 @@ class BatchCarrier:
 
     def store(self, values: NDArray[Any] | Sequence[int], near: str) -> str:
         """A new initializer; its name."""
-        array = np.asarray(values, dtype=None if isinstance(values, np.ndarray) else np.int64)
+        array = np.asarray(values, dtype=None if isinstance(values, np.ndarray | np.generic) else np.int64)
         name = f"{near}__{len(self.graph.initializer)}"
         tensor: TensorProto = numpy_helper.from_array(array, name)
         self.graph.initializer.append(tensor)

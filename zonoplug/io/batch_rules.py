@@ -52,7 +52,8 @@ def _reshape(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
 
 def _flatten(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     source = carrier.shape(node.input[0])
-    axis = integer(node, "axis", 1) % (len(source) + 1)
+    axis = integer(node, "axis", 1)
+    axis = axis + len(source) if axis < 0 else axis
     if not bare and axis == 1:
         return "open"
     rows, columns = (int(np.prod(part, dtype=np.int64)) for part in (source[:axis], source[axis:]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 # Inputs that shape a computation: if one is computed from the network's input, so is the structure of the network.
 _STRUCTURAL = {
@@ -49,6 +51,25 @@ def shapes_of(model: ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs inside a node: branches and loop bodies."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def captured(node: NodeProto) -> set[str]:
+    """Names that the subgraphs of a node read, their own among them."""
+    names: set[str] = set()
+    for inner in subgraphs(node):
+        names.update(value.name for value in inner.output)
+        for part in inner.node:
+            names.update(part.input)
+            names |= captured(part)
+    return names
+
+
 def needed_inputs(model: ModelProto, output: str) -> set[str]:
     """Names from which `output` is computed: graph inputs, initializers and what lies between."""
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -59,7 +80,7 @@ def needed_inputs(model: ModelProto, output: str) -> set[str]:
         if name not in needed:
             needed.add(name)
             if name in makers:
-                waiting.extend(makers[name].input)
+                waiting.extend([*makers[name].input, *captured(makers[name])])
     return needed
 
 
@@ -70,7 +91,7 @@ def computed_structure(model: ModelProto) -> str | None:
     """
     live = {value.name for value in model.graph.input}
     for node in model.graph.node:
-        if not live.intersection(node.input):
+        if not live.intersection([*node.input, *captured(node)]):
             continue
         if node.op_type in _STRUCTURE_FROM_VALUES:
             return f"what {node.op_type} gives depends on the values of the input"

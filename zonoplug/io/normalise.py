@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
-
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 from zonoplug.io.batch_axis import BatchCarrier
 from zonoplug.io.batch_rules import CannotCarryBatchError
+from zonoplug.io.constants import fold_constants
 from zonoplug.io.graph_facts import constants_of, shapes_of
 
 MIN_OPSET = 13
+_SEVERAL = ("Split", "TopK")  # operators whose modules give all their outputs
 
 
 def normalise(model: ModelProto, input_is_bare: bool) -> tuple[ModelProto, bool]:
     """A graph that computes what `model` does, and whether it has a batch on axis 0 throughout.
 
-    Constants are folded, batch normalisation is merged into convolutions, dead nodes go; the operator set is at least
-    13; a matrix product followed by a bias is one Gemm if its operands are matrices, and stays apart otherwise.
+    Constants are folded, dead nodes go; the operator set is at least 13; a matrix product followed by a bias is one
+    Gemm if its operands are matrices, and stays apart otherwise. Nothing is merged that is rounded apart in the file.
 
     Args:
         model: with one input of static shape; changed.
         input_is_bare: the input has no batch axis; it gains one, if that is possible.
     """
-    model = infer_shapes(_raise_opset(_fold_constants(model)))
+    model = infer_shapes(_raise_opset(fold_constants(model)))
     carried = ModelProto()
     carried.CopyFrom(model)
     try:
@@ -38,33 +35,42 @@ def normalise(model: ModelProto, input_is_bare: bool) -> tuple[ModelProto, bool]
     else:
         model, has_batch = infer_shapes(carried), True
     _fuse_matmul_add(model)
+    _drop_unused_outputs(model)
+    _copy_output(model)
     return model, has_batch
 
 
-def _fold_constants(model: ModelProto) -> ModelProto:
-    """Let ONNX Runtime fold constants and drop what is redundant.
+def _drop_unused_outputs(model: ModelProto) -> None:
+    """Leave one output to nodes whose other outputs nobody reads: a converter's module gives one tensor for them.
 
-    Its fusion of MatMul and Add is off: it folds the batch into rows where operands have more than two axes.
+    Raises NotImplementedError where another one is read.
     """
-    import onnxruntime
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type in _SEVERAL or len(node.output) == 1:
+            continue
+        others = [name for name in node.output[1:] if name in read]
+        if others:
+            raise NotImplementedError(
+                f"{node.op_type} (node {node.name or node.output[0]!r}) with output {others[0]!r}"
+            )
+        del node.output[1:]
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    handle, name = tempfile.mkstemp(suffix=".onnx")
-    os.close(handle)
-    try:
-        options.optimized_model_filepath = name
-        onnxruntime.InferenceSession(
-            model.SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=["MatMulAddFusion"],
-        )
-        return onnx.load(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+
+def _copy_output(model: ModelProto) -> None:
+    """Let the output be a copy where it is one of several outputs of a node: a converter gives all of them."""
+    graph = model.graph
+    name = graph.output[0].name
+    maker = next((node for node in graph.node if name in node.output), None)
+    if maker is None or len(maker.output) == 1:
+        return
+    inner = f"{name}__of_several"
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for position, used in enumerate(names):
+                if used == name:
+                    names[position] = inner
+    graph.node.append(helper.make_node("Identity", [inner], [name], name=f"{inner}__copy"))
 
 
 def _raise_opset(model: ModelProto) -> ModelProto:
@@ -73,7 +79,16 @@ def _raise_opset(model: ModelProto) -> ModelProto:
         return model
     from onnx import version_converter
 
-    return version_converter.convert_version(model, MIN_OPSET)
+    scaled = {node.output[0]: node for node in model.graph.node if node.op_type == "Upsample"}
+    raised = version_converter.convert_version(model, MIN_OPSET)
+    for node in raised.graph.node:
+        if node.op_type == "Resize" and node.output[0] in scaled:
+            kept = [attribute for attribute in scaled[node.output[0]].attribute if attribute.name == "mode"]
+            del node.attribute[:]
+            node.attribute.extend(kept)  # the converter drops it
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
+    return raised
 
 
 def _fuse_matmul_add(model: ModelProto) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from zonoplug.io.graph_facts import needed_inputs
 
 _DTYPES = {int(TensorProto.FLOAT): "float32", int(TensorProto.DOUBLE): "float64"}
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+LONGEST_REASON = 150  # characters of what another library says
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,14 @@ def with_static_input(proto: ModelProto, interface: Interface) -> ModelProto:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says; its kind if it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0].strip() if text else type(error).__name__
+    """The first line of what an error says, without where in a runtime's source it was said; its kind if nothing."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ ?", "", str(error).strip())
+    text = re.sub(r"^[^.]*?::[^.]*?\)\s+(?=[A-Z])", "", text)  # the signature of a function of the runtime
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    line = f"no value is called {lines[0]}" if isinstance(error, KeyError) else lines[0]
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 
 def _read_bytes(path: Path) -> bytes:

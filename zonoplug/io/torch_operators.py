@@ -6,7 +6,6 @@ arithmetic on it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -38,8 +37,10 @@ class Slice(nn.Module):
             if step > 0:
                 x = x[(slice(None),) * (axis % x.dim()) + (slice(start, end, step),)]
             else:
-                chosen = range(size)[slice(start, end if end >= -size else None, step)]
-                x = torch.index_select(x, axis, torch.tensor(list(chosen), device=x.device))
+                first = min(max(start + size if start < 0 else start, 0), size - 1)
+                last = min(max(end + size if end < 0 else end, -1), size - 1)
+                chosen = list(range(first, last, step))
+                x = torch.index_select(x, axis, torch.tensor(chosen, dtype=torch.int64, device=x.device))
         return x
 
 
@@ -110,11 +111,11 @@ class Split(nn.Module):
 
 
 class Squeeze(nn.Module):
-    """Drop axes of size one, but never the batch."""
+    """Drop axes of size one."""
 
     def __init__(self, axes: Sequence[int]) -> None:
         super().__init__()
-        self.axes = sorted((axis for axis in axes if axis != 0), reverse=True)
+        self.axes = sorted(axes, reverse=True)
 
     def forward(self, x: Tensor) -> Tensor:
         for axis in self.axes:
@@ -138,6 +139,28 @@ class Pad(nn.Module):
         return functional.pad(x, self.margins, value=self.value) if self.margins else x
 
 
+class ComputedPad(nn.Module):
+    """Pad with margins that are computed, along constant axes, or all where there are none."""
+
+    def __init__(self, axes: Sequence[int] | None, value: float) -> None:
+        super().__init__()
+        self.axes, self.value = axes, value
+
+    def forward(self, x: Tensor, pads: Tensor) -> Tensor:
+        result: Tensor = Pad(every_margin([int(size) for size in pads.tolist()], self.axes, x.dim()), self.value)(x)
+        return result
+
+
+def every_margin(pads: Sequence[int], axes: Sequence[int] | None, rank: int) -> list[int]:
+    """Begins and ends along every axis, where they are given along some."""
+    if axes is None:
+        return list(pads)
+    full = [0] * 2 * rank
+    for position, axis in enumerate(axes):
+        full[axis], full[axis + rank] = pads[position], pads[position + len(axes)]
+    return full
+
+
 class Concat(nn.Module):
     """Join along an axis that is not the batch; parts without a batch of their own (class tokens) are repeated."""
 
@@ -150,74 +173,6 @@ class Concat(nn.Module):
             batch = max(int(part.shape[0]) for part in parts)
             parts = tuple(part if part.shape[0] == batch else part.expand(batch, *part.shape[1:]) for part in parts)
         return torch.cat(parts, self.axis)
-
-
-def nearest_indices(size: int, scale: float, new_size: int, coordinates: str, rounding: str) -> list[int] | None:
-    """Where ONNX's nearest-neighbour Resize reads each of its `new_size` outputs from; None for an unknown setting."""
-    places: list[float]
-    outputs = range(new_size)
-    if coordinates in ("half_pixel", "pytorch_half_pixel"):
-        single = coordinates == "pytorch_half_pixel" and new_size == 1
-        places = [0.0 if single else (o + 0.5) / scale - 0.5 for o in outputs]
-    elif coordinates == "asymmetric":
-        places = [o / scale for o in outputs]
-    elif coordinates == "align_corners":
-        places = [o * (size - 1) / (new_size - 1) if new_size > 1 else 0.0 for o in outputs]
-    elif coordinates == "tf_half_pixel_for_nn":
-        places = [(o + 0.5) / scale for o in outputs]
-    else:
-        return None
-    rules = {
-        "round_prefer_floor": lambda x: math.ceil(x - 0.5),
-        "round_prefer_ceil": lambda x: math.floor(x + 0.5),
-        "floor": math.floor,
-        "ceil": math.ceil,
-    }
-    rule = rules.get(rounding)
-    return None if rule is None else [min(max(rule(place), 0), size - 1) for place in places]
-
-
-class NearestResize(nn.Module):
-    """Resize by reading from constant places along each (axis, indices)."""
-
-    def __init__(self, places: Sequence[tuple[int, Sequence[int]]]) -> None:
-        super().__init__()
-        self.axes = [axis for axis, _ in places]
-        for axis, indices in places:
-            self.register_buffer(f"indices_{axis}", torch.tensor(list(indices), dtype=torch.int64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for axis in self.axes:
-            x = torch.index_select(x, axis, self.get_buffer(f"indices_{axis}"))
-        return x
-
-
-class Largest(nn.Module):
-    """Elementwise maximum (or minimum) as max(x, y) = x + relu(y - x), which every bound method knows."""
-
-    def __init__(self, smallest: bool = False) -> None:
-        super().__init__()
-        self.smallest = smallest
-
-    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
-        for y in others:
-            x = x - torch.relu(x - y) if self.smallest else x + torch.relu(y - x)
-        return x
-
-
-class Clip(nn.Module):
-    """min(max(x, low), high) with constant bounds, as two relus; None for no bound."""
-
-    def __init__(self, low: float | None, high: float | None) -> None:
-        super().__init__()
-        self.low, self.high = low, high
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.low is not None:
-            x = torch.relu(x) if self.low == 0 else torch.relu(x - self.low) + self.low
-        if self.high is not None:
-            x = self.high - torch.relu(self.high - x)
-        return x
 
 
 class ComputedClip(nn.Module):
@@ -254,46 +209,3 @@ class ScatterND(nn.Module):
 
     def forward(self, data: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
         return data.index_put(tuple(indices.to(torch.int64).unbind(-1)), updates)
-
-
-class Reduce(nn.Module):
-    """Sum, mean, largest or smallest along constant axes."""
-
-    def __init__(self, kind: str, axes: Sequence[int], keepdim: bool) -> None:
-        super().__init__()
-        self.function = {"Sum": torch.sum, "Mean": torch.mean, "Max": torch.amax, "Min": torch.amin}[kind]
-        self.axes, self.keepdim = list(axes), keepdim
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.function(x, self.axes, self.keepdim)  # type: ignore[operator]
-        return result
-
-
-class Quotient(nn.Module):
-    """x / y as a product, which every bound method knows."""
-
-    def __init__(self, divisor: Tensor | None) -> None:
-        super().__init__()
-        self.factor: Tensor | None
-        self.register_buffer("factor", None if divisor is None else 1 / divisor)
-
-    def forward(self, x: Tensor, *divisor: Tensor) -> Tensor:
-        return x * (torch.reciprocal(divisor[0]) if self.factor is None else self.factor)
-
-
-class Square(nn.Module):
-    """x * x."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * x
-
-
-class Power(nn.Module):
-    """x to a constant power."""
-
-    def __init__(self, exponent: float) -> None:
-        super().__init__()
-        self.exponent = exponent
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.pow(x, self.exponent)

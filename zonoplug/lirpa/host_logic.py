@@ -159,7 +159,11 @@ class BoundCast(LinearOperator):
 
 
 class BoundCastToInteger(_Logical):
-    """To an integer type, which drops what is behind the point; to a truth value, which says whether it is not 0."""
+    """To an integer type, which drops what is behind the point; to a truth value, which says whether it is not 0.
+
+    What a runtime makes of values outside an integer type's range is not specified: it may be any number of the type.
+    To half precision, the nearest such number, which grows with the value.
+    """
 
     def __init__(self, attr: Any, inputs: Any, output_index: int, options: Any) -> None:
         super().__init__(attr, inputs, output_index, options)
@@ -172,11 +176,25 @@ class BoundCastToInteger(_Logical):
         lower, upper = intervals[0]
         if self.type == torch.bool:
             return _truth((lower > 0) | (upper < 0), ~((lower == 0) & (upper == 0)), lower)
-        return lower.trunc(), upper.trunc()
+        if self.type.is_floating_point:
+            return lower.to(self.type).to(lower.dtype), upper.to(self.type).to(upper.dtype)
+        limits = torch.iinfo(self.type)
+        least, above = lower.new_tensor(float(limits.min)), lower.new_tensor(float(limits.max + 1))
+        inside = (lower.trunc() >= least) & (upper.trunc() < above)
+        return torch.where(inside, lower.trunc(), least), torch.where(inside, upper.trunc(), above)
 
 
-_FLOATS = {1: torch.float32, 10: torch.float16, 11: torch.float64}
-_TYPES = {2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool}
+_FLOATS = {1: torch.float32, 11: torch.float64}
+_TYPES = {
+    10: torch.float16,
+    16: torch.bfloat16,
+    2: torch.uint8,
+    3: torch.int8,
+    5: torch.int16,
+    6: torch.int32,
+    7: torch.int64,
+    9: torch.bool,
+}
 
 
 def _for_cast(attr: Any, inputs: Any) -> Any:
