@@ -93,8 +93,8 @@ def product(
     y = Factor.of(right, bounds[1], shape)
     c, d = x.zonotope.center, y.zonotope.center
     linear = add_zonotopes(x.zonotope.scale(d), y.zonotope.scale(c)).shift(-c * d)
-    remainder, total = _product_ranges(x, y, form)
-    return enclose(linear, remainder, total, source, node, linear.num_symbols + 8, x.magnitude * y.magnitude)
+    remainder, total, terms = _product_ranges(x, y, form)
+    return enclose(linear, remainder, total, source, node, terms, x.magnitude * y.magnitude)
 
 
 def divide(
@@ -129,30 +129,33 @@ def divide(
     corners = ranges.corners(x.bounds, inverse)
     radii = []
     for q in (ratio, torch.zeros_like(ratio)):
-        linear, remainder, total = _quotient(x, y, q, relaxation, inverse, form)
+        linear, remainder, total, _ = _quotient(x, y, q, relaxation, inverse, form)
         radii.append(torch.minimum(linear.radius() + half_width(remainder), half_width(ranges.meet(total, corners))))
     q = ratio * (radii[0] <= radii[1])
-    linear, remainder, total = _quotient(x, y, q, relaxation, inverse, form)
+    linear, remainder, total, terms = _quotient(x, y, q, relaxation, inverse, form)
     magnitude = 4 * x.magnitude * torch.maximum(inverse.upper, -inverse.lower)
-    return enclose(linear, remainder, ranges.meet(total, corners), source, node, linear.num_symbols + 16, magnitude)
+    return enclose(linear, remainder, ranges.meet(total, corners), source, node, terms + 8, magnitude)
 
 
 def _quotient(
     x: Factor, y: Factor, q: Tensor, relaxation: Relaxation, inverse: Interval, form: Form | None
-) -> tuple[Zonotope, Interval, Interval]:
-    """Affine part and remainder of  q + (x - q y) (1 / y),  and its range."""
+) -> tuple[Zonotope, Interval, Interval, int]:
+    """Affine part and remainder of  q + (x - q y) (1 / y),  its range, and the terms of sums behind these."""
     line = y.zonotope.scale(relaxation.slope, relaxation.offset)
     rest = Factor.of(add_zonotopes(x.zonotope, y.zonotope.scale(-q)), None, y.zonotope.shape)
     one_over_y = Factor.of(line.widen(relaxation.radius), inverse, y.zonotope.shape)
     c, d = rest.zonotope.center, line.center
     linear = add_zonotopes(rest.zonotope.scale(d), line.scale(c)).shift(q - c * d)
-    (deviation, total), error = _product_ranges(rest, one_over_y, form), c.abs() * relaxation.radius
+    (deviation, total, terms), error = _product_ranges(rest, one_over_y, form), c.abs() * relaxation.radius
     remainder = Interval(deviation.lower - error, deviation.upper + error)
-    return linear, remainder, Interval(q + total.lower, q + total.upper)
+    return linear, remainder, Interval(q + total.lower, q + total.upper), terms
 
 
-def _product_ranges(x: Factor, y: Factor, form: Form | None) -> tuple[Interval, Interval]:
-    """Ranges of (x - c) (y - d) and of x y."""
+def _product_ranges(x: Factor, y: Factor, form: Form | None) -> tuple[Interval, Interval, int]:
+    """Ranges of (x - c) (y - d) and of x y, and how many rounded numbers are summed for one.
+
+    Radii are sums over symbols that cover their own rounding.
+    """
     scale = x.unit * y.unit
     first, second = (factor.zonotope.scale(1 / factor.unit) for factor in (x, y))
     plus = add_zonotopes(first, second).radius()
@@ -161,13 +164,15 @@ def _product_ranges(x: Factor, y: Factor, form: Form | None) -> tuple[Interval, 
     remainder = ranges.meet(ranges.corners(x.deviation, y.deviation), differences)
     total = ranges.corners(x.bounds, y.bounds)
     symbols = merge_ids(x.zonotope.symbols, y.zonotope.symbols)
+    terms = 8
     size = 10 * (symbols.shape[0] + 2) * scale.numel() * scale.element_size()
     if form == "precise" or (form is None and size <= LIMIT_BYTES):
         g, h = _with_box(x.zonotope, symbols, 0), _with_box(y.zonotope, symbols, 1)
         zero = torch.zeros_like(scale)
         exact = ranges.zonogon(g, h, [(zero, zero), (x.zonotope.center, y.zonotope.center)])
         remainder, total = ranges.meet(remainder, exact[0]), ranges.meet(total, exact[1])
-    return remainder, total
+        terms += symbols.shape[0] + 2
+    return remainder, total, terms
 
 
 def within_two(radius: Tensor) -> Interval:

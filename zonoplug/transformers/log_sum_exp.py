@@ -74,6 +74,6 @@ def _along_last(zonotope: Zonotope, hull: Interval, source: SymbolSource, node: 
     radius = torch.where(usable, radius + slope.abs() * error, torch.inf)
     largest = torch.maximum(hull.upper.abs(), hull.lower.abs()).amax(-1)
     outer = Interval(*(side.logsumexp(-1) for side in hull))
-    terms = 4 * n + zonotope.num_symbols
+    terms = 4 * n + 64
     magnitude = largest + (1 + deviations.upper.abs().amax(-1) if rounding.active() else 0)
     return enclose(image, Interval(-radius, radius), outer, source, node, terms, magnitude)

@@ -64,7 +64,8 @@ def matrix_product(
         Interval(*(torch.cat(sides, dim=1).reshape(shape) for sides in zip(*which, strict=True)))
         for which in zip(*parts, strict=True)
     )
-    return enclose(linear, remainder, total, source, node, terms * (k + 8), x.magnitude @ y.magnitude)
+    summed = 2 * terms + 16 + (k if precise else 0)
+    return enclose(linear, remainder, total, source, node, summed, x.magnitude @ y.magnitude)
 
 
 class BatchProduct(LinearMap):
@@ -127,12 +128,14 @@ def _pair(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 def _ranges(x: _Matrices, y: _Matrices, precise: bool, limit_bytes: int) -> tuple[Interval, Interval]:
     """Ranges of (x - c) (y - d) and of x y, each (count, rows, columns)."""
     a, b = _pair(x.box / x.unit, y.box / y.unit)
-    plus = minus = a + b
+    plus = minus = (a + b).double()  # sums over symbols, whose rounding is not to count
     step = max(1, min(limit_bytes, CHUNK_BYTES) // max(4 * plus.numel() * plus.element_size(), 1))
     for start in range(0, x.generators.shape[1], step):
         part = slice(start, start + step)
         a, b = _pair(x.generators[:, part] / x.unit.unsqueeze(1), y.generators[:, part] / y.unit.unsqueeze(1))
-        plus, minus = plus + (a + b).abs().sum(1), minus + (a - b).abs().sum(1)
+        plus = plus + (a + b).abs().sum(1, dtype=torch.float64)
+        minus = minus + (a - b).abs().sum(1, dtype=torch.float64)
+    plus, minus = plus.to(x.unit.dtype), minus.to(x.unit.dtype)
     each = ranges.difference_of_squares(torch.mul(*_pair(x.unit, y.unit)), within_two(plus), within_two(minus))
     deviations = _corners(x.lower - x.center, x.upper - x.center, y.lower - y.center, y.upper - y.center)
     each = ranges.meet(deviations, each)

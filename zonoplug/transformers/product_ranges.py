@@ -118,6 +118,6 @@ def spectral(g: Tensor, h: Tensor) -> Interval:
         root = vectors * values.clamp(min=0).sqrt().unsqueeze(1)
         form = root[:, :m].mT @ root[:, m:]
         spectrum = torch.linalg.eigvalsh((form + form.mT) / 2)
-        slack = 16 * m * torch.finfo(g.dtype).eps * values[:, -1].clamp(min=1)
+        slack = (16 * m + g.shape[1]) * torch.finfo(g.dtype).eps * values[:, -1].clamp(min=1)
         low, high = (spectrum[:, 0] - slack).clamp(-1, 0), (spectrum[:, -1] + slack).clamp(0, 1)
     return Interval(low * total, high * total)

@@ -131,7 +131,7 @@ def _compose(
     slope, offset, radius = (torch.where(usable, part, 0) for part in relaxation)
     radius = torch.where(usable, radius + slope.abs() * error, torch.inf)
     image = linear.scale(slope, offset)
-    terms = 4 * linear.shape[-1] + linear.num_symbols
+    terms = 4 * linear.shape[-1] + 64
     result = enclose(image, Interval(-radius, radius), outer, source, node, terms, magnitude)
 
     def back(x: Tensor) -> Tensor:
