@@ -9,7 +9,9 @@ from zonoplug.certificates.rounded_bounds import Bounds
 from zonoplug.errors import ModelError, ModelMismatchError
 from zonoplug.verify.specification import Specification
 
-RANDOM_POINTS = CORNERS = OUTSIDE = 4
+MOST_POINTS = 4  # of each kind: inside, at corners, and anywhere
+POINT_PLACES = 2**17  # places of the network, for all points of a kind together
+TOGETHER = 2**15  # the same for points that are bounded together
 ENTRIES = 2**24
 
 
@@ -23,12 +25,13 @@ def require_agreement(network: Network, source: bytes, spec: Specification) -> N
         ModelMismatchError: an output lies outside of its bounds.
     """
     random = np.random.default_rng(0)
-    boxes = random.integers(spec.num_boxes, size=RANDOM_POINTS + CORNERS)
+    count = int(np.clip(POINT_PLACES // (3 * network.size), 1, MOST_POINTS))
+    boxes = random.integers(spec.num_boxes, size=2 * count)
     lower, upper = spec.lower[boxes], spec.upper[boxes]
     share = random.uniform(size=lower.shape)
-    share[RANDOM_POINTS:] = share[RANDOM_POINTS:] < 0.5
+    share[count:] = share[count:] < 0.5
     inside = lower + share * (upper - lower)
-    outside = random.normal(size=(OUTSIDE, spec.num_inputs)) * np.array([1.0, 1.0, 10.0, 0.1])[:, None]
+    outside = random.normal(size=(count, spec.num_inputs)) * np.array([1.0, 1.0, 10.0, 0.1])[:count, None]
     points, computed = runtime_outputs(source, np.concatenate([inside, outside]))
     with np.errstate(all="ignore"):
         low, high = point_bounds(network, points)
@@ -42,6 +45,12 @@ def require_agreement(network: Network, source: bytes, spec: Specification) -> N
 
 def point_bounds(network: Network, points: Floats) -> tuple[Floats, Floats]:
     """Bounds of the outputs at points (n, inputs): (n, outputs) each."""
+    together = max(1, TOGETHER // network.size)
+    parts = [_point_bounds(network, points[at : at + together]) for at in range(0, len(points), together)]
+    return np.concatenate([low for low, _ in parts]), np.concatenate([high for _, high in parts])
+
+
+def _point_bounds(network: Network, points: Floats) -> tuple[Floats, Floats]:
     bounds = Bounds(network, points, points)
     bounds.run({}, ("adaptive",))
     bounds.make_lines("adaptive")

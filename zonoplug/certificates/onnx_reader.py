@@ -12,11 +12,9 @@ from onnx import NodeProto, helper, numpy_helper
 from zonoplug.certificates.network import RELU, SIGMOID, TANH, Floats, Function, Network, Places, Role, clip, leaky_relu
 from zonoplug.certificates.onnx_constants import MOVING, Array, constant_outputs, evaluate
 from zonoplug.certificates.onnx_source import input_of, read_source
-from zonoplug.certificates.runtime_rounding import rounding_of
+from zonoplug.certificates.runtime_rounding import STEEPEST, rounding_of
 from zonoplug.certificates.windows import windows_of
 from zonoplug.errors import UnsupportedOperatorError, ZonoplugError
-
-SCALES = 2.0**20  # of alpha and beta; see HEADROOM in runtime_rounding.py
 
 
 class _Reader:
@@ -112,7 +110,7 @@ class _Reader:
 
     def _leakyrelu(self, node: NodeProto, attributes: dict[str, Any]) -> Places:
         slope = float(np.float32(attributes.get("alpha", 0.01)))
-        if not 0 <= slope < np.inf:
+        if not 0 <= slope <= STEEPEST:
             raise self._refuse(node)
         return self._apply(node, leaky_relu(slope))
 
@@ -143,7 +141,7 @@ class _Reader:
 
     def _gemm(self, node: NodeProto, attributes: dict[str, Any]) -> Places:
         alpha, beta = (float(attributes.get(name, 1.0)) for name in ("alpha", "beta"))
-        if not 1 / SCALES <= abs(alpha) <= SCALES or not (beta == 0 or 1 / SCALES <= abs(beta) <= SCALES):
+        if not all(1 / STEEPEST <= abs(scale) <= STEEPEST for scale in (alpha, beta or 1.0)):
             raise self._refuse(node)
         places, weight = self._variable(node), self._constant(node, 1) * alpha
         rows = places.T if attributes.get("transA") else places

@@ -34,6 +34,7 @@ from zonoplug.certificates.network import Affine, Ints, Network
 from zonoplug.errors import UnsupportedOperatorError
 
 SPARE = 4  # roundings of an operator beside those of its sum, and what folding one constant operator adds
+STEEPEST = 2.0**20  # slopes of functions of one variable, alpha and beta of products
 HEADROOM = 2.0**-40  # of the largest number, for partial sums: before averaging, or before scaling by alpha
 SIGMOID_UNITS = TANH_UNITS = 8.0  # absolute error in units of u
 FOLDED_SCALE = 2.0**-23  # relative error of a single number that is rounded to float32, and multiplied by another
@@ -78,7 +79,7 @@ def runtime_error(kind: str, dtype: str) -> FunctionError:
     errors = {
         "relu": FunctionError(0.0, 0.0),
         "clip": FunctionError(0.0, 0.0),
-        "leaky relu": FunctionError(unit, 0.0),
+        "leaky relu": FunctionError(2 * unit, 0.0),
         "sigmoid": FunctionError(0.0, SIGMOID_UNITS * unit),
         "tanh": FunctionError(0.0, TANH_UNITS * unit),
     }
@@ -130,7 +131,7 @@ def rounding_of(network: Network, dtype: str) -> Rounding:
             f"The checker does not read networks whose constants are too large for {kind.name}."
         )
     widest = max((float(block.matrix.row_sums.max(initial=0.0)) for block in affine), default=0.0)
-    return Rounding(kind, relative, kind.tiny * (1.0 + network.size) * (1.0 + widest))
+    return Rounding(kind, relative, kind.tiny * STEEPEST * (1.0 + network.size) * (1.0 + widest))
 
 
 def _gamma(terms: int, unit: float) -> float:
