@@ -1,0 +1,213 @@
+"""Makes an instance of a network: finds a point that ONNX Runtime maps far out, and puts a threshold beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redteam.draws import Draws
+from redteam.exact import Statement, decimal
+from redteam.graph import Graph, SkipError
+from redteam.runtime import Runtime
+from redteam.specs import FORMS, Row, Spec, cut_boxes, decimals_around
+
+Floats = NDArray[Any]
+CLIMBS = 120
+
+
+@dataclass
+class Built:
+    """A network before its specification.
+
+    Attributes:
+        graph, output: the network, and the tensor that becomes Y.
+        low, high: (inputs,) the input box.
+        points: where its output may be far out.
+        variant: which form of its class this is.
+        place, sign: the output to push, and which way; chosen at random if None.
+        modes: runs that this instance is meant for.
+        boxes: the chance that the box is cut into several.
+        whole: keep the whole input box.
+        beside: how the threshold lies beside the value; see BESIDE. Chosen at random if None.
+    """
+
+    graph: Graph
+    output: str
+    low: Floats
+    high: Floats
+    points: list[Floats]
+    variant: str
+    place: int | None = None
+    sign: int | None = None
+    modes: tuple[str, ...] = ()
+    boxes: float = 0.25
+    whole: bool = False
+    beside: str | None = None
+
+
+@dataclass
+class Instance:
+    """A network and a specification, with what is known about them.
+
+    Attributes:
+        truth: "violated", with a witness; "holds": no input is unsafe, by exact arithmetic; "easy": a threshold far
+            beyond anything seen, to see whether anything is proved at all.
+        witness: (inputs,) a point that ONNX Runtime maps into the unsafe set.
+        levels: the optimisation levels at which it does.
+        real: violated by the real function too, by far more than rounding.
+    """
+
+    variant: str
+    model: bytes
+    spec: str
+    truth: str
+    witness: Floats | None = None
+    levels: tuple[str, ...] = ()
+    real: bool = False
+    modes: tuple[str, ...] = ()
+    easy_spec: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+BESIDE = ("exact", "strict", "ulp", "hair 7", "hair 6", "hair 5", "hair 4", "hair 3", "gap", "gap")
+
+
+def plant(d: Draws, built: Built) -> Instance:
+    """The instance, its witness confirmed by ONNX Runtime in exact arithmetic.
+
+    Raises SkipError where nothing finite comes out.
+    """
+    model = built.graph.model(built.output)
+    runtime = Runtime(model)
+    low, high = (np.asarray(side, runtime.dtype) for side in (built.low, built.high))
+    start = [np.asarray(point, runtime.dtype) for point in built.points]
+    first = runtime((low + high) / 2)
+    place = built.place if built.place is not None else d.integer(0, first.size - 1)
+    sign = built.sign if built.sign is not None else d.choice((1, -1))
+    weights = {place: Fraction(sign)}
+    if first.size > 1 and built.place is None and d.flag(0.25):
+        other = (place + 1) % first.size
+        weights[other] = Fraction(d.choice((-1, 1, -2)))
+
+    def score(point: Floats) -> float:
+        outputs = runtime(point).astype(np.float64)
+        return float(sum(float(weight) * outputs[j] for j, weight in weights.items()))
+
+    best, seen = _climb(d, score, low, high, start)
+    if not built.whole and d.flag(0.55):
+        low, high = _smaller(d, low, high, best)
+        best, more = _climb(d, score, low, high, [best])
+        seen += more
+    seen = [value for value in seen if np.isfinite(value)]
+    if not seen or not np.isfinite(score(best)):
+        raise SkipError("nothing finite comes out")
+    values = {level: _exact(weights, runtime(best, level)) for level in runtime.levels}
+    finite = [value for value in values.values() if value is not None]
+    if not finite:
+        raise SkipError("nothing finite comes out")
+    value = max(finite) if d.flag(0.2) else min(finite)
+    beside = built.beside or d.choice(BESIDE)
+    spread = Fraction(max(seen) - min(seen))
+    bound, relation = _threshold(beside, value, spread, runtime.dtype)
+    spec = Spec(decimals_around(d, low, high), [Row(weights, relation, bound)], first.size, form=d.choice(FORMS))
+    words = [cut_boxes(d, spec, low, high, built.boxes)]
+    if d.flag(0.15):
+        spec.others.append([Row(weights, relation, bound + 2 * spread + abs(bound) + 1)])
+        words.append("two disjuncts")
+    if first.size > 1 and d.flag(0.15):
+        extra = (place + 1) % first.size
+        got = runtime(best)[extra]
+        if np.isfinite(got):
+            spec.rows.append(Row({extra: Fraction(1)}, "<=", Fraction(float(got)) + abs(Fraction(float(got))) + 1))
+    easy = Spec(spec.bounds, [Row(weights, ">=", bound + 10 * spread + 5 * abs(bound) + 5)], first.size)
+    instance = Instance(
+        " ".join([built.variant, *filter(None, words)]), model, spec.text(), "violated", best, modes=built.modes
+    )
+    instance.easy_spec = easy.text()
+    instance.real = beside == "gap" and runtime.dtype is not None
+    instance.facts = {"beside": beside, "boxes": 2 ** len(spec.cuts)}
+    return confirmed(instance, runtime)
+
+
+def confirmed(instance: Instance, runtime: Runtime | None = None) -> Instance:
+    """The instance with the levels at which its witness is unsafe. Raises SkipError if there is none."""
+    runtime = runtime or Runtime(instance.model)
+    statement = Statement(instance.spec)
+    witness = instance.witness
+    assert witness is not None
+    instance.levels = tuple(
+        level for level in runtime.levels if statement.holds(witness, runtime(witness, level))
+    )
+    if not instance.levels:
+        raise SkipError("the witness is not confirmed")
+    return instance
+
+
+def _exact(weights: dict[int, Fraction], outputs: Floats) -> Fraction | None:
+    if not np.isfinite(outputs).all():
+        return None
+    return sum((weight * Fraction(float(outputs[j])) for j, weight in weights.items()), Fraction(0))
+
+
+def _threshold(beside: str, value: Fraction, spread: Fraction, dtype: Any) -> tuple[Fraction, str]:
+    """A bound that `value` satisfies, and the relation: at it, a unit in the last place or some digits below."""
+    if beside == "exact":
+        return value, ">="
+    if beside == "gap":
+        return value - (spread / 32 if spread > abs(value) / 1000 else abs(value) / 50 + Fraction(1, 10**30)), ">="
+    if beside.startswith("hair"):
+        return value - (abs(value) + Fraction(1, 10**30)) / 10 ** int(beside[-1]), ">="
+    below = Fraction(float(np.nextafter(dtype.type(float(value)), dtype.type(-np.inf))))
+    return min(below, value - Fraction(1, 10**60)), ">" if beside == "strict" else ">="
+
+
+def _climb(
+    d: Draws, score: Any, low: Floats, high: Floats, start: Sequence[Floats]
+) -> tuple[Floats, list[float]]:
+    """The best point found by random points, corners and steps of single coordinates; and all values seen."""
+    dtype, random = low.dtype, d.arrays
+    varying = np.flatnonzero(high > low)
+    points = [np.clip(point, low, high) for point in start]
+    for _ in range(12):
+        points.append((low + random.random(low.size) * (high - low)).astype(dtype).clip(low, high))
+        points.append(np.where(random.random(low.size) < 0.5, low, high))
+    values = [score(point) for point in points]
+    known = [value if np.isfinite(value) else -np.inf for value in values]
+    best, top = points[int(np.argmax(known))], max(known)
+    if not varying.size:
+        return best, values
+    size = 1.0
+    for step in range(CLIMBS):
+        axis = varying[step % varying.size]
+        trial = best.copy()
+        how = random.random()
+        width = high[axis] - low[axis]
+        trial[axis] = low[axis] if how < 0.3 else high[axis] if how < 0.6 else best[axis] + random.normal() * size * width
+        trial = trial.astype(dtype).clip(low, high)
+        got = score(trial)
+        values.append(got)
+        if np.isfinite(got) and got > top:
+            best, top = trial, got
+        size *= 0.96
+    return best, values
+
+
+def _smaller(d: Draws, low: Floats, high: Floats, best: Floats) -> tuple[Floats, Floats]:
+    """A box around the point, inside the old one: anything from a third of the width down to the point itself."""
+    radius = d.choice((0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-6, 0.0))
+    dtype, random = low.dtype, d.arrays
+    width = (high - low) * radius
+    share = random.random(low.size)
+    a = np.maximum(low, (best - share * width).astype(dtype))
+    b = np.minimum(high, (best + (1 - share) * width).astype(dtype))
+    return np.minimum(a, best), np.maximum(b, best)
+
+
+def point_box(points: Floats) -> list[tuple[str, str]]:
+    """Bounds that allow one point."""
+    return [(decimal(value), decimal(value)) for value in points]

@@ -1,0 +1,70 @@
+"""What ONNX Runtime computes, at each of its optimisation levels: the referee of everything here."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from redteam.graph import SkipError, quiet
+
+_LEVEL = onnxruntime.GraphOptimizationLevel
+LEVELS = {
+    "all": _LEVEL.ORT_ENABLE_ALL,
+    "disable": _LEVEL.ORT_DISABLE_ALL,
+    "basic": _LEVEL.ORT_ENABLE_BASIC,
+    "extended": _LEVEL.ORT_ENABLE_EXTENDED,
+}
+
+Floats = NDArray[Any]
+
+
+class Runtime:
+    """A model in ONNX Runtime on the CPU.
+
+    Args:
+        model: ONNX.
+    Raises:
+        SkipError: ONNX Runtime refuses it.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+        try:
+            self._sessions = {"all": self._session("all")}
+        except Exception as error:
+            raise SkipError(str(error)) from error
+        fed = self._sessions["all"].get_inputs()[0]
+        self._name, self._shape = fed.name, fed.shape
+        self.dtype = np.dtype(np.float64 if "double" in fed.type else np.float32)
+
+    @cached_property
+    def levels(self) -> tuple[str, ...]:
+        """The optimisation levels at which it can be loaded."""
+        for level in LEVELS:
+            if level not in self._sessions:
+                try:
+                    self._sessions[level] = self._session(level)
+                except Exception:
+                    continue
+        return tuple(self._sessions)
+
+    def __call__(self, point: Floats, level: str = "all") -> Floats:
+        """The outputs (outputs,) at a point (inputs,), in the model's own type.
+
+        Raises SkipError if ONNX Runtime fails.
+        """
+        fed = np.ascontiguousarray(point, dtype=self.dtype).reshape(self._shape)
+        try:
+            return np.asarray(self._sessions[level].run(None, {self._name: fed})[0]).reshape(-1)
+        except Exception as error:
+            raise SkipError(str(error)) from error
+
+    def at_levels(self, point: Floats) -> dict[str, Floats]:
+        return {level: self(point, level) for level in self.levels}
+
+    def _session(self, level: str) -> Any:
+        return onnxruntime.InferenceSession(self._model, quiet(LEVELS[level]), providers=["CPUExecutionProvider"])

@@ -1,0 +1,125 @@
+"""A long run: plays instances one after another, appends a row for each answer, keeps what was false."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, TextIO
+
+from redteam.classes import instance, make
+from redteam.draws import Draws, Explored
+from redteam.graph import SkipError
+from redteam.planting import Instance
+from redteam.running import MODES, Run, as_json, modes_of, run
+
+
+class Session:
+    """Rows of a file, and what is already in it.
+
+    Args:
+        seed: of all instances.
+        file: where rows go.
+        pending: a file that says what is being run, for the process that watches.
+        folder: for the files of one instance at a time.
+        keep: a folder for cases of false answers, or None.
+        known: rows of earlier calls.
+
+    Attributes:
+        counts: runs of each (class, number).
+        made: runs of this process.
+    """
+
+    def __init__(
+        self, seed: int, file: TextIO, pending: Path, folder: Path, keep: str | None, known: list[dict[str, Any]]
+    ) -> None:
+        self._seed, self._file, self._pending, self._folder = seed, file, pending, folder
+        self._keep = Path(keep) if keep else None
+        self.made = 0
+        rows = [row for row in known if "cls" in row]
+        self.counts: Counter[Any] = Counter((row["cls"], row["number"]) for row in rows)
+        self._modes = {(row["cls"], row["number"], row["mode"]) for row in rows}
+        self._closed = {(row["cls"], row["number"]) for row in known if row.get("closed")}
+
+    def play(self, name: str, number: int, more: int) -> None:
+        """All runs of one instance that are not in the file yet."""
+        if (name, number) in self._closed:
+            return
+        self._note(name, number, "making", "")
+        made = instance(name, self._seed, number)
+        if made is not None:
+            case, d = made
+            for mode in modes_of(case, d, more):
+                if (name, number, mode) not in self._modes:
+                    self.one(name, number, case, mode, Draws(self._seed, f"{name} {mode}", number))
+        self._file.write(json.dumps({"closed": True, "cls": name, "number": number, "mode": "-"}) + "\n")
+
+    def one(self, name: str, number: int, case: Instance, mode: str, d: Draws) -> Run:
+        """One run, with its row."""
+        self._note(name, number, mode, case.variant)
+        row = run(name, number, case, mode, d, self._folder)
+        self._file.write(as_json(row) + "\n")
+        self._pending.unlink(missing_ok=True)
+        self.counts[name, number] += 1
+        self.made += 1
+        if row.false and self._keep is not None:
+            keep_case(self._keep, row, case, self._folder)
+        return row
+
+    def _note(self, name: str, number: int, mode: str, variant: str) -> None:
+        self._pending.write_text(json.dumps({"cls": name, "number": number, "mode": mode, "variant": variant}))
+
+
+def keep_case(root: Path, row: Run, case: Instance, folder: Path) -> None:
+    """The instance as a folder: model, specification, certificate, and what the false answer was."""
+    words = f"{row.cls} {row.variant} {row.mode} {row.number}"
+    to = root / "".join(letter if letter.isalnum() or letter in "+-.[]%" else "_" for letter in words)
+    to.mkdir(parents=True, exist_ok=True)
+    (to / "model.onnx").write_bytes(case.model)
+    (to / "spec.vnnlib").write_text(case.spec)
+    method = None
+    if row.mode.startswith("certificate"):
+        (to / "c.jsonl").write_bytes((folder / "c.jsonl").read_bytes())
+    elif MODES.get(row.mode) and MODES[row.mode].method != "auto":
+        method = MODES[row.mode].method
+    wrong = "accepted certificate" if row.false == "certificate" else row.verdict
+    witness = None if case.witness is None else [float(value) for value in case.witness]
+    note = f"mode {row.mode}, decided by {row.by}; levels {', '.join(case.levels)}"
+    text = json.dumps({"wrong": wrong, "method": method, "witness": witness, "note": note}, indent=1)
+    (to / "case.json").write_text(text)
+
+
+def explore(session: Session, names: list[str], seconds: float) -> None:
+    """Let Hypothesis choose class, instance and mode for so long; a false answer is shrunk before it is kept."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+
+    limit = time.monotonic() + seconds
+    number = 10**6 + max((number for _, number in session.counts if number >= 10**6), default=-1) % 10**6 + 1
+    options = list(HealthCheck)
+    phases = (Phase.generate, Phase.shrink)
+
+    def body(data: Any) -> None:
+        nonlocal number
+        if time.monotonic() > limit:
+            return
+        d = Explored(data)
+        name = d.choice(names)
+        try:
+            case = make(name, d)
+        except SkipError:
+            return
+        mode = d.choice([*MODES, *case.modes])
+        number += 1
+        row = session.one(name, number, case, mode, d)
+        assert not row.false and row.verdict != "raise", f"{name}: {row.false or row.text} {d.taken}"
+
+    while time.monotonic() < limit:
+        test = settings(max_examples=200, deadline=None, suppress_health_check=options, phases=phases, database=None)(
+            given(st.data())(body)
+        )
+        try:
+            test()
+        except Exception as error:  # a failing example; its rows are in the file
+            print(str(error).splitlines()[0][:300], flush=True)
