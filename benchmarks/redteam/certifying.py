@@ -21,11 +21,12 @@ from redteam.planting import Built
 READ = ("slice", "gather", "expand", "concat", "split", "transpose", "squeeze")
 FURTHER_SPLITS = 60
 CERTIFICATES = ("trivial", "splits", "slopes", "written", "transplanted", "tampered")
+BASE = ("certificate trivial", "certificate slopes", "auto blind")
 MODES = tuple(f"certificate {kind}" for kind in CERTIFICATES)
 
 
 def _all_of(d: Draws, graph: Graph, x: str, low: Any, high: Any, variant: str) -> Built:
-    return Built(graph, graph.rows(x), low, high, [], variant, modes=MODES, boxes=0.15, beside="gap")
+    return Built(graph, graph.rows(x), low, high, [], variant, modes=MODES, base=BASE, boxes=0.15, beside="gap", gate=0.0)
 
 
 def _box(d: Draws, count: int) -> tuple[Any, Any]:

@@ -144,7 +144,7 @@ def choosing(d: Draws) -> Built:
     return finish(d, stem, result, f"{kind} {compared if kind in ('where', 'compare', 'not', 'logic') else ''}".strip())
 
 
-SLOPES = (0.01, 0.3, 1.0, 1.7, 4.0, 30.0, -0.5, -2.0, 0.0)
+SLOPES = (0.01, 0.3, 1.0, 1.2, 1.7, 4.0, 30.0, -0.5, 0.0)
 HOST_MODES = (
     "root alpha-crown", "root crown-ibp", "root crown", "root zonotope+crown", "root forward+crown",
     "root zonotope+full-crown", "root alpha-zonotope+alpha-crown",

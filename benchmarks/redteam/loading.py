@@ -57,12 +57,12 @@ def pool_attributes(d: Draws, sides: tuple[int, int], kind: str) -> dict[str, An
     """Random attributes of a pool on an image of these sides."""
     kernel = [d.integer(1, min(3, side)) for side in sides]
     attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": [d.integer(1, 3), d.integer(1, 3)]}
-    mode = d.choice(("pads", "pads", "none", "SAME_UPPER", "SAME_LOWER", "VALID"))
+    mode = d.choice(("pads", "pads", "none", "none", "none", "none", "SAME_UPPER", "SAME_LOWER", "VALID"))
     if mode == "pads":
         attributes["pads"] = [d.integer(0, kernel[i % 2] - 1) for i in range(4)]
     elif mode != "none":
         attributes["auto_pad"] = mode
-    if mode in ("pads", "none") and d.flag(0.35):
+    if mode in ("pads", "none") and d.flag(0.2):
         attributes["ceil_mode"] = 1
     if kind == "MaxPool" and mode in ("pads", "none") and d.flag(0.25):
         attributes["dilations"] = [d.integer(1, 2) if kernel[i] * 2 - 1 <= sides[i] else 1 for i in range(2)]
@@ -77,13 +77,13 @@ def pool_attributes(d: Draws, sides: tuple[int, int], kind: str) -> dict[str, An
 def _pool(d: Draws, kind: str, **more: Any) -> Built:
     sides = d.integer(2, 6), d.integer(2, 6)
     stem = tensor(d, [1, d.choice((1, 1, 2)), *sides])
-    if d.flag(0.1) and kind != "LpPool":
+    if d.flag(0.05) and kind != "LpPool":
         result, words = stem.graph.add(f"Global{kind}", stem.name), "global"
     else:
         attributes = pool_attributes(d, sides, kind)
         result = stem.graph.add(kind, stem.name, **attributes)
         words = " ".join(sorted(set(attributes) - {"kernel_shape", "strides"})) or "plain"
-    if d.flag(0.3):
+    if d.flag(0.6):
         result = stem.graph.add("Relu", result)
     return finish(d, stem, result, words, **more)
 

@@ -34,6 +34,8 @@ class Built:
         boxes: the chance that the box is cut into several.
         whole: keep the whole input box.
         beside: how the threshold lies beside the value; see BESIDE. Chosen at random if None.
+        gate: the chance of a second output that is 1 at the witness and 0 elsewhere, so that no attack finds it.
+        base: runs that every such instance gets.
     """
 
     graph: Graph
@@ -48,6 +50,8 @@ class Built:
     boxes: float = 0.25
     whole: bool = False
     beside: str | None = None
+    gate: float = 0.4
+    base: tuple[str, ...] = ("auto", "auto blind")
 
 
 @dataclass
@@ -70,11 +74,12 @@ class Instance:
     levels: tuple[str, ...] = ()
     real: bool = False
     modes: tuple[str, ...] = ()
+    base: tuple[str, ...] = ("auto", "auto blind")
     easy_spec: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-BESIDE = ("exact", "strict", "ulp", "hair 7", "hair 6", "hair 5", "hair 4", "hair 3", "gap", "gap")
+BESIDE = ("exact", "exact", "strict", "ulp", "hair 7", "hair 6", "hair 5", "hair 4", "gap")
 
 
 def plant(d: Draws, built: Built) -> Instance:
@@ -82,56 +87,79 @@ def plant(d: Draws, built: Built) -> Instance:
 
     Raises SkipError where nothing finite comes out.
     """
-    model = built.graph.model(built.output)
-    runtime = Runtime(model)
+    runtime = Runtime(built.graph.model(built.output))
     low, high = (np.asarray(side, runtime.dtype) for side in (built.low, built.high))
     start = [np.asarray(point, runtime.dtype) for point in built.points]
-    first = runtime((low + high) / 2)
-    place = built.place if built.place is not None else d.integer(0, first.size - 1)
-    sign = built.sign if built.sign is not None else d.choice((1, -1))
-    weights = {place: Fraction(sign)}
-    if first.size > 1 and built.place is None and d.flag(0.25):
-        other = (place + 1) % first.size
-        weights[other] = Fraction(d.choice((-1, 1, -2)))
+    weights = _objective(d, built, runtime, low, high, start)
 
     def score(point: Floats) -> float:
         outputs = runtime(point).astype(np.float64)
         return float(sum(float(weight) * outputs[j] for j, weight in weights.items()))
 
     best, seen = _climb(d, score, low, high, start)
-    if not built.whole and d.flag(0.55):
+    if not built.whole and d.flag(0.3 if start else 0.6):
         low, high = _smaller(d, low, high, best)
         best, more = _climb(d, score, low, high, [best])
         seen += more
+    model, gated = runtime.model, d.flag(built.gate)
+    if gated:  # any point will do: a second row holds at it and nowhere else
+        if d.flag():
+            best = _smaller(d, low, high, low + (high - low) * d.arrays.random(low.size).astype(low.dtype))[0]
+        model = _with_gate(d, built, best, high - low)
+        runtime = Runtime(model)
     seen = [value for value in seen if np.isfinite(value)]
-    if not seen or not np.isfinite(score(best)):
-        raise SkipError("nothing finite comes out")
-    values = {level: _exact(weights, runtime(best, level)) for level in runtime.levels}
-    finite = [value for value in values.values() if value is not None]
-    if not finite:
+    values = [_exact(weights, runtime(best, level)) for level in runtime.levels]
+    finite = [value for value in values if value is not None]
+    if not seen or not finite:
         raise SkipError("nothing finite comes out")
     value = max(finite) if d.flag(0.2) else min(finite)
     beside = built.beside or d.choice(BESIDE)
     spread = Fraction(max(seen) - min(seen))
     bound, relation = _threshold(beside, value, spread, runtime.dtype)
-    spec = Spec(decimals_around(d, low, high), [Row(weights, relation, bound)], first.size, form=d.choice(FORMS))
-    words = [cut_boxes(d, spec, low, high, built.boxes)]
+    count = runtime(best).size
+    spec = Spec(decimals_around(d, low, high), [Row(weights, relation, bound)], count, form=d.choice(FORMS))
+    words = [built.variant, cut_boxes(d, spec, low, high, built.boxes)]
+    if gated:
+        words.append("gated")
+        spec.rows.append(Row({count - 1: Fraction(1)}, ">=", Fraction(1)))
     if d.flag(0.15):
         spec.others.append([Row(weights, relation, bound + 2 * spread + abs(bound) + 1)])
         words.append("two disjuncts")
-    if first.size > 1 and d.flag(0.15):
-        extra = (place + 1) % first.size
-        got = runtime(best)[extra]
-        if np.isfinite(got):
-            spec.rows.append(Row({extra: Fraction(1)}, "<=", Fraction(float(got)) + abs(Fraction(float(got))) + 1))
-    easy = Spec(spec.bounds, [Row(weights, ">=", bound + 10 * spread + 5 * abs(bound) + 5)], first.size)
-    instance = Instance(
-        " ".join([built.variant, *filter(None, words)]), model, spec.text(), "violated", best, modes=built.modes
-    )
-    instance.easy_spec = easy.text()
-    instance.real = beside == "gap" and runtime.dtype is not None
+    easy = Spec(spec.bounds, [Row(weights, ">=", bound + 10 * spread + 5 * abs(bound) + 5)], count)
+    instance = Instance(" ".join(filter(None, words)), model, spec.text(), "violated", best, modes=built.modes)
+    instance.base = built.base
+    instance.easy_spec, instance.real = easy.text(), beside == "gap"
     instance.facts = {"beside": beside, "boxes": 2 ** len(spec.cuts)}
     return confirmed(instance, runtime)
+
+
+def _objective(
+    d: Draws, built: Built, runtime: Runtime, low: Floats, high: Floats, start: Sequence[Floats]
+) -> dict[int, Fraction]:
+    """What is to be large: an output or its negative, or a mixture of two; large at the given points, if there are any."""
+    first = runtime((low + high) / 2).astype(np.float64)
+    place = built.place if built.place is not None else d.integer(0, first.size - 1)
+    if not start or built.sign is not None:
+        weights = {place: Fraction(built.sign if built.sign is not None else d.choice((1, -1)))}
+        if first.size > 1 and built.place is None and d.flag(0.25):
+            weights[(place + 1) % first.size] = Fraction(d.choice((-1, 1, -2)))
+        return weights
+    elsewhere = [low + (high - low) * d.arrays.random(low.size).astype(low.dtype) for _ in range(3)]
+    lift = runtime(start[0]).astype(np.float64) - np.median([runtime(point) for point in elsewhere], axis=0)
+    moved = np.flatnonzero(np.nan_to_num(lift))
+    if built.place is None and moved.size:
+        place = int(d.choice(list(moved)))
+    return {place: Fraction(1 if lift[place] >= 0 else -1)}
+
+
+def _with_gate(d: Draws, built: Built, point: Floats, width: Floats) -> bytes:
+    """The model with a last output that is 1 at the point, and 0 where some input is farther off than its share."""
+    graph, size = built.graph, point.size
+    steep = d.choice((4.0, 30.0)) / max(float(width.max()), 1e-6)
+    unit = np.eye(size)
+    far = graph.add("Relu", graph.add("Gemm", graph.rows("X"), np.hstack([unit, -unit]), np.hstack([-point, point])))
+    gate = graph.add("Relu", graph.add("Gemm", far, np.full((2 * size, 1), -steep), np.ones(1)))
+    return graph.model(graph.add("Concat", graph.rows(built.output), gate, axis=1))
 
 
 def confirmed(instance: Instance, runtime: Runtime | None = None) -> Instance:

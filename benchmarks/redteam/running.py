@@ -43,8 +43,8 @@ class Mode:
 
 
 MODES: dict[str, Mode] = {
-    "auto": Mode(),
-    "auto blind": Mode("auto", BLIND, 0.4),
+    "auto": Mode("auto", (), 0.4),
+    "auto blind": Mode("auto", BLIND, 0.3),
     "auto root": Mode("auto", (*BLIND, *SPLITS), 1.0),
     "inputs blind": Mode("auto", (*BLIND, "activation-splits", "mixed-splits"), 0.4),
     "signs blind": Mode("auto", (*BLIND, "input-splits", "mixed-splits"), 0.4),
@@ -53,7 +53,7 @@ MODES: dict[str, Mode] = {
     "no zonotope root": Mode("auto", (*BLIND, "zonotope-root"), 0.3),
     "plain": Mode("auto", (*BLIND, "contraction", "influence", "refined-hulls", "tuned-planes", "open-network"), 0.3),
     **{f"root {name}": Mode(name, (*BLIND, *SPLITS), 1.0) for name in METHODS},
-    **{f"search {name}": Mode(name, BLIND, 0.3) for name in METHODS},
+    **{f"search {name}": Mode(name, BLIND, 0.25) for name in METHODS},
 }
 
 
@@ -80,9 +80,8 @@ class Run:
 
 def modes_of(instance: Instance, d: Draws, more: int) -> list[str]:
     """The runs of an instance: the default one, one that only proves, some of those it is meant for, and any others."""
-    chosen = ["auto", "auto blind"]
-    chosen += [d.choice(instance.modes) for _ in range(min(3, len(instance.modes)))]
-    chosen += [d.choice(list(MODES)) for _ in range(more)]
+    chosen = [*instance.base, *(d.choice(instance.modes) for _ in range(min(2, len(instance.modes))))]
+    chosen += [d.choice(list(MODES)) if number % 3 == 2 else f"root {d.choice(METHODS)}" for number in range(more)]
     if instance.truth == "violated" and instance.real and d.flag(0.2):
         chosen.append(d.choice(CERTIFICATE_MODES))
     if instance.easy_spec and d.flag(0.3):

@@ -32,7 +32,7 @@ class Runtime:
     """
 
     def __init__(self, model: bytes) -> None:
-        self._model = model
+        self.model = model
         try:
             self._sessions = {"all": self._session("all")}
         except Exception as error:
@@ -67,4 +67,4 @@ class Runtime:
         return {level: self(point, level) for level in self.levels}
 
     def _session(self, level: str) -> Any:
-        return onnxruntime.InferenceSession(self._model, quiet(LEVELS[level]), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(self.model, quiet(LEVELS[level]), providers=["CPUExecutionProvider"])

@@ -14,6 +14,8 @@ from redteam.graph import SkipError
 from redteam.planting import Instance
 from redteam.running import MODES, Run, as_json, modes_of, run
 
+UNREADABLE = ("ModelError", "ModelMismatchError", "SpecificationError", "UnsupportedSpecificationError")
+
 
 class Session:
     """Rows of a file, and what is already in it.
@@ -52,7 +54,9 @@ class Session:
             case, d = made
             for mode in modes_of(case, d, more):
                 if (name, number, mode) not in self._modes:
-                    self.one(name, number, case, mode, Draws(self._seed, f"{name} {mode}", number))
+                    row = self.one(name, number, case, mode, Draws(self._seed, f"{name} {mode}", number))
+                    if row.verdict == "refused" and row.text.startswith(UNREADABLE):
+                        break
         self._file.write(json.dumps({"closed": True, "cls": name, "number": number, "mode": "-"}) + "\n")
 
     def one(self, name: str, number: int, case: Instance, mode: str, d: Draws) -> Run:

@@ -36,15 +36,17 @@ class Stem:
     kind: str
 
     def built(self, output: str, variant: str, **more: Any) -> Built:
+        if self.kind == "spike":
+            more.setdefault("gate", 0.05)
         return Built(self.graph, output, self.low, self.high, self.points, f"{variant} {self.kind}", **more)
 
 
 def spike(d: Draws, dtype: Any = np.float32, opset: int = 17, inputs: int | None = None) -> Stem:
     """relu(1 - steepness * sum_i |x_i - p_i|) at a random point p of [-1, 1]^n: (1, 1), 1 at p and 0 almost everywhere."""
-    count = inputs or d.choice((2, 4, 6, 8))
+    count = inputs or d.choice((4, 5, 6, 8))
     graph = Graph([1, count], dtype, opset)
     point = d.uniform(-0.9, 0.9, count).astype(dtype)
-    steepness = d.choice((3.0, 20.0, 30.0, 100.0))
+    steepness = d.choice((10.0, 20.0, 30.0, 100.0))
     unit = np.eye(count)
     hidden = graph.add("Relu", graph.add("Gemm", "X", np.hstack([unit, -unit]), np.hstack([-point, point])))
     name = graph.add("Relu", graph.add("Gemm", hidden, np.full((2 * count, 1), -steepness), np.ones(1)))
@@ -97,7 +99,7 @@ def finish(d: Draws, stem: Stem, result: str, variant: str, **more: Any) -> Buil
     elif how.endswith("mix"):
         row = graph.add("Relu", row) if how == "relu mix" else row
         row = graph.add("Gemm", row, d.normal(size, d.integer(1, 3)))
-    scale = d.choice(("", "", "", "tiny", "big second"))
+    scale = d.choice(("", "", "tiny", "big second"))
     if scale == "tiny":
         row = graph.add("Mul", row, d.choice((1e-5, 1e-8)))
     elif scale == "big second":
