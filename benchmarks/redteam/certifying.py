@@ -38,8 +38,9 @@ def moves(d: Draws) -> Built:
     """Operators that move numbers about, on the input itself."""
     shape = [1, d.integer(1, 4), d.integer(1, 3), d.integer(2, 3)]
     graph = Graph(shape, np.float32, d.choice((13, 17)))
-    name = d.choice(READ)
-    x = MOVES[name](d, graph, "X", shape) if name != "expand" else _expanded(d, graph, shape)
+    name = d.turn(READ)
+    own = {"expand": _expanded, "gather": _gathered, "squeeze": _squeezed}
+    x = own[name](d, graph, shape) if name in own else MOVES[name](d, graph, "X", shape)
     if d.flag(0.3):
         x = graph.add("Relu", x)
     return _all_of(d, graph, x, *_box(d, graph.count), name)
@@ -50,13 +51,24 @@ def _expanded(d: Draws, graph: Graph, shape: list[int]) -> str:
     return str(graph.add("Expand", "X", np.array([1, shape[1], shape[2], shape[3]])))
 
 
+def _gathered(d: Draws, graph: Graph, shape: list[int]) -> str:
+    axis = d.integer(1, 3)
+    places = [d.integer(0, shape[axis] - 1) for _ in range(d.integer(1, 3))]
+    return str(graph.add("Gather", "X", np.array([*places, places[0]]), axis=axis))
+
+
+def _squeezed(d: Draws, graph: Graph, shape: list[int]) -> str:
+    graph.shape = (1, shape[1], 1, shape[3])
+    return str(graph.add("Unsqueeze", graph.add("Squeeze", "X", np.array([2])), np.array([d.choice((0, 1, 3))])))
+
+
 def repeats(d: Draws) -> Built:
     """The same number several times: among the outputs, among what is added, among what a matrix multiplies."""
     count, width = d.integer(1, 3), d.integer(2, 3)
     graph = Graph([1, count], np.float32, 17)
     hidden = graph.add("Relu", graph.add("Gemm", "X", d.normal(count, 4), d.normal(4)))
     y = graph.add("Gemm", hidden, d.normal(4, width))
-    kind = d.choice(("concat", "gather", "sum", "add", "gemm of twice", "mul and add", "split"))
+    kind = d.turn(("concat", "gather", "sum", "add", "gemm of twice", "mul and add", "split"))
     if kind == "concat":
         x = graph.add("Concat", y, y, *([y] if d.flag(0.3) else []), axis=1)
     elif kind == "gather":
@@ -79,7 +91,7 @@ def affine(d: Draws) -> Built:
     """Convolutions, pools, normalisations and products with constants."""
     shape = [1, d.integer(1, 2), d.integer(2, 4), d.integer(2, 4)]
     graph = Graph(shape, np.float32, d.choice((13, 17)))
-    kind = d.choice(("conv", "avgpool", "batchnorm", "gemm", "matmul", "div", "global"))
+    kind = d.turn(("conv", "avgpool", "batchnorm", "gemm", "matmul", "div", "global"))
     if kind == "conv":
         pads = [d.integer(0, 1) for _ in range(4)]
         x = graph.add("Conv", "X", d.normal(2, shape[1], 2, 2), d.normal(2), pads=pads, strides=[1, d.integer(1, 2)])

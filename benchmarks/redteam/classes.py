@@ -74,7 +74,7 @@ def make(name: str, d: Draws) -> Instance:
 def instance(name: str, seed: int, number: int) -> tuple[Instance, Draws] | None:
     """The instance of a class with this number, and the draws that made it; None if no attempt gives one."""
     for attempt in range(ATTEMPTS):
-        d = Draws(seed, name, number * ATTEMPTS + attempt)
+        d = Draws(seed, name, number, attempt)
         try:
             return make(name, d), d
         except SkipError:

@@ -18,13 +18,15 @@ class Draws:
         seed: of the whole red team.
         name: of the class; another class gets other numbers from the same seed.
         number: of the instance within its class.
+        attempt: of several, where some give nothing.
 
     Attributes:
         taken: the choices so far.
     """
 
-    def __init__(self, seed: int = 0, name: str = "", number: int = 0) -> None:
-        self._source = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
+    def __init__(self, seed: int = 0, name: str = "", number: int = 0, attempt: int = 0) -> None:
+        self._source = np.random.default_rng([seed, zlib.crc32(name.encode()), number, attempt])
+        self._number = number
         self._arrays: np.random.Generator | None = None
         self.taken: list[int] = []
 
@@ -36,6 +38,12 @@ class Draws:
 
     def choice(self, options: Sequence[Option]) -> Option:
         return options[self.integer(0, len(options) - 1)]
+
+    def turn(self, options: Sequence[Option]) -> Option:
+        """One option after the other, by the number of the instance: the forms of a class come equally often."""
+        place = self._turn(len(options))
+        self.taken.append(place)
+        return options[place]
 
     def flag(self, chance: float = 0.5) -> bool:
         """True with about this chance."""
@@ -60,6 +68,9 @@ class Draws:
     def _next(self, low: int, high: int) -> int:
         return int(self._source.integers(low, high + 1))
 
+    def _turn(self, count: int) -> int:
+        return self._number % count
+
 
 class Replayed(Draws):
     """The choices of an earlier run; zeros where the list has ended."""
@@ -70,6 +81,9 @@ class Replayed(Draws):
 
     def _next(self, low: int, high: int) -> int:
         return min(max(self._left.pop(0) if self._left else low, low), high)
+
+    def _turn(self, count: int) -> int:
+        return self._next(0, count - 1)
 
 
 class Explored(Draws):
@@ -87,3 +101,6 @@ class Explored(Draws):
         from hypothesis import strategies
 
         return int(self._data.draw(strategies.integers(low, high)))
+
+    def _turn(self, count: int) -> int:
+        return self._next(0, count - 1)

@@ -68,7 +68,7 @@ UNARY: dict[str, Made] = {
 def unary(d: Draws) -> Built:
     """A function of one variable behind a scale and a shift that bring all of its parts into reach."""
     stem = tensor(d, [1, d.integer(1, 4)])
-    name = d.choice(list(UNARY))
+    name = d.turn(list(UNARY))
     x = stem.graph.add("Mul", stem.name, d.choice((1.0, 1.0, 4.0, 0.1, 20.0)))
     x = stem.graph.add("Add", x, d.choice((0.0, 0.0, 0.5, -2.0, 7.0)))
     return finish(d, stem, UNARY[name](stem.graph, x), name)
@@ -79,7 +79,7 @@ def binary(d: Draws) -> Built:
     stem = tensor(d, [1, 4])
     graph = stem.graph
     left, right = graph.add("Split", stem.name, np.array([2, 2]), outputs=2, axis=1)
-    kind = d.choice(("Mul", "Div", "Sub", "Add", "square", "constant over", "MatMul"))
+    kind = d.turn(("Mul", "Div", "Sub", "Add", "square", "constant over", "MatMul"))
     if kind in ("Div", "constant over"):
         right = graph.add("Add", graph.add("Abs", right), d.choice((0.1, 1e-3, 1.0)))
         result = graph.add("Div", left if kind == "Div" else 0.7, right)
@@ -98,7 +98,7 @@ REDUCED = "Sum Mean Max Min L1 L2 Prod SumSquare LogSum LogSumExp".split()
 def reduce(d: Draws) -> Built:
     """Reductions along all kinds of axes, written as attribute or as input, kept or not."""
     stem = tensor(d, [1, d.integer(1, 3), d.integer(1, 3), d.integer(1, 3)])
-    graph, kind = stem.graph, d.choice(REDUCED)
+    graph, kind = stem.graph, d.turn(REDUCED)
     x = graph.add("Add", graph.add("Abs", stem.name), 0.1) if kind == "LogSum" else stem.name
     axes = d.choice(([1], [2, 3], [-1], [1, -1], [3, 1], [1, 2, 3], None))
     if axes is None and d.flag(0.4) and (kind == "Sum" or graph.opset >= 18):
@@ -124,7 +124,7 @@ def choosing(d: Draws) -> Built:
     """Comparisons, Where, ArgMax, Sign, Floor and what else jumps, at ordinary places."""
     stem = tensor(d, [1, d.integer(2, 4)])
     graph, x = stem.graph, stem.name
-    kind = d.choice(("where", "argmax", "argmin", "compare", "Sign", "Floor", "Ceil", "Round", "not", "logic"))
+    kind = d.turn(("where", "argmax", "argmin", "compare", "Sign", "Floor", "Ceil", "Round", "not", "logic"))
     limit = d.choice((0.0, 0.3, -0.25))
     compared = d.choice(("Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Equal"))
     if kind == "where":
@@ -152,10 +152,11 @@ HOST_MODES = (
 
 
 def _leaky(d: Draws, **more: Any) -> Built:
-    stem = tensor(d, [1, d.integer(1, 3)])
+    stem = tensor(d, [1, d.integer(1, 3)], spiky=0.8)
     graph = stem.graph
-    x = graph.add("Sub", graph.add("Mul", stem.name, d.choice((-2.0, 2.0, 1.0))), d.choice((-1.0, 1.0, 0.0, 0.3)))
-    slope = d.choice(SLOPES)
+    x = graph.add("Mul", stem.name, d.choice((-2.0, -2.0, -1.5, 2.0, 1.0)))
+    x = inner = graph.add("Sub", x, d.choice((-1.0, -1.0, -0.5, 1.0, 0.3)))
+    slope = d.turn(SLOPES)
     if d.flag(0.7):
         x, kind = graph.add("LeakyRelu", x, alpha=slope), "LeakyRelu"
     else:
@@ -163,6 +164,8 @@ def _leaky(d: Draws, **more: Any) -> Built:
         slopes = np.array([slope, *(d.choice(SLOPES) for _ in range(width - 1))])
         x, kind = graph.add("PRelu", x, slopes if d.flag(0.8) else np.array([slope])), "PRelu"
     x = graph.add("Mul", x, d.choice((-1.0, 1.0)))
+    if d.flag(0.25):  # so that the peak lies where the slope changes
+        x = graph.add("Add", x, graph.add("Mul", inner, d.choice((-0.5, -1.3, 1.3, -2.0))))
     if d.flag(0.3):
         x = graph.reduce(d.choice(("ReduceMax", "ReduceMin")), graph.add("Concat", x, graph.add("Sub", x, 5.0), axis=1), [1])
     return finish(d, stem, x, f"{kind} {slope:g}", **more)
@@ -173,7 +176,7 @@ def leaky(d: Draws) -> Built:
 
 
 def leaky_boxes(d: Draws) -> Built:
-    return _leaky(d, modes=("auto", "auto blind"), boxes=1.0)
+    return _leaky(d, modes=("auto root",), boxes=1.0)
 
 
 def convolutions_residual(d: Draws) -> Built:

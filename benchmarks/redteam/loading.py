@@ -20,7 +20,9 @@ def _resize(d: Draws, mode: str) -> Built:
     opset = d.choice((13, 17, 18, 19))
     height, width, channels = d.integer(1, 5), d.integer(2, 6), d.choice((1, 1, 2))
     stem = tensor(d, [1, channels, height, width], opset=opset)
-    coordinates = d.choice((*COORDINATES, "half_pixel_symmetric") if opset >= 19 else COORDINATES)
+    coordinates = d.turn(COORDINATES)
+    if opset >= 19 and d.flag(0.3):
+        coordinates = "half_pixel_symmetric"
     attributes: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": coordinates}
     if mode == "nearest":
         attributes["nearest_mode"] = d.choice(("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"))
@@ -74,9 +76,9 @@ def pool_attributes(d: Draws, sides: tuple[int, int], kind: str) -> dict[str, An
     return attributes
 
 
-def _pool(d: Draws, kind: str, **more: Any) -> Built:
+def _pool(d: Draws, kind: str, spiky: float = 0.4, **more: Any) -> Built:
     sides = d.integer(2, 6), d.integer(2, 6)
-    stem = tensor(d, [1, d.choice((1, 1, 2)), *sides])
+    stem = tensor(d, [1, d.choice((1, 1, 2)), *sides], spiky=spiky)
     if d.flag(0.05) and kind != "LpPool":
         result, words = stem.graph.add(f"Global{kind}", stem.name), "global"
     else:
@@ -94,11 +96,11 @@ def maxpool(d: Draws) -> Built:
 
 def avgpool(d: Draws) -> Built:
     modes = ("root zonotope+crown", "root crown", "root alpha-crown", "root alpha-zonotope+crown")
-    return _pool(d, "AveragePool", modes=modes, boxes=0.0)
+    return _pool(d, "AveragePool", 0.8, modes=modes, boxes=0.0)
 
 
 def avgpool_boxes(d: Draws) -> Built:
-    return _pool(d, "AveragePool", modes=("auto", "auto blind"), boxes=1.0)
+    return _pool(d, "AveragePool", 0.8, modes=("auto root",), boxes=1.0)
 
 
 def lppool(d: Draws) -> Built:
@@ -128,7 +130,7 @@ INTEGERS = {
 
 def cast_integer(d: Draws) -> Built:
     """A detour through whole numbers, whose range may be left."""
-    name = d.choice(list(INTEGERS))
+    name = d.turn(list(INTEGERS))
     kind, size = INTEGERS[name]
     stem = spike(d) if d.flag(0.7) else tensor(d, [1, 2])
     share = d.choice((0.2, 0.8, 1.0, 1.3))
@@ -160,7 +162,7 @@ def max_min(d: Draws) -> Built:
         parts.append(graph.add("Add", scaled, d.choice((0.0, 0.0, 1.0, -1e5, 1e6))))
     if d.flag(0.3):
         parts.append(graph.const(d.choice((0.0, 1e5, -1e7))))
-    kind = d.choice(("Max", "Max", "Min", "Sum", "Mean"))
+    kind = d.turn(("Max", "Min", "Sum", "Mean"))
     return finish(d, stem, graph.add(kind, *parts), f"{kind} of {len(parts)}")
 
 
@@ -190,7 +192,7 @@ def dropout(d: Draws) -> Built:
     """Operators that do nothing in inference, with unusual operands."""
     stem = tensor(d, [1, 4])
     graph = stem.graph
-    kind = d.choice(("Dropout", "Identity", "Neg Neg", "Add 0", "Pow 1", "Reshape"))
+    kind = d.turn(("Dropout", "Identity", "Neg Neg", "Add 0", "Pow 1", "Reshape"))
     if kind == "Dropout":
         result = graph.add("Dropout", stem.name, graph.const(0.5, np.float32))
     elif kind == "Neg Neg":

@@ -130,7 +130,7 @@ def moves(d: Draws) -> Built:
         at = list(stem.graph.shape_of(x))
         if len(at) != 4 or at[0] != 1:
             break
-        names.append(d.choice(list(MOVES)))
+        names.append(d.choice(list(MOVES)) if names else d.turn(list(MOVES)))
         x = MOVES[names[-1]](d, stem.graph, x, at)
     if d.flag(0.3):
         x = stem.graph.add("Relu", x)
@@ -141,7 +141,7 @@ def gemm(d: Draws) -> Built:
     """Gemm with alpha, beta, transposed operands and biases of all shapes; MatMul from both sides and of stacks."""
     stem = tensor(d, [1, 4])
     graph = stem.graph
-    kind = d.choice(("gemm", "gemm", "left", "right", "stack", "square"))
+    kind = d.turn(("gemm", "left", "right", "gemm", "stack", "square"))
     if kind == "gemm":
         attributes: dict[str, Any] = {"alpha": d.choice((1.0, 0.5, -2.0)), "beta": d.choice((1.0, 0.0, 0.3, -1.0))}
         weight = d.normal(4, 3)
@@ -191,7 +191,7 @@ def conv(d: Draws) -> Built:
 
 def norm(d: Draws) -> Built:
     """Normalisations: of a batch with recorded statistics, and of what is there."""
-    kind = d.choice(("batch", "batch", "layer", "instance", "lrn", "expanded layer", "l2"))
+    kind = d.turn(("batch", "layer", "instance", "lrn", "expanded layer", "l2"))
     stem: Stem = tensor(d, [1, 2, 3, 2])
     graph, x = stem.graph, stem.name
     if kind == "batch":

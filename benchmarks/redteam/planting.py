@@ -50,7 +50,7 @@ class Built:
     boxes: float = 0.25
     whole: bool = False
     beside: str | None = None
-    gate: float = 0.4
+    gate: float = 0.8
     base: tuple[str, ...] = ("auto", "auto blind")
 
 
@@ -97,11 +97,12 @@ def plant(d: Draws, built: Built) -> Instance:
         return float(sum(float(weight) * outputs[j] for j, weight in weights.items()))
 
     best, seen = _climb(d, score, low, high, start)
-    if not built.whole and d.flag(0.3 if start else 0.6):
+    gated = d.flag(built.gate)
+    if not built.whole and d.flag(0.85 if gated else 0.2 if start else 0.6):
         low, high = _smaller(d, low, high, best)
         best, more = _climb(d, score, low, high, [best])
         seen += more
-    model, gated = runtime.model, d.flag(built.gate)
+    model = runtime.model
     if gated:  # any point will do: a second row holds at it and nowhere else
         if d.flag():
             best = _smaller(d, low, high, low + (high - low) * d.arrays.random(low.size).astype(low.dtype))[0]
@@ -147,7 +148,9 @@ def _objective(
     elsewhere = [low + (high - low) * d.arrays.random(low.size).astype(low.dtype) for _ in range(3)]
     lift = runtime(start[0]).astype(np.float64) - np.median([runtime(point) for point in elsewhere], axis=0)
     moved = np.flatnonzero(np.nan_to_num(lift))
-    if built.place is None and moved.size:
+    if not moved.size:
+        raise SkipError("nothing depends on the point")
+    if built.place is None:
         place = int(d.choice(list(moved)))
     return {place: Fraction(1 if lift[place] >= 0 else -1)}
 

@@ -72,7 +72,7 @@ def _behind(d: Draws, stem: Stem, x: str, kind: str) -> str:
 def _cancel(d: Draws, kinds: tuple[str, ...], dtype: Any) -> Built:
     stem = spike(d, dtype, opset=17)
     scale = d.choice((1e4, 1e5, 1e6, 3e6)) if dtype is np.float32 else d.choice((1e13, 1e14, 1e15))
-    kind = d.choice(kinds)
+    kind = d.turn(kinds)
     result = _behind(d, stem, _cancelled(d, stem, scale), kind)
     if kind == "argmax" and dtype is np.float64:
         raise SkipError("its output is float32")
@@ -101,11 +101,12 @@ JUMPS = ("Floor", "Ceil", "Round", "Sign", "int", "int32", "less", "greater", "g
 
 def _jump(d: Draws, kinds: tuple[str, ...]) -> Built:
     """a s + b, where a + b stays below 1 in exact arithmetic and is rounded to 1: an operator that jumps at 1."""
-    kind = d.choice(kinds)
+    kind = d.turn(kinds)
     stem = spike(d, opset=17)
     graph = stem.graph
-    a, b = _rounds_to_one(d)
+    a, b, large = _rounds_to_one(d)
     x = graph.add("Add", graph.add("Mul", stem.name, a), b)
+    x = graph.add("Sub", x, large) if large else x
     compared = {"less": "Less", "greater": "Greater", "geq": "GreaterOrEqual", "leq": "LessOrEqual", "equal": "Equal"}
     zero, one = np.zeros((1, 1)), np.ones((1, 1))
     sign = 1
@@ -153,15 +154,21 @@ def jump_compare(d: Draws) -> Built:
     return _jump(d, ("less", "greater", "geq", "equal", "argmax"))
 
 
-def _rounds_to_one(d: Draws) -> tuple[float, float]:
-    """float32 numbers a, b with a + b < 1 exactly, and = 1 in float32."""
-    for _ in range(200):
+def _rounds_to_one(d: Draws) -> tuple[float, float, float]:
+    """float32 numbers a, b and K: (a + (b + K)) - K is below 1 exactly, and 1 or more in float32, by as much as we find."""
+    large = np.float32(d.choice((0.0, 0.0, 1.0, 30.0, 1000.0, 1e5)))
+    found: list[tuple[float, float, float]] = []
+    for _ in range(300):
         a = np.float32(d.real(0.03, 0.12))
-        b = np.float32(1.0) - a
-        for candidate in (b, np.nextafter(b, np.float32(0))):
-            if float(a) + float(candidate) < 1.0 and np.float32(a + candidate) == 1.0:
-                return float(a), float(candidate)
-    raise SkipError("no such numbers")
+        b = np.float32(large + np.float32(1.0) - a)
+        for shift in (b, np.nextafter(b, np.float32(0)), np.nextafter(b, np.float32(np.inf))):
+            real = float(a) + float(shift) - float(large)
+            if real < 1.0 and np.float32(np.float32(a + shift) - large) >= 1.0:
+                found.append((real, float(a), float(shift)))
+    if not found:
+        raise SkipError("no such numbers")
+    _, a, shift = min(found) if d.flag(0.7) else d.choice(found)
+    return a, shift, float(large)
 
 
 def sums(d: Draws) -> Built:
@@ -172,7 +179,7 @@ def sums(d: Draws) -> Built:
     scale = d.choice((1e2, 1e4, 1e6))
     large = d.normal(size, scale=scale)
     wide = graph.add("Gemm", stem.name, d.normal(width, size), large)
-    kind = d.choice(("gemm", "matmul", "reducesum", "conv", "mean", "pool", "adds"))
+    kind = d.turn(("gemm", "matmul", "reducesum", "conv", "mean", "pool", "adds"))
     if kind in ("gemm", "matmul"):
         weight = d.normal(size, 1)
         weight[-1] -= float(large @ weight[:, 0]) / large[-1]  # so that the large parts cancel
@@ -195,7 +202,7 @@ def sums(d: Draws) -> Built:
 
 def scales(d: Draws) -> Built:
     """Steep slopes, subnormal numbers, and factors that underflow or overflow on the way."""
-    kind = d.choice(("steep", "underflow", "subnormal", "overflow", "absorbed", "reciprocal"))
+    kind = d.turn(("steep", "underflow", "subnormal", "overflow", "absorbed", "reciprocal"))
     stem = spike(d) if d.flag(0.6) else tensor(d, [1, 2])
     graph, x = stem.graph, stem.name
     if kind == "steep":
@@ -217,7 +224,7 @@ def scales(d: Draws) -> Built:
 
 def fused(d: Draws) -> Built:
     """Patterns that ONNX Runtime rewrites at higher levels, where they round differently."""
-    kind = d.choice(("conv bn", "matmul add", "gelu", "layernorm", "conv mul", "constant folding", "gemm relu", "bn relu"))
+    kind = d.turn(("conv bn", "matmul add", "gelu", "layernorm", "conv mul", "constant folding", "gemm relu", "bn relu"))
     stem = spike(d) if d.flag() else tensor(d, [1, 4])
     graph = stem.graph
     width, scale = graph.shape_of(stem.name)[1], d.choice((1.0, 1e3, 1e5))

@@ -39,15 +39,17 @@ def _boxed(count: int) -> list[str]:
 
 def coefficients(d: Draws) -> Instance:
     """Coefficients that a float does not have, or only as a subnormal number; on a spike of height 1."""
-    stem = spike(d, d.choice((np.float32, np.float32, np.float64)))
+    dtype = d.choice((np.float32, np.float32, np.float32, np.float64))
+    stem = spike(d, dtype)
     count, graph = stem.graph.count, stem.graph
     share = d.choice(("0.9", "0.999", "0.5"))
-    factor = d.choice(("1e-40", "1e-46", "1e-60", "1e-300", "1e-330", "1e-400", "1e30", "1e39", "1e300", "1e400", "-1e-40"))
+    tiny = ("1e-40", "1e-44", "1e-46", "1e-60", "1e-40", "1e-42", "1e39", "-1e-40", "1e-320", "1e-400")
+    factor = d.turn(tiny if dtype is np.float32 else ("1e-310", "1e-320", "1e-330", "1e-400", "1e309", "1e-40"))
     relation = d.choice((">=", ">"))
     scale, bound = Fraction(factor), Fraction(share)
     if scale < 0:
         relation = relation.replace(">", "<")
-    kind = d.choice(("one", "one", "two", "mixed", "sum"))
+    kind = d.choice(("one", "one", "one", "two", "mixed", "sum"))
     output, outputs = stem.name, 1
     left, right = f"(* {factor} Y_0)", scale * bound
     if kind == "two":
@@ -101,7 +103,7 @@ def no_float_inside(d: Draws) -> Instance:
     after = np.nextafter(at, dtype(np.inf))
     low, high = Fraction(float(at)), Fraction(float(after))
     model, sign = _line(d, dtype)
-    kind = d.choice(("narrow", "narrow", "hair", "open", "open", "strict edge", "mixed"))
+    kind = d.turn(("narrow", "open", "hair", "strict edge", "mixed"))
     third = (high - low) / 4
     if kind == "narrow":
         share = d.choice((1, 1, 2))
@@ -126,7 +128,7 @@ def one_float_inside(d: Draws) -> Instance:
     here = Fraction(float(at))
     model, sign = _line(d, dtype)
     low, high = here - (here - before) / d.choice((2, 1000)), here + (after - here) / d.choice((2, 1000))
-    kind = d.choice(("inside", "at the lower end", "at the upper end", "open ends"))
+    kind = d.turn(("inside", "at the lower end", "at the upper end", "open ends"))
     bounds = [f"(>= X_0 {written(low)})", f"(<= X_0 {written(high)})"]
     if kind == "at the lower end":
         bounds[0] = f"(>= X_0 {decimal(at)})"
@@ -147,7 +149,7 @@ def strictness(d: Draws) -> Instance:
     low = dtype(high - dtype(d.choice((0.5, 1.0, 2.0))) * max(dtype(1e-6), abs(high)))
     bounds = [f"(>= X_0 {decimal(low)})", f"(<= X_0 {decimal(high)})"]
     best, point = (high, high) if sign > 0 else (dtype(-low), low)
-    kind = d.choice(("reached", "strict", "a hair beyond", "open end", "both sides"))
+    kind = d.turn(("reached", "strict", "a hair beyond", "open end", "both sides"))
     if kind == "reached":
         return confirmed(Instance(kind, model, _text(bounds, [f"(>= Y_0 {decimal(best)})"]), "violated", np.array([point])))
     if kind == "strict":
@@ -191,7 +193,7 @@ def odd_bounds(d: Draws) -> Instance:
     """Bounds beyond the type's range, inputs bounded on one side, bounds given twice or the wrong way round."""
     stem = spike(d, inputs=2)
     bounds = _boxed(2)
-    kind = d.choice(("beyond", "far beyond", "one side", "twice", "mirrored", "sum"))
+    kind = d.turn(("beyond", "far beyond", "one side", "twice", "mirrored", "sum"))
     if kind == "beyond":
         bounds[0] = "(>= X_0 -1e39)"
     elif kind == "far beyond":

@@ -51,14 +51,16 @@ def spike(d: Draws, dtype: Any = np.float32, opset: int = 17, inputs: int | None
     hidden = graph.add("Relu", graph.add("Gemm", "X", np.hstack([unit, -unit]), np.hstack([-point, point])))
     name = graph.add("Relu", graph.add("Gemm", hidden, np.full((2 * count, 1), -steepness), np.ones(1)))
     box = np.ones(count)
-    return Stem(graph, name, -box, box, [point], "spike")
+    half = point.copy()
+    half[0] += dtype(0.5 / steepness)  # half way up
+    return Stem(graph, name, -box, box, [point, half], "spike")
 
 
-def tensor(d: Draws, shape: Sequence[int], dtype: Any = np.float32, opset: int | None = None) -> Stem:
+def tensor(d: Draws, shape: Sequence[int], dtype: Any = np.float32, opset: int | None = None, spiky: float = 0.35) -> Stem:
     """A tensor of this shape (batch axis 1 included): the input itself, an affine image, a small net, or of a spike."""
     opset = opset or d.choice(OPSETS)
     size = int(np.prod(shape))
-    kind = d.choice(("direct", "direct", "affine", "net", "spike", "spike"))
+    kind = "spike" if d.flag(spiky) else d.choice(("direct", "direct", "affine", "net"))
     if kind == "direct":
         low, high = np.full(size, -1.0), np.full(size, 1.0)
         if d.flag(0.3):
