@@ -26,7 +26,9 @@ MODES = tuple(f"certificate {kind}" for kind in CERTIFICATES)
 
 
 def _all_of(d: Draws, graph: Graph, x: str, low: Any, high: Any, variant: str) -> Built:
-    return Built(graph, graph.rows(x), low, high, [], variant, modes=MODES, base=BASE, boxes=0.15, beside="gap", gate=0.0)
+    return Built(
+        graph, graph.rows(x), low, high, [], variant, modes=MODES, base=BASE, boxes=0.15, beside="gap", gate=0.0
+    )
 
 
 def _box(d: Draws, count: int) -> tuple[Any, Any]:
@@ -101,7 +103,9 @@ def affine(d: Draws) -> Built:
         c = shape[1]
         x = graph.add("BatchNormalization", "X", d.normal(c), d.normal(c), d.normal(c), np.abs(d.normal(c)) + 0.1)
     elif kind == "gemm":
-        x = graph.add("Gemm", graph.rows("X"), d.normal(graph.count, 2), d.normal(2), alpha=d.choice((1.0, -2.0)), beta=0.5)
+        x = graph.add(
+            "Gemm", graph.rows("X"), d.normal(graph.count, 2), d.normal(2), alpha=d.choice((1.0, -2.0)), beta=0.5
+        )
     elif kind == "matmul":
         x = graph.add("MatMul", "X", d.normal(shape[3], 2))
     elif kind == "div":
@@ -178,7 +182,9 @@ def _made_up(kind: str, d: Draws, model: Path, spec: Path) -> list[dict[str, Any
     return lines
 
 
-def _tree(d: Draws, low: Any, high: Any, sizes: list[int], depth: int, fixed: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+def _tree(
+    d: Draws, low: Any, high: Any, sizes: list[int], depth: int, fixed: tuple[Any, ...] = ()
+) -> list[dict[str, Any]]:
     if depth and d.flag(0.7):
         layers = [number for number, size in enumerate(sizes) if size]
         if layers and d.flag():

@@ -167,7 +167,9 @@ def _leaky(d: Draws, **more: Any) -> Built:
     if d.flag(0.25):  # so that the peak lies where the slope changes
         x = graph.add("Add", x, graph.add("Mul", inner, d.choice((-0.5, -1.3, 1.3, -2.0))))
     if d.flag(0.3):
-        x = graph.reduce(d.choice(("ReduceMax", "ReduceMin")), graph.add("Concat", x, graph.add("Sub", x, 5.0), axis=1), [1])
+        x = graph.reduce(
+            d.choice(("ReduceMax", "ReduceMin")), graph.add("Concat", x, graph.add("Sub", x, 5.0), axis=1), [1]
+        )
     return finish(d, stem, x, f"{kind} {slope:g}", **more)
 
 

@@ -89,7 +89,9 @@ class Graph:
         imports = [helper.make_opsetid("", self.opset)]
         if any(node.domain == "com.microsoft" for node in nodes):
             imports.append(helper.make_opsetid("com.microsoft", 1))
-        model: onnx.ModelProto = helper.make_model(graph, opset_imports=imports, ir_version=8 if self.opset < 19 else 10)
+        model: onnx.ModelProto = helper.make_model(
+            graph, opset_imports=imports, ir_version=8 if self.opset < 19 else 10
+        )
         return bytes(model.SerializeToString())
 
 

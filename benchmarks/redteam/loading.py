@@ -12,7 +12,7 @@ from redteam.graph import SkipError
 from redteam.planting import Built
 from redteam.stems import Stem, finish, spike, tensor
 
-SCALES = (0.3, 0.5, 0.6, 0.75, 1.0, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0)
+SCALES = (0.3, 0.5, 0.6, 0.6, 1.7, 0.75, 1.0, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0)
 COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
 
 
@@ -20,18 +20,18 @@ def _resize(d: Draws, mode: str) -> Built:
     opset = d.choice((13, 17, 18, 19))
     height, width, channels = d.integer(1, 5), d.integer(2, 6), d.choice((1, 1, 2))
     stem = tensor(d, [1, channels, height, width], opset=opset)
-    coordinates = d.turn(COORDINATES)
+    coordinates = d.turn(COORDINATES) if mode != "nearest" else d.choice(("half_pixel", *COORDINATES))
     if opset >= 19 and d.flag(0.3):
         coordinates = "half_pixel_symmetric"
     attributes: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": coordinates}
     if mode == "nearest":
-        attributes["nearest_mode"] = d.choice(("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"))
+        attributes["nearest_mode"] = d.turn(("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"))
     if mode == "cubic":
         attributes["cubic_coeff_a"] = d.choice((-0.75, -0.5))
         attributes["exclude_outside"] = d.choice((0, 0, 1))
     if opset >= 18 and mode != "nearest" and d.flag(0.15):
         attributes["antialias"] = 1
-    if d.flag(0.6):
+    if d.flag(0.75):
         scales = [1.0, 1.0, d.choice((1.0, *SCALES)), d.choice(SCALES)]
         result = stem.graph.add("Resize", stem.name, "", stem.graph.const(scales, np.float32), **attributes)
         how = "scales"
@@ -79,6 +79,11 @@ def pool_attributes(d: Draws, sides: tuple[int, int], kind: str) -> dict[str, An
 def _pool(d: Draws, kind: str, spiky: float = 0.4, **more: Any) -> Built:
     sides = d.integer(2, 6), d.integer(2, 6)
     stem = tensor(d, [1, d.choice((1, 1, 2)), *sides], spiky=spiky)
+    if spiky > 0.5 and d.flag(0.6):  # overlapping windows, as a host bounds badly
+        attributes = {"kernel_shape": [d.integer(1, 3), 2], "strides": [d.integer(1, 2), d.integer(1, 2)]}
+        stem = tensor(d, [1, 1, d.integer(4, 6), d.integer(4, 6)], opset=d.choice((13, 17)), spiky=spiky)
+        result = stem.graph.add("Relu", stem.graph.add(kind, stem.name, **attributes))
+        return finish(d, stem, result, "overlapping", how="mix", **more)
     if d.flag(0.05) and kind != "LpPool":
         result, words = stem.graph.add(f"Global{kind}", stem.name), "global"
     else:
@@ -113,10 +118,14 @@ def cast_float16(d: Draws) -> Built:
     graph = stem.graph
     moved = graph.add("Mul", stem.name, d.choice((1.2, 0.3, 0.01, 7.0, 1e5, 1e-7)))
     moved = graph.add("Add", moved, d.choice((0.0, 2048.0, 1.0, 100.0, -30000.0, 65519.0)))
-    kind, name = d.choice(((TensorProto.FLOAT16, "float16"), (TensorProto.FLOAT16, "float16"), (TensorProto.BFLOAT16, "bfloat16")))
+    kind, name = d.choice(
+        ((TensorProto.FLOAT16, "float16"), (TensorProto.FLOAT16, "float16"), (TensorProto.BFLOAT16, "bfloat16"))
+    )
     half = graph.add("Cast", moved, to=kind)
     if kind == TensorProto.FLOAT16 and d.flag(0.3):
-        half = graph.add(d.choice(("Add", "Mul")), half, graph.const(np.array(d.choice((0.1, 3.0, 1000.0))), np.float16))
+        half = graph.add(
+            d.choice(("Add", "Mul")), half, graph.const(np.array(d.choice((0.1, 3.0, 1000.0))), np.float16)
+        )
         name += " arithmetic"
     return finish(d, stem, graph.add("Cast", half, to=TensorProto.FLOAT), name)
 

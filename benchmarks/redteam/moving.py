@@ -78,7 +78,16 @@ def _pad(d: Draws, graph: Graph, x: str, shape: list[int]) -> str:
     mode = d.choice(("constant", "constant", "reflect", "edge", *(["wrap"] if graph.opset >= 19 else [])))
     reach = [min(2, size - 1) if mode == "reflect" else 2 for size in shape[2:]]
     least = -1 if mode == "constant" else 0
-    pads = [0, 0, d.integer(least, reach[0]), d.integer(0, reach[1]), 0, 0, d.integer(0, reach[0]), d.integer(least, reach[1])]
+    pads = [
+        0,
+        0,
+        d.integer(least, reach[0]),
+        d.integer(0, reach[1]),
+        0,
+        0,
+        d.integer(0, reach[0]),
+        d.integer(least, reach[1]),
+    ]
     value = [d.choice((0.0, 0.5, 1e6, -1e6))] if mode == "constant" else []
     return str(graph.add("Pad", x, np.array(pads), *value, mode=mode))
 
@@ -167,7 +176,11 @@ def conv(d: Draws) -> Built:
     channels, sides = groups * d.integer(1, 2), [d.integer(3, 5), d.integer(3, 5)]
     stem = tensor(d, [1, channels, *sides])
     kernel = [d.integer(1, 3), d.integer(1, 3)]
-    attributes: dict[str, Any] = {"kernel_shape": kernel, "group": groups, "strides": [d.integer(1, 2), d.integer(1, 2)]}
+    attributes: dict[str, Any] = {
+        "kernel_shape": kernel,
+        "group": groups,
+        "strides": [d.integer(1, 2), d.integer(1, 2)],
+    }
     mode = d.choice(("pads", "pads", "none", "SAME_UPPER", "SAME_LOWER", "VALID"))
     if mode == "pads":
         attributes["pads"] = [d.integer(0, 2) for _ in range(4)]
@@ -196,13 +209,17 @@ def norm(d: Draws) -> Built:
     graph, x = stem.graph, stem.name
     if kind == "batch":
         variance = np.abs(d.normal(2)) + d.choice((0.1, 1e-6))
-        x = graph.add("BatchNormalization", x, d.normal(2), d.normal(2), d.normal(2), variance, epsilon=d.choice((1e-5, 0.1)))
+        x = graph.add(
+            "BatchNormalization", x, d.normal(2), d.normal(2), d.normal(2), variance, epsilon=d.choice((1e-5, 0.1))
+        )
     elif kind == "layer":
         axis = d.choice((-1, 2, 1))
         size = graph.shape_of(x)[axis:]
         if graph.opset < 17:
             graph.opset = 17
-        x = graph.add("LayerNormalization", x, d.normal(*size), d.normal(*size), axis=axis, epsilon=d.choice((1e-5, 1e-2)))
+        x = graph.add(
+            "LayerNormalization", x, d.normal(*size), d.normal(*size), axis=axis, epsilon=d.choice((1e-5, 1e-2))
+        )
     elif kind == "instance":
         x = graph.add("InstanceNormalization", x, d.normal(2), d.normal(2), epsilon=d.choice((1e-5, 1e-2)))
     elif kind == "lrn":

@@ -25,7 +25,9 @@ def relu_optimum(d: Draws) -> Instance:
     layers: list[Layer] = [(_rounded(d.normal(count, width, scale=1.5)), _rounded(d.normal(width, scale=0.5)), False)]
     for _ in range(d.integer(0, 2)):
         scale = 1.5 * width**-0.5
-        layers.append((_rounded(d.normal(width, width, scale=scale)), _rounded(d.normal(width, scale=0.3)), d.flag(0.4)))
+        layers.append(
+            (_rounded(d.normal(width, width, scale=scale)), _rounded(d.normal(width, scale=0.3)), d.flag(0.4))
+        )
     last = _rounded(d.normal(width, 1))
     radius = d.choice((1.0, 1.0, 0.1, 1e-2, 1e-4))
     centre = d.uniform(-1, 1, count).astype(np.float32)

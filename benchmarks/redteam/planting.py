@@ -171,9 +171,7 @@ def confirmed(instance: Instance, runtime: Runtime | None = None) -> Instance:
     statement = Statement(instance.spec)
     witness = instance.witness
     assert witness is not None
-    instance.levels = tuple(
-        level for level in runtime.levels if statement.holds(witness, runtime(witness, level))
-    )
+    instance.levels = tuple(level for level in runtime.levels if statement.holds(witness, runtime(witness, level)))
     if not instance.levels:
         raise SkipError("the witness is not confirmed")
     return instance
@@ -197,9 +195,7 @@ def _threshold(beside: str, value: Fraction, spread: Fraction, dtype: Any) -> tu
     return min(below, value - Fraction(1, 10**60)), ">" if beside == "strict" else ">="
 
 
-def _climb(
-    d: Draws, score: Any, low: Floats, high: Floats, start: Sequence[Floats]
-) -> tuple[Floats, list[float]]:
+def _climb(d: Draws, score: Any, low: Floats, high: Floats, start: Sequence[Floats]) -> tuple[Floats, list[float]]:
     """The best point found by random points, corners and steps of single coordinates; and all values seen."""
     dtype, random = low.dtype, d.arrays
     varying = np.flatnonzero(high > low)
@@ -218,7 +214,9 @@ def _climb(
         trial = best.copy()
         how = random.random()
         width = high[axis] - low[axis]
-        trial[axis] = low[axis] if how < 0.3 else high[axis] if how < 0.6 else best[axis] + random.normal() * size * width
+        trial[axis] = (
+            low[axis] if how < 0.3 else high[axis] if how < 0.6 else best[axis] + random.normal() * size * width
+        )
         trial = trial.astype(dtype).clip(low, high)
         got = score(trial)
         values.append(got)

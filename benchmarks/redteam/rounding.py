@@ -14,9 +14,11 @@ from redteam.stems import Stem, spike, tensor
 
 
 def _cancelled(d: Draws, stem: Stem, scale: float) -> str:
-    """0.37 s + scale - scale: about 0.37 s, off by what rounding at this scale does."""
-    graph = stem.graph
-    x = graph.add("Mul", stem.name, d.choice((0.37, 0.7, -0.4, 1.3)))
+    """c s + scale - scale: about c s, off by what rounding at this scale does, for a c that it takes away from 0."""
+    graph, kind = stem.graph, stem.graph.dtype.type
+    tried = [kind(d.choice((1, -1)) * value) for value in d.uniform(0.2, 1.5, 12)]
+    gain = [float((value + kind(scale)) - kind(scale) - value) * np.sign(value) for value in tried]
+    x = graph.add("Mul", stem.name, float(tried[int(np.argmax(gain)) if d.flag(0.85) else 0]))
     return str(graph.add("Sub", graph.add("Add", x, scale), scale))
 
 
@@ -31,9 +33,20 @@ def _behind(d: Draws, stem: Stem, x: str, kind: str) -> str:
     """An operator of x, (1, 1), and of x less a constant where it takes several."""
     graph = stem.graph
     pair = graph.add("Concat", x, graph.add("Sub", x, d.choice((5.0, 30.0, 0.1))), axis=1)
-    image = graph.add("Reshape", pair, np.array([1, 1, 1, 2])) if kind in ("maxpool", "avgpool", "conv", "resize") else ""
+    other = graph.add("Concat", x, np.full((1, 1), d.choice((0.0, 0.1, -2.0))), axis=1) if "softmax" in kind else ""
+    image = (
+        graph.add("Reshape", pair, np.array([1, 1, 1, 2])) if kind in ("maxpool", "avgpool", "conv", "resize") else ""
+    )
     above = graph.add("Add", x, d.choice((1.5, 3.0))) if kind in ("sqrt", "div", "log", "logsum") else ""
-    simple = {"exp": "Exp", "relu": "Relu", "abs": "Abs", "tanh": "Tanh", "neg": "Neg", "erf": "Erf", "softplus": "Softplus"}
+    simple = {
+        "exp": "Exp",
+        "relu": "Relu",
+        "abs": "Abs",
+        "tanh": "Tanh",
+        "neg": "Neg",
+        "erf": "Erf",
+        "softplus": "Softplus",
+    }
     reduced = {
         "reducemax": "ReduceMax", "reducemin": "ReduceMin", "lse": "ReduceLogSumExp", "l1": "ReduceL1", "l2": "ReduceL2",
         "prod": "ReduceProd", "mean": "ReduceMean", "sumsquare": "ReduceSumSquare",
@@ -43,8 +56,8 @@ def _behind(d: Draws, stem: Stem, x: str, kind: str) -> str:
     if kind in simple:
         return str(graph.add(simple[kind], x))
     made = {
-        "logsoftmax": lambda: graph.add("LogSoftmax", pair, axis=1),
-        "softmax": lambda: graph.add("Softmax", pair, axis=1),
+        "logsoftmax": lambda: graph.add("LogSoftmax", other, axis=1),
+        "softmax": lambda: graph.add("Softmax", other, axis=1),
         "maxpool": lambda: graph.rows(graph.add("MaxPool", image, kernel_shape=[1, 2])),
         "avgpool": lambda: graph.rows(graph.add("AveragePool", image, kernel_shape=[1, 2])),
         "conv": lambda: graph.rows(graph.add("Conv", image, d.normal(1, 1, 1, 2))),
@@ -111,7 +124,9 @@ def _jump(d: Draws, kinds: tuple[str, ...]) -> Built:
     zero, one = np.zeros((1, 1)), np.ones((1, 1))
     sign = 1
     if kind in compared:
-        test = graph.add(compared[kind], x, float(np.nextafter(np.float32(1), np.float32(0))) if kind == "greater" else 1.0)
+        test = graph.add(
+            compared[kind], x, float(np.nextafter(np.float32(1), np.float32(0))) if kind == "greater" else 1.0
+        )
         if kind in ("less", "leq"):
             result = graph.add("Where", test, zero, one)
         else:
@@ -122,7 +137,9 @@ def _jump(d: Draws, kinds: tuple[str, ...]) -> Built:
         whole = graph.add("Cast", x, to=TensorProto.INT64 if kind == "int" else TensorProto.INT32)
         result = graph.add("Cast", whole, to=TensorProto.FLOAT)
     elif kind == "bool":
-        result = graph.add("Cast", graph.add("Cast", graph.add("Sub", x, 1.0), to=TensorProto.BOOL), to=TensorProto.FLOAT)
+        result = graph.add(
+            "Cast", graph.add("Cast", graph.add("Sub", x, 1.0), to=TensorProto.BOOL), to=TensorProto.FLOAT
+        )
         sign = -1
     elif kind == "argmax":
         pair = graph.add("Concat", one, x, axis=1)
@@ -130,7 +147,9 @@ def _jump(d: Draws, kinds: tuple[str, ...]) -> Built:
     elif kind == "Ceil":
         result, sign = graph.add("Ceil", graph.add("Sub", 2.0, x)), -1  # above 1, so 2, unless x is rounded to 1
     elif kind == "Round":
-        result = graph.add("Round", graph.add("Sub", graph.add("Mul", x, 0.5), 1e-9)) if d.flag() else graph.add("Floor", x)
+        result = (
+            graph.add("Round", graph.add("Sub", graph.add("Mul", x, 0.5), 1e-9)) if d.flag() else graph.add("Floor", x)
+        )
     elif kind == "Sign":
         result = graph.add("Add", graph.add("Sign", graph.add("Sub", x, 1.0)), 1.0)
     else:
@@ -197,7 +216,9 @@ def sums(d: Draws) -> Built:
             result = graph.rows(graph.add("Conv", image, np.ones((1, 1, 1, size))))
         else:
             result = graph.rows(graph.add("AveragePool", image, kernel_shape=[1, size]))
-    return stem.built(result, f"{kind} of {size} at {scale:g}", beside=d.choice(("exact", "exact", "ulp", "strict", "hair 6")))
+    return stem.built(
+        result, f"{kind} of {size} at {scale:g}", beside=d.choice(("exact", "exact", "ulp", "strict", "hair 6"))
+    )
 
 
 def scales(d: Draws) -> Built:
@@ -224,7 +245,9 @@ def scales(d: Draws) -> Built:
 
 def fused(d: Draws) -> Built:
     """Patterns that ONNX Runtime rewrites at higher levels, where they round differently."""
-    kind = d.turn(("conv bn", "matmul add", "gelu", "layernorm", "conv mul", "constant folding", "gemm relu", "bn relu"))
+    kind = d.turn(
+        ("conv bn", "matmul add", "gelu", "layernorm", "conv mul", "constant folding", "gemm relu", "bn relu")
+    )
     stem = spike(d) if d.flag() else tensor(d, [1, 4])
     graph = stem.graph
     width, scale = graph.shape_of(stem.name)[1], d.choice((1.0, 1e3, 1e5))
@@ -248,7 +271,11 @@ def fused(d: Draws) -> Built:
         x = graph.add("Div", centred, graph.add("Sqrt", graph.add("Add", spread, 1e-5)))
         x = graph.add("Add", graph.add("Mul", x, d.normal(4)), d.normal(4))
     elif kind == "constant folding":
-        x = graph.add("Sub", graph.add("Add", wide, graph.add("Exp", np.full((1, 4), 9.7))), graph.add("Exp", np.full((1, 4), 9.7)))
+        x = graph.add(
+            "Sub",
+            graph.add("Add", wide, graph.add("Exp", np.full((1, 4), 9.7))),
+            graph.add("Exp", np.full((1, 4), 9.7)),
+        )
     else:
         x = graph.add("Gemm", wide, d.normal(4, 2), d.normal(2, scale=scale))
         x = graph.add("Relu", x) if kind == "gemm relu" else x

@@ -45,14 +45,14 @@ class Mode:
 MODES: dict[str, Mode] = {
     "auto": Mode("auto", (), 0.4),
     "auto blind": Mode("auto", BLIND, 0.3),
-    "auto root": Mode("auto", (*BLIND, *SPLITS), 1.0),
+    "auto root": Mode("auto", (*BLIND, *SPLITS), 4.0),
     "inputs blind": Mode("auto", (*BLIND, "activation-splits", "mixed-splits"), 0.4),
     "signs blind": Mode("auto", (*BLIND, "input-splits", "mixed-splits"), 0.4),
     "mixed blind": Mode("auto", (*BLIND, "input-splits", "activation-splits"), 0.4),
     "no crown": Mode("auto", (*BLIND, "crown"), 0.3),
     "no zonotope root": Mode("auto", (*BLIND, "zonotope-root"), 0.3),
     "plain": Mode("auto", (*BLIND, "contraction", "influence", "refined-hulls", "tuned-planes", "open-network"), 0.3),
-    **{f"root {name}": Mode(name, (*BLIND, *SPLITS), 1.0) for name in METHODS},
+    **{f"root {name}": Mode(name, (*BLIND, *SPLITS), 4.0) for name in METHODS},
     **{f"search {name}": Mode(name, BLIND, 0.25) for name in METHODS},
 }
 
@@ -151,9 +151,7 @@ def genuine(model: bytes, spec: str, inputs: Any) -> bool:
         return False
 
 
-def _certificate(
-    row: Run, kind: str, instance: Instance, d: Draws, files: tuple[Path, Path, Path], to: Path
-) -> None:
+def _certificate(row: Run, kind: str, instance: Instance, d: Draws, files: tuple[Path, Path, Path], to: Path) -> None:
     from zonoplug.certificates.check import check_certificate
 
     to.unlink(missing_ok=True)

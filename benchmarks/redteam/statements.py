@@ -28,9 +28,10 @@ def _line(d: Draws, dtype: Any = np.float32) -> tuple[bytes, int]:
 
 
 def _text(bounds: list[str], rows: list[str], inputs: int = 1, outputs: int = 1) -> str:
-    names = [f"(declare-const X_{i} Real)" for i in range(inputs)] + [f"(declare-const Y_{i} Real)" for i in range(outputs)]
+    names = [f"(declare-const X_{i} Real)" for i in range(inputs)] + [
+        f"(declare-const Y_{i} Real)" for i in range(outputs)
+    ]
     return "\n".join([*names, *(f"(assert {term})" for term in [*bounds, *rows])]) + "\n"
-
 
 
 def _boxed(count: int) -> list[str]:
@@ -116,7 +117,9 @@ def no_float_inside(d: Draws) -> Instance:
         bounds = [f"(>= X_0 {written(low + third)})", f"(< X_0 {decimal(after)})"]
     else:
         bounds = [f"(> X_0 {decimal(at)})", f"(< X_0 {decimal(after)})"]
-    row = d.choice(("(>= Y_0 -1e38)", "(<= Y_0 1e38)", f"(<= Y_0 {decimal(max(sign * float(at), sign * float(after)))})"))
+    row = d.choice(
+        ("(>= Y_0 -1e38)", "(<= Y_0 1e38)", f"(<= Y_0 {decimal(max(sign * float(at), sign * float(after)))})")
+    )
     return Instance(f"{kind} {dtype.__name__}", model, _text(bounds, [row]), "holds")
 
 
@@ -151,7 +154,9 @@ def strictness(d: Draws) -> Instance:
     best, point = (high, high) if sign > 0 else (dtype(-low), low)
     kind = d.turn(("reached", "strict", "a hair beyond", "open end", "both sides"))
     if kind == "reached":
-        return confirmed(Instance(kind, model, _text(bounds, [f"(>= Y_0 {decimal(best)})"]), "violated", np.array([point])))
+        return confirmed(
+            Instance(kind, model, _text(bounds, [f"(>= Y_0 {decimal(best)})"]), "violated", np.array([point]))
+        )
     if kind == "strict":
         return Instance(kind, model, _text(bounds, [f"(> Y_0 {decimal(best)})"]), "holds")
     if kind == "a hair beyond":

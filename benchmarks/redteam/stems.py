@@ -56,7 +56,9 @@ def spike(d: Draws, dtype: Any = np.float32, opset: int = 17, inputs: int | None
     return Stem(graph, name, -box, box, [point, half], "spike")
 
 
-def tensor(d: Draws, shape: Sequence[int], dtype: Any = np.float32, opset: int | None = None, spiky: float = 0.35) -> Stem:
+def tensor(
+    d: Draws, shape: Sequence[int], dtype: Any = np.float32, opset: int | None = None, spiky: float = 0.35
+) -> Stem:
     """A tensor of this shape (batch axis 1 included): the input itself, an affine image, a small net, or of a spike."""
     opset = opset or d.choice(OPSETS)
     size = int(np.prod(shape))
@@ -86,14 +88,14 @@ def tensor(d: Draws, shape: Sequence[int], dtype: Any = np.float32, opset: int |
     return stem
 
 
-def finish(d: Draws, stem: Stem, result: str, variant: str, **more: Any) -> Built:
+def finish(d: Draws, stem: Stem, result: str, variant: str, how: str = "", **more: Any) -> Built:
     """Flatten the operator's result, and read one number of it, a mixture, or all; perhaps tiny, or beside a large one."""
     graph = stem.graph
     size = int(np.prod(graph.shape_of(result)))
     if size == 0:
         raise SkipError("nothing comes out")
     row = graph.rows(result)
-    how = d.choice(("pick", "pick", "mix", "relu mix", "all"))
+    how = how or d.choice(("pick", "pick", "mix", "relu mix", "all"))
     if how == "pick" and size > 1:
         unit = np.zeros((size, 1))
         unit[d.integer(0, size - 1)] = 1.0
