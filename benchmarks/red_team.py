@@ -90,7 +90,6 @@ def _watched(options: argparse.Namespace, out: Path, start: float) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     import torch
-
     from redteam.classes import CLASSES
     from redteam.report import header
     from redteam.session import Session, explore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redteam import certifying, functions, loading, moving, optimum, rounding, statements
+from redteam import certifying, composing, functions, loading, moving, optimum, rounding, statements
 from redteam.draws import Draws
 from redteam.graph import SkipError
 from redteam.planting import Built, Instance, plant
@@ -23,6 +23,7 @@ CLASSES: dict[str, Maker] = {
     "loader: max and min": loading.max_min,
     "loader: clip": loading.clip,
     "loader: no-ops": loading.dropout,
+    "loader: interface": composing.interface,
     "loader: moves": moving.moves,
     "loader: gemm": moving.gemm,
     "loader: conv": moving.conv,
@@ -33,6 +34,7 @@ CLASSES: dict[str, Maker] = {
     "bounds: softmax": functions.softmax,
     "bounds: choosing": functions.choosing,
     "bounds: residual": functions.residual,
+    "bounds: chain": composing.chain,
     "bounds: relu optimum": optimum.relu_optimum,
     "host: average pool": loading.avgpool,
     "host: average pool, boxes": loading.avgpool_boxes,

@@ -23,10 +23,11 @@ _COMPARED = {
 
 
 def decimal(value: Any) -> str:
-    """A number (float or rational that has a finite decimal expansion) as a decimal, exactly."""
+    """A number as a decimal, exactly. Raises ValueError if it has no finite decimal expansion."""
     fraction = Fraction(value) if not isinstance(value, np.generic) else Fraction(float(value))
     digits = Context(prec=1200).divide(Decimal(fraction.numerator), Decimal(fraction.denominator))
-    assert Fraction(digits) == fraction
+    if Fraction(digits) != fraction:
+        raise ValueError(f"{value} has no finite decimal expansion")
     text = format(digits.normalize(), "f" if abs(digits.adjusted()) < 25 else "e")
     return text if any(mark in text for mark in ".eE") else f"{text}.0"
 
@@ -43,7 +44,7 @@ def written(value: Fraction) -> str:
     """A rational as a decimal: exactly where that is finite, else rounded down to 40 digits."""
     try:
         return decimal(value)
-    except AssertionError:
+    except ValueError:
         context = Context(prec=40, rounding=ROUND_FLOOR)
         return format(context.divide(Decimal(value.numerator), Decimal(value.denominator)), "e")
 

@@ -49,8 +49,8 @@ def _swish(graph: Graph, x: str) -> str:
 
 UNARY: dict[str, Made] = {
     **{kind: _plain(kind) for kind in (
-        "Relu Sigmoid Tanh Softplus Softsign Elu Selu Celu HardSigmoid HardSwish Abs Neg Exp Erf Sin Cos Atan Sinh Asinh"
-        " Cosh ThresholdedRelu"
+        "Relu Sigmoid Tanh Softplus Softsign Elu Selu Celu HardSigmoid HardSwish Abs Neg Exp Erf Sin Cos Atan Sinh Cosh"
+        " ThresholdedRelu"
     ).split()},
     **{kind: _positive(kind) for kind in ("Log", "Sqrt", "Reciprocal", "Log")},
     **{kind: _between(kind, 0.9) for kind in ("Asin", "Acos", "Atanh", "Tan")},
@@ -58,6 +58,7 @@ UNARY: dict[str, Made] = {
     "Celu 2": _plain("Celu", alpha=2.0),
     "Selu odd": _plain("Selu", alpha=0.7, gamma=1.9),
     "HardSigmoid odd": _plain("HardSigmoid", alpha=0.7, beta=0.1),
+    "Mod": lambda graph, x: str(graph.add("Mod", x, 0.7, fmod=1)),
     "Shrink": _plain("Shrink", lambd=0.3, bias=0.1),
     "Square": _power(2.0, False), "Cube": _power(3.0, False), "Pow 4": _power(4.0, False), "Pow 0.5": _power(0.5, True),
     "Pow -1": _power(-1.0, True), "Pow 1.7": _power(1.7, True),

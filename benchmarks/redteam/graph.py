@@ -77,14 +77,14 @@ class Graph:
     def model(self, output: str, name: str = "Y") -> bytes:
         """The graph as ONNX, with one output Y."""
         kind = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}[self.dtype.name]
-        nodes = list(self.nodes)
+        nodes, constants = self._needed(output)
         if name != output:
             nodes.append(helper.make_node("Identity", [output], [name]))
         result = helper.make_tensor_value_info(name, kind, None)
         if name == output:  # of any type: only its shape is wanted
             result = helper.make_empty_tensor_value_info(name)
         graph = helper.make_graph(
-            nodes, "g", [helper.make_tensor_value_info("X", kind, self.shape)], [result], self.constants
+            nodes, "g", [helper.make_tensor_value_info("X", kind, self.shape)], [result], constants
         )
         imports = [helper.make_opsetid("", self.opset)]
         if any(node.domain == "com.microsoft" for node in nodes):
@@ -93,6 +93,15 @@ class Graph:
             graph, opset_imports=imports, ir_version=8 if self.opset < 19 else 10
         )
         return bytes(model.SerializeToString())
+
+    def _needed(self, output: str) -> tuple[list[Any], list[Any]]:
+        """Nodes and constants that a tensor depends on, in their order."""
+        wanted, kept = {output}, []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.output):
+                wanted.update(node.input)
+                kept.append(node)
+        return kept[::-1], [tensor for tensor in self.constants if tensor.name in wanted]
 
 
 def quiet(level: Any = None) -> onnxruntime.SessionOptions:

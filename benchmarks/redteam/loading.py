@@ -59,7 +59,7 @@ def pool_attributes(d: Draws, sides: tuple[int, int], kind: str) -> dict[str, An
     """Random attributes of a pool on an image of these sides."""
     kernel = [d.integer(1, min(3, side)) for side in sides]
     attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": [d.integer(1, 3), d.integer(1, 3)]}
-    mode = d.choice(("pads", "pads", "none", "none", "none", "none", "SAME_UPPER", "SAME_LOWER", "VALID"))
+    mode = d.choice(("pads", "pads", *["none"] * 7, "SAME_UPPER", "SAME_LOWER", "VALID"))
     if mode == "pads":
         attributes["pads"] = [d.integer(0, kernel[i % 2] - 1) for i in range(4)]
     elif mode != "none":

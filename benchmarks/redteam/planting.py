@@ -137,7 +137,7 @@ def plant(d: Draws, built: Built) -> Instance:
 def _objective(
     d: Draws, built: Built, runtime: Runtime, low: Floats, high: Floats, start: Sequence[Floats]
 ) -> dict[int, Fraction]:
-    """What is to be large: an output or its negative, or a mixture of two; large at the given points, if there are any."""
+    """What is to be large: an output or its negative, or a mixture of two; large at the given points, if any."""
     first = runtime((low + high) / 2).astype(np.float64)
     place = built.place if built.place is not None else d.integer(0, first.size - 1)
     if not start or built.sign is not None:

@@ -90,7 +90,8 @@ def table(rows: list[dict[str, Any]], seed: int) -> str:
         easy = [row["verdict"] == "unsat" for row in mine if row["mode"] == "easy"]
         cells = [
             len({row["number"] for row in mine}), len(mine), kinds["unsat"], kinds["sat"], kinds["certificate"],
-            verdicts["raise"] + verdicts["crash"] + verdicts["hang"], verdicts["refused"], f"{sum(easy)} of {len(easy)}",
+            verdicts["raise"] + verdicts["crash"] + verdicts["hang"], verdicts["refused"],
+            f"{sum(easy)} of {len(easy)}",
         ]  # fmt: skip
         lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
     lines += ["", "| run | runs | false |", "|---|---|---|"]

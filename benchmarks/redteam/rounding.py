@@ -23,9 +23,9 @@ def _cancelled(d: Draws, stem: Stem, scale: float) -> str:
 
 
 BEHIND = (
-    "reducemax", "reducemin", "lse", "logsoftmax", "softmax", "maxpool", "avgpool", "l1", "l2", "prod", "mean", "square",
-    "exp", "sqrt", "div", "max", "clip", "relu", "abs", "where", "mul", "tanh", "nothing", "leaky", "argmax", "log",
-    "layernorm", "gemm", "conv", "sumsquare", "logsum", "pow3", "erf", "softplus", "neg", "resize", "concat",
+    "reducemax", "reducemin", "lse", "logsoftmax", "softmax", "maxpool", "avgpool", "l1", "l2", "prod", "mean",
+    "square", "exp", "sqrt", "div", "max", "clip", "relu", "abs", "where", "mul", "tanh", "nothing", "leaky", "argmax",
+    "log", "layernorm", "gemm", "conv", "sumsquare", "logsum", "pow3", "erf", "softplus", "neg", "resize", "concat",
 )  # fmt: skip
 
 
@@ -33,23 +33,15 @@ def _behind(d: Draws, stem: Stem, x: str, kind: str) -> str:
     """An operator of x, (1, 1), and of x less a constant where it takes several."""
     graph = stem.graph
     pair = graph.add("Concat", x, graph.add("Sub", x, d.choice((5.0, 30.0, 0.1))), axis=1)
-    other = graph.add("Concat", x, np.full((1, 1), d.choice((0.0, 0.1, -2.0))), axis=1) if "softmax" in kind else ""
-    image = (
-        graph.add("Reshape", pair, np.array([1, 1, 1, 2])) if kind in ("maxpool", "avgpool", "conv", "resize") else ""
-    )
-    above = graph.add("Add", x, d.choice((1.5, 3.0))) if kind in ("sqrt", "div", "log", "logsum") else ""
+    other = graph.add("Concat", x, np.full((1, 1), d.choice((0.3, 0.7, -0.3))), axis=1)
+    image = graph.add("Reshape", pair, np.array([1, 1, 1, 2]))
+    above = graph.add("Add", x, d.choice((1.5, 3.0)))
     simple = {
-        "exp": "Exp",
-        "relu": "Relu",
-        "abs": "Abs",
-        "tanh": "Tanh",
-        "neg": "Neg",
-        "erf": "Erf",
-        "softplus": "Softplus",
-    }
+        "exp": "Exp", "relu": "Relu", "abs": "Abs", "tanh": "Tanh", "neg": "Neg", "erf": "Erf", "softplus": "Softplus",
+    }  # fmt: skip
     reduced = {
-        "reducemax": "ReduceMax", "reducemin": "ReduceMin", "lse": "ReduceLogSumExp", "l1": "ReduceL1", "l2": "ReduceL2",
-        "prod": "ReduceProd", "mean": "ReduceMean", "sumsquare": "ReduceSumSquare",
+        "reducemax": "ReduceMax", "reducemin": "ReduceMin", "lse": "ReduceLogSumExp", "l1": "ReduceL1",
+        "l2": "ReduceL2", "prod": "ReduceProd", "mean": "ReduceMean", "sumsquare": "ReduceSumSquare",
     }  # fmt: skip
     if kind in reduced:
         return graph.reduce(reduced[kind], pair, [1])
@@ -73,7 +65,7 @@ def _behind(d: Draws, stem: Stem, x: str, kind: str) -> str:
         "where": lambda: graph.add("Where", graph.add("Less", x, 0.2), graph.add("Neg", x), x),
         "mul": lambda: graph.add("Mul", x, graph.add("Add", stem.name, 0.5)),
         "leaky": lambda: graph.add("LeakyRelu", x, alpha=d.choice((0.1, 1.7))),
-        "argmax": lambda: graph.add("Cast", graph.add("ArgMax", graph.add("Concat", x, 0.37 * np.ones((1, 1)), axis=1), axis=1), to=1),
+        "argmax": lambda: graph.add("Cast", graph.add("ArgMax", other, axis=1), to=1),
         "layernorm": lambda: graph.add("LayerNormalization", pair, np.ones(2), axis=-1),
         "gemm": lambda: graph.add("Gemm", pair, d.normal(2, 2)),
         "concat": lambda: pair,
@@ -174,7 +166,7 @@ def jump_compare(d: Draws) -> Built:
 
 
 def _rounds_to_one(d: Draws) -> tuple[float, float, float]:
-    """float32 numbers a, b and K: (a + (b + K)) - K is below 1 exactly, and 1 or more in float32, by as much as we find."""
+    """float32 numbers a, b + K and K: (a + (b + K)) - K is below 1 exactly, but 1 or more in float32."""
     large = np.float32(d.choice((0.0, 0.0, 1.0, 30.0, 1000.0, 1e5)))
     found: list[tuple[float, float, float]] = []
     for _ in range(300):

@@ -38,7 +38,8 @@ class Runtime:
         except Exception as error:
             raise SkipError(str(error)) from error
         fed = self._sessions["all"].get_inputs()[0]
-        self._name, self._shape = fed.name, fed.shape
+        self._name = fed.name
+        self._shape = [size if isinstance(size, int) and size > 0 else 1 for size in fed.shape]
         self.dtype = np.dtype(np.float64 if "double" in fed.type else np.float32)
 
     @cached_property

@@ -42,7 +42,8 @@ class Session:
         rows = [row for row in known if "cls" in row]
         self.counts: Counter[Any] = Counter((row["cls"], row["number"]) for row in rows)
         self._modes = {(row["cls"], row["number"], row["mode"]) for row in rows}
-        self._closed = {(row["cls"], row["number"]) for row in known if row.get("closed")}
+        over = [row for row in known if row.get("closed") or row.get("mode") == "making"]
+        self._closed = {(row["cls"], row["number"]) for row in over}
 
     def play(self, name: str, number: int, more: int) -> None:
         """All runs of one instance that are not in the file yet."""
@@ -52,6 +53,7 @@ class Session:
         made = instance(name, self._seed, number)
         if made is not None:
             case, d = made
+            case.facts["draws"] = list(d.taken)
             for mode in modes_of(case, d, more):
                 if (name, number, mode) not in self._modes:
                     row = self.one(name, number, case, mode, Draws(self._seed, f"{name} {mode}", number))
@@ -90,8 +92,8 @@ def keep_case(root: Path, row: Run, case: Instance, folder: Path) -> None:
     wrong = "accepted certificate" if row.false == "certificate" else row.verdict
     witness = None if case.witness is None else [float(value) for value in case.witness]
     note = f"mode {row.mode}, decided by {row.by}; levels {', '.join(case.levels)}"
-    text = json.dumps({"wrong": wrong, "method": method, "witness": witness, "note": note}, indent=1)
-    (to / "case.json").write_text(text)
+    told = {"wrong": wrong, "method": method, "witness": witness, "note": note, "draws": case.facts.get("draws")}
+    (to / "case.json").write_text(json.dumps(told))
 
 
 def explore(session: Session, names: list[str], seconds: float) -> None:
@@ -114,9 +116,10 @@ def explore(session: Session, names: list[str], seconds: float) -> None:
             case = make(name, d)
         except SkipError:
             return
+        case.facts["draws"] = list(d.taken)
         mode = d.choice([*MODES, *case.modes])
         number += 1
-        row = session.one(name, number, case, mode, d)
+        row = session.one(name, number, case, mode, Draws(0, mode, number))
         assert not row.false and row.verdict != "raise", f"{name}: {row.false or row.text} {d.taken}"
 
     while time.monotonic() < limit:

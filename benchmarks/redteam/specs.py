@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -90,7 +91,7 @@ class Spec:
             ends: list[str | None] = [None, *at, None]
             ranges = [
                 ([f"(>= X_{place} {low})"] if low else []) + ([f"(<= X_{place} {high})"] if high else [])
-                for low, high in zip(ends[:-1], ends[1:], strict=True)
+                for low, high in itertools.pairwise(ends)
             ]
             pieces = [[*piece, *more] for piece in pieces for more in ranges]
         return pieces

@@ -42,7 +42,7 @@ class Stem:
 
 
 def spike(d: Draws, dtype: Any = np.float32, opset: int = 17, inputs: int | None = None) -> Stem:
-    """relu(1 - steepness * sum_i |x_i - p_i|) at a random point p of [-1, 1]^n: (1, 1), 1 at p and 0 almost everywhere."""
+    """relu(1 - steepness * sum_i |x_i - p_i|) at a random p of [-1, 1]^n: (1, 1), 1 at p, 0 almost everywhere."""
     count = inputs or d.choice((4, 5, 6, 8))
     graph = Graph([1, count], dtype, opset)
     point = d.uniform(-0.9, 0.9, count).astype(dtype)
@@ -56,11 +56,10 @@ def spike(d: Draws, dtype: Any = np.float32, opset: int = 17, inputs: int | None
     return Stem(graph, name, -box, box, [point, half], "spike")
 
 
-def tensor(
-    d: Draws, shape: Sequence[int], dtype: Any = np.float32, opset: int | None = None, spiky: float = 0.35
-) -> Stem:
+def tensor(d: Draws, shape: Sequence[int], dtype: Any = None, opset: int | None = None, spiky: float = 0.35) -> Stem:
     """A tensor of this shape (batch axis 1 included): the input itself, an affine image, a small net, or of a spike."""
     opset = opset or d.choice(OPSETS)
+    dtype = dtype or (np.float64 if d.flag(0.08) else np.float32)
     size = int(np.prod(shape))
     kind = "spike" if d.flag(spiky) else d.choice(("direct", "direct", "affine", "net"))
     if kind == "direct":
@@ -89,7 +88,7 @@ def tensor(
 
 
 def finish(d: Draws, stem: Stem, result: str, variant: str, how: str = "", **more: Any) -> Built:
-    """Flatten the operator's result, and read one number of it, a mixture, or all; perhaps tiny, or beside a large one."""
+    """Flatten the result: one number of it, a mixture, or all; perhaps tiny, or beside a large one."""
     graph = stem.graph
     size = int(np.prod(graph.shape_of(result)))
     if size == 0:
