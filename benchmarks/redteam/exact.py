@@ -25,10 +25,11 @@ _COMPARED = {
 def decimal(value: Any) -> str:
     """A number as a decimal, exactly. Raises ValueError if it has no finite decimal expansion."""
     fraction = Fraction(value) if not isinstance(value, np.generic) else Fraction(float(value))
-    digits = Context(prec=1200).divide(Decimal(fraction.numerator), Decimal(fraction.denominator))
+    context = Context(prec=1200)
+    digits = context.divide(Decimal(fraction.numerator), Decimal(fraction.denominator))
     if Fraction(digits) != fraction:
         raise ValueError(f"{value} has no finite decimal expansion")
-    text = format(digits.normalize(), "f" if abs(digits.adjusted()) < 25 else "e")
+    text = format(context.normalize(digits), "f" if abs(digits.adjusted()) < 25 else "e")
     return text if any(mark in text for mark in ".eE") else f"{text}.0"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import cached_property
 from typing import Any
 
@@ -33,8 +34,9 @@ class Runtime:
 
     def __init__(self, model: bytes) -> None:
         self.model = model
+        self._sessions: dict[str, Any] = {}
         try:
-            self._sessions = {"all": self._session("all")}
+            self._session("all")
         except Exception as error:
             raise SkipError(str(error)) from error
         fed = self._sessions["all"].get_inputs()[0]
@@ -45,13 +47,12 @@ class Runtime:
     @cached_property
     def levels(self) -> tuple[str, ...]:
         """The optimisation levels at which it can be loaded."""
+        known = []
         for level in LEVELS:
-            if level not in self._sessions:
-                try:
-                    self._sessions[level] = self._session(level)
-                except Exception:
-                    continue
-        return tuple(self._sessions)
+            with contextlib.suppress(Exception):
+                self._session(level)
+                known.append(level)
+        return tuple(known)
 
     def __call__(self, point: Floats, level: str = "all") -> Floats:
         """The outputs (outputs,) at a point (inputs,), in the model's own type.
@@ -60,7 +61,7 @@ class Runtime:
         """
         fed = np.ascontiguousarray(point, dtype=self.dtype).reshape(self._shape)
         try:
-            return np.asarray(self._sessions[level].run(None, {self._name: fed})[0]).reshape(-1)
+            return np.asarray(self._session(level).run(None, {self._name: fed})[0]).reshape(-1)
         except Exception as error:
             raise SkipError(str(error)) from error
 
@@ -68,4 +69,8 @@ class Runtime:
         return {level: self(point, level) for level in self.levels}
 
     def _session(self, level: str) -> Any:
-        return onnxruntime.InferenceSession(self.model, quiet(LEVELS[level]), providers=["CPUExecutionProvider"])
+        if level not in self._sessions:
+            options = quiet(LEVELS[level])
+            made = onnxruntime.InferenceSession(self.model, options, providers=["CPUExecutionProvider"])
+            self._sessions[level] = made
+        return self._sessions[level]
