@@ -141,9 +141,9 @@ def cast_integer(d: Draws) -> Built:
     """A detour through whole numbers, whose range may be left."""
     name = d.turn(list(INTEGERS))
     kind, size = INTEGERS[name]
-    stem = spike(d) if d.flag(0.7) else tensor(d, [1, 2])
-    share = d.choice((0.2, 0.8, 1.0, 1.3))
-    start = d.choice((0.0, 0.3, 0.75, -0.3))
+    stem = spike(d) if d.flag(0.9) else tensor(d, [1, 2])
+    share = d.choice((0.2, 0.9, 1.0, 1.3))
+    start = d.choice((0.0, 0.3, 0.75, 0.6, -0.3))
     moved = stem.graph.add("Mul", stem.name, float(size * share * d.choice((1, 1, -1))))
     moved = stem.graph.add("Add", moved, float(size * start))
     result = stem.graph.add("Cast", stem.graph.add("Cast", moved, to=kind), to=TensorProto.FLOAT)

@@ -76,7 +76,7 @@ def _behind(d: Draws, stem: Stem, x: str, kind: str) -> str:
 
 def _cancel(d: Draws, kinds: tuple[str, ...], dtype: Any) -> Built:
     stem = spike(d, dtype, opset=17)
-    scale = d.choice((1e4, 1e5, 1e6, 3e6)) if dtype is np.float32 else d.choice((1e13, 1e14, 1e15))
+    scale = d.choice((1e5, 1e6, 3e6, 3e6, 1e7)) if dtype is np.float32 else d.choice((1e13, 1e14, 1e15))
     kind = d.turn(kinds)
     result = _behind(d, stem, _cancelled(d, stem, scale), kind)
     if kind == "argmax" and dtype is np.float64:
