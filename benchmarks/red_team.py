@@ -5,7 +5,7 @@
 Each class of instances gets as many as any other. What is true of an instance is known before it is run: a planted
 point that ONNX Runtime maps into the unsafe set (see redteam/planting.py), the optimum of a mixed-integer program
 (redteam/optimum.py), or exact arithmetic (redteam/statements.py). Another call with the same arguments goes on where
-the last one ended. `--explore SECONDS` lets Hypothesis choose. Exit status 1 if an answer is false or an exception
+the last one ended. Limits are of processor time, not of the clock. `--explore SECONDS` lets Hypothesis choose. Exit status 1 if an answer is false or an exception
 escapes. A folder that --keep names gets every false instance as a case with model.onnx, spec.vnnlib and case.json.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 RUNS_PER_PROCESS = 1500
-STUCK_SECONDS = 150.0
+STUCK_SECONDS = 300.0
 AGAIN, DONE = 3, 0
 
 
@@ -92,9 +92,11 @@ def _work(options: argparse.Namespace) -> int:
     import torch
     from redteam.classes import CLASSES
     from redteam.report import header
+    from redteam.running import use_processor_time
     from redteam.session import Session, explore
 
     torch.set_num_threads(1)
+    use_processor_time()
     out = Path(options.out)
     known = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     names = [name for name in CLASSES if not options.classes or any(word in name for word in options.classes)]

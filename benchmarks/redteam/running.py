@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from redteam.runtime import Runtime
 
 BLIND = ("attack", "inner-attack")  # so that only bounds stand between the search and a false proof
 SPLITS = ("input-splits", "activation-splits", "mixed-splits")
-LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 120.0
 METHODS = (
     "ibp", "crown-ibp", "crown", "alpha-crown", "forward", "forward+crown", "zonotope", "zonotope+crown",
     "zonotope+alpha-crown", "zonotope+full-crown", "zonotope+full-alpha-crown", "alpha-zonotope",
@@ -43,8 +44,8 @@ class Mode:
 
 
 MODES: dict[str, Mode] = {
-    "auto": Mode("auto", (), 0.4),
-    "auto blind": Mode("auto", BLIND, 0.3),
+    "auto": Mode("auto", (), 0.3),
+    "auto blind": Mode("auto", BLIND, 0.25),
     "auto root": Mode("auto", (*BLIND, *SPLITS), 4.0),
     "inputs blind": Mode("auto", (*BLIND, "activation-splits", "mixed-splits"), 0.4),
     "signs blind": Mode("auto", (*BLIND, "input-splits", "mixed-splits"), 0.4),
@@ -99,7 +100,7 @@ def run(name: str, number: int, instance: Instance, mode: str, d: Draws, folder:
         easy.write_text(instance.easy_spec)
     elif easy.exists():
         easy.unlink()
-    start = time.monotonic()
+    start = time.process_time()
     try:
         with _limited(LIMIT_SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -110,8 +111,16 @@ def run(name: str, number: int, instance: Instance, mode: str, d: Draws, folder:
     except Exception as error:
         row.verdict = "refused" if _is_ours(error) else "raise"
         row.text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    row.seconds = round(time.monotonic() - start, 3)
+    row.seconds = round(time.process_time() - start, 3)
     return row
+
+
+def use_processor_time() -> None:
+    """Let the verifier count this process's own seconds, so that its answers are the same on a busy machine."""
+    from zonoplug import clock
+
+    if hasattr(clock, "time"):
+        clock.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
 
 
 def as_json(row: Run) -> str:

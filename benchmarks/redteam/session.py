@@ -14,6 +14,7 @@ from redteam.graph import SkipError
 from redteam.planting import Instance
 from redteam.running import MODES, Run, as_json, modes_of, run
 
+EXPLORED = 10**6  # instances that Hypothesis made have larger numbers
 UNREADABLE = ("ModelError", "ModelMismatchError", "SpecificationError", "UnsupportedSpecificationError")
 
 
@@ -97,21 +98,24 @@ def keep_case(root: Path, row: Run, case: Instance, folder: Path) -> None:
 
 
 def explore(session: Session, names: list[str], seconds: float) -> None:
-    """Let Hypothesis choose class, instance and mode for so long; a false answer is shrunk before it is kept."""
+    """Let Hypothesis choose class, instance and mode for so long.
+
+    A false answer is shrunk, with a row for each step; then its class is left out until every other one had its turn.
+    """
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
     limit = time.monotonic() + seconds
-    number = 10**6 + max((number for _, number in session.counts if number >= 10**6), default=-1) % 10**6 + 1
-    options = list(HealthCheck)
+    number = max([EXPLORED, *(number for _, number in session.counts)])
     phases = (Phase.generate, Phase.shrink)
+    left, failed = list(names), [""]
 
     def body(data: Any) -> None:
         nonlocal number
         if time.monotonic() > limit:
             return
         d = Explored(data)
-        name = d.choice(names)
+        name = d.choice(left)
         try:
             case = make(name, d)
         except SkipError:
@@ -120,13 +124,18 @@ def explore(session: Session, names: list[str], seconds: float) -> None:
         mode = d.choice([*MODES, *case.modes])
         number += 1
         row = session.one(name, number, case, mode, Draws(0, mode, number))
-        assert not row.false and row.verdict != "raise", f"{name}: {row.false or row.text} {d.taken}"
+        if row.false or row.verdict == "raise":
+            failed[0] = name
+            raise AssertionError(f"{name}, {mode}: {row.false or row.text}")
 
     while time.monotonic() < limit:
-        test = settings(max_examples=200, deadline=None, suppress_health_check=options, phases=phases, database=None)(
-            given(st.data())(body)
+        how = settings(
+            max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), phases=phases, database=None
         )
+        failed[0] = ""
         try:
-            test()
-        except Exception as error:  # a failing example; its rows are in the file
+            how(given(st.data())(body))()
+        except Exception as error:  # a failing example, or Hypothesis at the end of the time: rows are in the file
             print(str(error).splitlines()[0][:300], flush=True)
+        if failed[0]:
+            left = [name for name in left if name != failed[0]] or list(names)
