@@ -5,8 +5,9 @@
 Each class of instances gets as many as any other. What is true of an instance is known before it is run: a planted
 point that ONNX Runtime maps into the unsafe set (see redteam/planting.py), the optimum of a mixed-integer program
 (redteam/optimum.py), or exact arithmetic (redteam/statements.py). Another call with the same arguments goes on where
-the last one ended. Limits are of processor time, not of the clock. `--explore SECONDS` lets Hypothesis choose. Exit status 1 if an answer is false or an exception
-escapes. A folder that --keep names gets every false instance as a case with model.onnx, spec.vnnlib and case.json.
+the last one ended. Limits are of processor time, not of the clock. `--explore SECONDS` lets Hypothesis choose. Exit
+status 1 if an answer is false or an exception escapes. A folder that --keep names gets every false instance as a case
+with model.onnx, spec.vnnlib and case.json.
 """
 
 from __future__ import annotations

@@ -50,6 +50,19 @@ def written(value: Fraction) -> str:
         return format(context.divide(Decimal(value.numerator), Decimal(value.denominator)), "e")
 
 
+def in_version_two(text: str, inputs: tuple[int, ...], outputs: tuple[int, ...], dtype: str) -> str:
+    """A VNN-LIB 1.0 text as version 2.0, for an input and an output of these shapes."""
+
+    def place(match: re.Match[str]) -> str:
+        where = np.unravel_index(int(match[2]), inputs if match[1] == "X" else outputs)
+        return f"{match[1]}[{','.join(str(int(index)) for index in where)}]"
+
+    sides = (("input", "X", inputs), ("output", "Y", outputs))
+    declared = " ".join(f"(declare-{side} {name} {dtype} {list(shape)})" for side, name, shape in sides)
+    body = re.sub(r"\(declare-const[^)]*\)", "", text).strip()
+    return f"(vnnlib-version <2.0>)\n(declare-network f {declared})\n" + re.sub(r"\b([XY])_(\d+)", place, body) + "\n"
+
+
 class Statement:
     """The assertions of a VNN-LIB 1.0 text, to be evaluated at rational values."""
 

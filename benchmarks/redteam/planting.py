@@ -130,7 +130,11 @@ def plant(d: Draws, built: Built) -> Instance:
     instance = Instance(" ".join(filter(None, words)), model, spec.text(), "violated", best, modes=built.modes)
     instance.base = built.base
     instance.easy_spec, instance.real = easy.text(), beside == "gap"
-    instance.facts = {"beside": beside, "boxes": 2 ** len(spec.cuts)}
+    instance.facts = {
+        "beside": beside,
+        "boxes": 2 ** len(spec.cuts),
+        "version two": d.flag(0.15) and "auto" in built.base,
+    }
     return confirmed(instance, runtime)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from redteam.certifying import FURTHER_SPLITS, make_certificate
 from redteam.certifying import MODES as CERTIFICATE_MODES
 from redteam.draws import Draws
-from redteam.exact import Statement
+from redteam.exact import Statement, in_version_two
 from redteam.graph import SkipError
 from redteam.planting import Instance
 from redteam.runtime import Runtime
@@ -83,7 +83,7 @@ def modes_of(instance: Instance, d: Draws, more: int) -> list[str]:
     """The runs of an instance: the default one, one that only proves, some of those it is meant for, and any others."""
     chosen = [*instance.base, *(d.choice(instance.modes) for _ in range(min(2, len(instance.modes))))]
     chosen += [d.choice(list(MODES)) if number % 3 == 2 else f"root {d.choice(METHODS)}" for number in range(more)]
-    if instance.truth == "violated" and instance.real and d.flag(0.2):
+    if instance.truth == "violated" and instance.real and not instance.facts.get("version two") and d.flag(0.2):
         chosen.append(d.choice(CERTIFICATE_MODES))
     if instance.easy_spec and d.flag(0.3):
         chosen.append("easy")
@@ -95,9 +95,9 @@ def run(name: str, number: int, instance: Instance, mode: str, d: Draws, folder:
     row = Run(name, number, instance.variant, mode, "", truth=instance.truth)
     model, spec, easy = (folder / file for file in ("model.onnx", "spec.vnnlib", "easy.vnnlib"))
     model.write_bytes(instance.model)
-    spec.write_text(instance.spec)
+    spec.write_text(_as_read(instance, instance.spec))
     if instance.easy_spec:
-        easy.write_text(instance.easy_spec)
+        easy.write_text(_as_read(instance, instance.easy_spec))
     elif easy.exists():
         easy.unlink()
     start = time.process_time()
@@ -143,8 +143,17 @@ def _verify(row: Run, instance: Instance, mode: str, model: Path, spec: Path) ->
         row.false = "unsat"
     if row.verdict == "sat":
         found = outcome.counterexample
-        if found is None or not genuine(instance.model, spec.read_text(), found.inputs):
+        text = instance.easy_spec if mode == "easy" else instance.spec
+        if found is None or not genuine(instance.model, text, found.inputs):
             row.false = "sat"
+
+
+def _as_read(instance: Instance, text: str) -> str:
+    """The specification in the version that the verifier gets."""
+    if not instance.facts.get("version two"):
+        return text
+    runtime = Runtime(instance.model)
+    return in_version_two(text, *runtime.shapes, runtime.dtype.name)
 
 
 def genuine(model: bytes, spec: str, inputs: Any) -> bool:

@@ -65,8 +65,11 @@ class Runtime:
         except Exception as error:
             raise SkipError(str(error)) from error
 
-    def at_levels(self, point: Floats) -> dict[str, Floats]:
-        return {level: self(point, level) for level in self.levels}
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the input and of the output."""
+        fed = np.zeros(self._shape, self.dtype)
+        return tuple(self._shape), tuple(np.asarray(self._session("all").run(None, {self._name: fed})[0]).shape)
 
     def _session(self, level: str) -> Any:
         if level not in self._sessions:

@@ -85,6 +85,8 @@ def keep_case(root: Path, row: Run, case: Instance, folder: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
     (to / "model.onnx").write_bytes(case.model)
     (to / "spec.vnnlib").write_text(case.spec)
+    if case.facts.get("version two"):
+        (to / "spec_two.vnnlib").write_bytes((folder / "spec.vnnlib").read_bytes())
     method = None
     if row.mode.startswith("certificate"):
         (to / "c.jsonl").write_bytes((folder / "c.jsonl").read_bytes())
