@@ -36,6 +36,7 @@ class Built:
         beside: how the threshold lies beside the value; see BESIDE. Chosen at random if None.
         gate: the chance of a second output that is 1 at the witness and 0 elsewhere, so that no attack finds it.
         base: runs that every such instance gets.
+        computed: only what is computed is unsafe, not the real function.
     """
 
     graph: Graph
@@ -52,6 +53,7 @@ class Built:
     beside: str | None = None
     gate: float = 0.8
     base: tuple[str, ...] = ("auto", "auto blind")
+    computed: bool = False
 
 
 @dataclass
@@ -129,7 +131,7 @@ def plant(d: Draws, built: Built) -> Instance:
     easy = Spec(spec.bounds, [Row(weights, ">=", bound + 10 * spread + 5 * abs(bound) + 5)], count)
     instance = Instance(" ".join(filter(None, words)), model, spec.text(), "violated", best, modes=built.modes)
     instance.base = built.base
-    instance.easy_spec, instance.real = easy.text(), beside == "gap"
+    instance.easy_spec, instance.real = easy.text(), beside == "gap" and not built.computed
     instance.facts = {
         "beside": beside,
         "boxes": 2 ** len(spec.cuts),

@@ -146,7 +146,8 @@ def _jump(d: Draws, kinds: tuple[str, ...]) -> Built:
         result = graph.add("Add", graph.add("Sign", graph.add("Sub", x, 1.0)), 1.0)
     else:
         result = graph.add(kind, x)
-    return stem.built(result, kind, whole=True, place=0, sign=sign, beside=d.choice(("exact", "gap", "ulp")))
+    beside = d.choice(("exact", "gap", "ulp"))
+    return stem.built(result, kind, whole=True, place=0, sign=sign, beside=beside, computed=True)
 
 
 def jump(d: Draws) -> Built:
