@@ -18,7 +18,7 @@ from redteam.loading import pool_attributes
 from redteam.moving import MOVES
 from redteam.planting import Built
 
-READ = ("slice", "gather", "expand", "concat", "split", "transpose", "squeeze")
+READ = ("gather", "expand", "slice", "concat", "gather", "expand", "split", "transpose", "squeeze")
 FURTHER_SPLITS = 60
 CERTIFICATES = ("trivial", "splits", "slopes", "written", "transplanted", "tampered")
 BASE = ("certificate trivial", "certificate slopes", "auto blind")
@@ -56,7 +56,7 @@ def _expanded(d: Draws, graph: Graph, shape: list[int]) -> str:
 def _gathered(d: Draws, graph: Graph, shape: list[int]) -> str:
     axis = d.integer(1, 3)
     places = [d.integer(0, shape[axis] - 1) for _ in range(d.integer(1, 3))]
-    return str(graph.add("Gather", "X", np.array([*places, places[0]]), axis=axis))
+    return str(graph.add("Gather", "X", np.array([*places, *places]), axis=axis))
 
 
 def _squeezed(d: Draws, graph: Graph, shape: list[int]) -> str:

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from redteam.draws import Draws
 from redteam.graph import Graph
 from redteam.planting import Built
-from redteam.stems import finish, tensor
+from redteam.stems import finish, spike, tensor
 
 Made = Callable[[Graph, str], str]
 
@@ -145,7 +145,7 @@ def choosing(d: Draws) -> Built:
     return finish(d, stem, result, f"{kind} {compared if kind in ('where', 'compare', 'not', 'logic') else ''}".strip())
 
 
-SLOPES = (0.01, 0.3, 1.0, 1.2, 1.7, 4.0, 30.0, -0.5, 0.0)
+SLOPES = (0.01, 1.7, 4.0, 0.3, 1.2, 30.0, -0.5, 1.0, 0.0)
 HOST_MODES = (
     "root alpha-crown", "root crown-ibp", "root crown", "root zonotope+crown", "root forward+crown",
     "root zonotope+full-crown", "root alpha-zonotope+alpha-crown",
@@ -153,25 +153,26 @@ HOST_MODES = (
 
 
 def _leaky(d: Draws, **more: Any) -> Built:
-    stem = tensor(d, [1, d.integer(1, 3)], spiky=0.8)
+    plain = d.flag(0.6)
+    stem = spike(d, opset=d.choice((13, 17))) if plain else tensor(d, [1, d.integer(1, 3)], spiky=0.6)
     graph = stem.graph
-    x = graph.add("Mul", stem.name, d.choice((-2.0, -2.0, -1.5, 2.0, 1.0)))
-    x = inner = graph.add("Sub", x, d.choice((-1.0, -1.0, -0.5, 1.0, 0.3)))
+    x = graph.add("Mul", stem.name, d.choice((-2.0, -2.0, -2.0, -1.5, 2.0, 1.0)))
+    x = inner = graph.add("Sub", x, d.choice((-1.0, -1.0, -1.0, -0.5, 1.0, 0.3)))
     slope = d.turn(SLOPES)
-    if d.flag(0.7):
+    if d.flag(0.8):
         x, kind = graph.add("LeakyRelu", x, alpha=slope), "LeakyRelu"
     else:
         width = graph.shape_of(x)[1]
         slopes = np.array([slope, *(d.choice(SLOPES) for _ in range(width - 1))])
         x, kind = graph.add("PRelu", x, slopes if d.flag(0.8) else np.array([slope])), "PRelu"
-    x = graph.add("Mul", x, d.choice((-1.0, 1.0)))
-    if d.flag(0.25):  # so that the peak lies where the slope changes
+    x = graph.add("Mul", x, d.choice((-1.0, -1.0, 1.0)))
+    if d.flag(0.15):  # so that the peak lies where the slope changes
         x = graph.add("Add", x, graph.add("Mul", inner, d.choice((-0.5, -1.3, 1.3, -2.0))))
     if d.flag(0.3):
         x = graph.reduce(
             d.choice(("ReduceMax", "ReduceMin")), graph.add("Concat", x, graph.add("Sub", x, 5.0), axis=1), [1]
         )
-    return finish(d, stem, x, f"{kind} {slope:g}", **more)
+    return finish(d, stem, x, f"{kind} {slope:g}", "all" if plain else "", **more)
 
 
 def leaky(d: Draws) -> Built:

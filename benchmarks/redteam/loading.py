@@ -139,7 +139,7 @@ INTEGERS = {
 
 def cast_integer(d: Draws) -> Built:
     """A detour through whole numbers, whose range may be left."""
-    name = d.turn(list(INTEGERS))
+    name = d.turn(("uint8", "int16", "int8", "int32", "uint8", "int16", *INTEGERS))
     kind, size = INTEGERS[name]
     stem = spike(d) if d.flag(0.9) else tensor(d, [1, 2])
     share = d.choice((0.2, 0.9, 1.0, 1.3))

@@ -101,7 +101,7 @@ def plant(d: Draws, built: Built) -> Instance:
     best, seen = _climb(d, score, low, high, start)
     gated = d.flag(built.gate)
     if not built.whole and d.flag(0.85 if gated else 0.2 if start else 0.6):
-        low, high = _smaller(d, low, high, best)
+        low, high = _smaller(d, low, high, best, RADII[:6] if gated else RADII)
         best, more = _climb(d, score, low, high, [best])
         seen += more
     model = runtime.model
@@ -232,9 +232,14 @@ def _climb(d: Draws, score: Any, low: Floats, high: Floats, start: Sequence[Floa
     return best, values
 
 
-def _smaller(d: Draws, low: Floats, high: Floats, best: Floats) -> tuple[Floats, Floats]:
+RADII = (0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-6, 0.0)
+
+
+def _smaller(
+    d: Draws, low: Floats, high: Floats, best: Floats, radii: Sequence[float] = RADII
+) -> tuple[Floats, Floats]:
     """A box around the point, inside the old one: anything from a third of the width down to the point itself."""
-    radius = d.choice((0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-6, 0.0))
+    radius = d.choice(radii)
     dtype, random = low.dtype, d.arrays
     width = (high - low) * radius
     share = random.random(low.size)

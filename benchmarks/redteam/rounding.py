@@ -159,7 +159,7 @@ def jump_cast(d: Draws) -> Built:
 
 
 def jump_floor(d: Draws) -> Built:
-    return _jump(d, ("Floor", "Ceil", "Round", "Sign"))
+    return _jump(d, ("Floor", "Ceil", "Floor", "Round", "Floor", "Sign"))
 
 
 def jump_compare(d: Draws) -> Built:

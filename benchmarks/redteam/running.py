@@ -81,7 +81,7 @@ class Run:
 
 def modes_of(instance: Instance, d: Draws, more: int) -> list[str]:
     """The runs of an instance: the default one, one that only proves, some of those it is meant for, and any others."""
-    chosen = [*instance.base, *(d.choice(instance.modes) for _ in range(min(2, len(instance.modes))))]
+    chosen = [*instance.base, *(d.choice(instance.modes) for _ in range(min(3, len(instance.modes))))]
     chosen += [d.choice(list(MODES)) if number % 3 == 2 else f"root {d.choice(METHODS)}" for number in range(more)]
     if instance.truth == "violated" and instance.real and not instance.facts.get("version two") and d.flag(0.2):
         chosen.append(d.choice(CERTIFICATE_MODES))

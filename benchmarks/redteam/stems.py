@@ -102,7 +102,7 @@ def finish(d: Draws, stem: Stem, result: str, variant: str, how: str = "", **mor
     elif how.endswith("mix"):
         row = graph.add("Relu", row) if how == "relu mix" else row
         row = graph.add("Gemm", row, d.normal(size, d.integer(1, 3)))
-    scale = d.choice(("", "", "tiny", "big second"))
+    scale = d.choice(("", "tiny", "big second"))
     if scale == "tiny":
         row = graph.add("Mul", row, d.choice((1e-5, 1e-8)))
     elif scale == "big second":
