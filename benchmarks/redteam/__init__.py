@@ -1,0 +1,1 @@
+"""The parts of the red team: see benchmarks/red_team.py."""
