@@ -19,7 +19,7 @@ sys.path.insert(0, str(BENCHMARKS))
 from redteam import exact, report, running  # noqa: E402
 from redteam.classes import CLASSES, instance, make  # noqa: E402
 from redteam.draws import Draws, Replayed  # noqa: E402
-from redteam.graph import Graph, SkipError  # noqa: E402
+from redteam.graph import Graph  # noqa: E402
 from redteam.planting import Instance  # noqa: E402
 from redteam.runtime import Runtime  # noqa: E402
 

@@ -32,11 +32,13 @@ import numpy as np
 
 from zonoplug.certificates.network import Affine, Ints, Network
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.io.runtime_accuracy import ACCURACY
 
 SPARE = 4  # roundings of an operator beside those of its sum, and what folding one constant operator adds
 STEEPEST = 2.0**20  # slopes of functions of one variable, alpha and beta of products
 HEADROOM = 2.0**-40  # of the largest number, for partial sums: before averaging, or before scaling by alpha
-SIGMOID_UNITS = TANH_UNITS = 8.0  # absolute error in units of u
+SIGMOID_UNITS = ACCURACY["Sigmoid"].absolute + ACCURACY["Sigmoid"].relative  # of u, for values of at most 1
+TANH_UNITS = ACCURACY["Tanh"].absolute + ACCURACY["Tanh"].relative
 FOLDED_SCALE = 2.0**-23  # relative error of a single number that is rounded to float32, and multiplied by another
 ORDINARY = 2.0**40  # between the inverse of this and this, three such numbers have a product in float32
 CONSTANT_ROLES = ("elementwise", "scalar", "exact")

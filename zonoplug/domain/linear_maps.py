@@ -31,7 +31,10 @@ class LinearMap(ABC):
         """How many products are summed for one output coordinate, at most, for inputs of `shape`; 0 if none is made."""
 
     def count(self, used: Tensor) -> Tensor | int:
-        """How many products are not 0 for each output coordinate, at most, where x is 0 but at `used` (rows, *in_shape).
+        """How many products are not 0 for each output coordinate, at most, where x is 0 but at `used`.
+
+        Args:
+            used: (rows, *in_shape) of truth values.
 
         Returns (rows, *out_shape), or one number for all. Zeros are added without rounding.
         """

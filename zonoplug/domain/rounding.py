@@ -13,9 +13,9 @@ products. So for an affine map of a zonotope with k symbols one extra product wi
 
     box >= |A| box + gamma(m + 16) (|A| (|c| + sum_j |g_j| + box) + |b|)
 
-where 16 is for what a runtime may fold into weights and biases. Carried on as a box, an error would grow by |A| in every
-layer, whatever its sign does. With `named`, the next relaxation gives each box a noise symbol of its own, joined with
-the symbol that it makes anyway, so that errors cancel as other symbols do.
+where 16 is for what a runtime may fold into weights and biases. Carried on as a box, an error would grow by |A| in
+every layer, whatever its sign does. With `named`, the next relaxation gives each box a noise symbol of its own, joined
+with the symbol that it makes anyway, so that errors cancel as other symbols do.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1. Underflow is covered by a few times the
 smallest normal number, so flushing subnormals to zero is allowed.

@@ -312,7 +312,7 @@ def _total(terms: Tensor, dim: int) -> Tensor:
 
 
 def _least(a: Tensor, box: Box) -> Tensor:
-    """The least of  a . x  on boxes (batch, *shape), for a (batch, rows, *shape): (batch, rows), in double precision."""
+    """The least of  a . x  on boxes, for a (batch, rows, *shape): (batch, rows), in double precision."""
     lower, upper = (side.flatten(1).double() for side in (box.lower, box.upper))
     center, radius = (lower + upper) / 2, (upper - lower) / 2
     flat = a.flatten(2).double()

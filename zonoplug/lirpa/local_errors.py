@@ -2,13 +2,13 @@
 
 The values that a network's evaluation computes are those of a perturbed network, in which each node adds an error e of
 its own, |e| <= d, to what its computed operands make of it. A linear bound that has the coefficients A at the node's
-output is moved by at most |A| d. Coefficients themselves are rounded on their way: where A W is computed with an error of
-gamma(m) |A| |W|, that moves the bound by at most gamma(m) |A| (|W| |h| + |b|), the same form. So both are covered by
+output is moved by at most |A| d. Coefficients themselves are rounded on their way: where A W is computed with an error
+of gamma(m) |A| |W|, that moves the bound by at most gamma(m) |A| (|W| |h| + |b|), the same form. So both are covered by
 
     error of a bound  =  sum over nodes of  |A| . d,    d = gamma(terms) (|W| |h| + |b|)
 
-for sums of products, and by the function's accuracy and the relaxation's own rounding elsewhere. Constants of a bound are
-summed in double precision.
+for sums of products, and by the function's accuracy and the relaxation's own rounding elsewhere. Constants of a bound
+are summed in double precision.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
 """

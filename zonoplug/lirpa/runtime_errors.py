@@ -1,9 +1,9 @@
 """What a network's evaluation may add to each operator's exact value: the local errors that bounds cover.
 
 One entry for each host class. Operators that only move values, compare them or choose among them add nothing. Sums of
-products are covered where they are made (`domain.rounding.affine_error`, `local_errors`). What is left is here: how well
-the runtime evaluates functions of one variable, and what its composed kernels may do, whatever the order of their sums
-and whether their pieces are fused or not. Nothing is proved through an operator without an entry.
+products are covered where they are made (`domain.rounding.affine_error`, `local_errors`). What is left is here: how
+well the runtime evaluates functions of one variable, and what its composed kernels may do, whatever the order of their
+sums and whether their pieces are fused or not. Nothing is proved through an operator without an entry.
 
 The figures for functions are assumptions about ONNX Runtime's CPU provider; `zonoplug.io.runtime` lists them by ONNX
 name, with what was measured.
