@@ -30,7 +30,7 @@ def misses(opened, count=40):
         if len(forms.constant):
             gap = (nets.evaluate(forms, opened.network, points, relus) - values).abs()
             worst = max(worst, float((gap - forms.error).max()))
-            assert bool((forms.error < 1e3 * torch.finfo(values.dtype).eps * (1 + values.abs().amax(dim=0))).all())
+            assert bool((forms.error < 4e3 * torch.finfo(values.dtype).eps * (1 + values.abs().amax(dim=0))).all())
     return worst
 
 

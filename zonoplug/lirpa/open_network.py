@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zonoplug.lirpa.backward import Backward
 
 ROWS_AT_ONCE = 256
+SPARE = 64  # roundings of a mixture of rows and of steps through ReLUs
 BLOCK = 64  # terms at the inputs that are summed in single precision, before sums of them are in double
 
 
@@ -173,7 +174,7 @@ class OpenNetwork:
     def _own_error(self, inputs: Tensor, before: Tensor, constant: Tensor) -> Tensor:
         largest = torch.maximum(self.box.lower.abs(), self.box.upper.abs()).flatten()
         terms = inputs.abs() @ largest + before.abs() @ self.upper.clamp(min=0) + constant.abs()
-        count = 2 * self._most + BLOCK + 64
-        return (
-            terms * (1.01 * gamma(2 * count, terms.dtype)) + (count + largest.shape[0]) * torch.finfo(terms.dtype).tiny
-        )
+        size = largest.shape[0]
+        # Coefficients of neurons, of inputs, and constants are sums over neurons; inputs are summed in blocks.
+        count = 3 * self._most + min(size, BLOCK) + SPARE
+        return terms * (1.01 * gamma(count, terms.dtype)) + (count + size) * torch.finfo(terms.dtype).tiny

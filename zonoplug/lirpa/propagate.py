@@ -25,7 +25,7 @@ from zonoplug.lirpa.plan import GraphPlan, constant_value, plan_for
 from zonoplug.lirpa.reducing import Reducer, is_exact
 from zonoplug.lirpa.runtime_errors import accuracy_of, composed_error, largest
 from zonoplug.lirpa.table import Entry, Transformer, inner_name
-from zonoplug.lirpa.trust import is_trusted
+from zonoplug.lirpa.trust import is_ours, is_trusted
 from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import ReductionReport
 from zonoplug.transformers.affine import Operand, specification
@@ -264,7 +264,7 @@ class _Walk:
     def _interval_image(self, node: Any, operands: list[Operand]) -> Zonotope:
         """The host's interval bounds of one operator, as a zonotope, if they are believed."""
         kind, accuracy = type(node).__name__, self._accuracy(node, None)
-        if not is_trusted(node, "ibp"):
+        if not is_ours(node) and not is_trusted(node, "ibp"):
             raise UnsupportedOperatorError(
                 f"{refuse(node, operands)} The interval bounds of auto_LiRPA {HOST_VERSION} did not pass the tests"
                 f" for {kind}, so that they are not used."

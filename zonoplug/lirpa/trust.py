@@ -45,6 +45,11 @@ def is_trusted(node: Any, method: str) -> bool:
     return key_of(node) in _trusted(compat.HOST_VERSION).get(method, frozenset())
 
 
+def is_ours(node: Any) -> bool:
+    """Whether an operator is zonoplug's own, with bounds that its tests prove."""
+    return type(node).__module__.startswith("zonoplug.lirpa.")
+
+
 def host_method(method: str | BoundMethod) -> str | None:
     """The method of the host that a method rests on: "crown" for "zonotope+full-crown"; None if it is all ours."""
     parsed = BoundMethod.parse(method) if isinstance(method, str) else method
