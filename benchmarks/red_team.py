@@ -68,6 +68,7 @@ def _options() -> argparse.Namespace:
 def _watched(options: argparse.Namespace, out: Path, start: float) -> int:
     """One process that works, watched: what it was at when it crashed or got stuck becomes a row."""
     pending = out.with_suffix(".pending")
+    pending.unlink(missing_ok=True)  # of a call that was ended from outside
     left = options.seconds - (time.monotonic() - start)
     command = [sys.executable, __file__, *sys.argv[1:], "--worker", "--seconds", str(left)]
     worker = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})

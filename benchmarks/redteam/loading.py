@@ -18,7 +18,8 @@ COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"
 
 def _resize(d: Draws, mode: str) -> Built:
     opset = d.choice((13, 17, 18, 19))
-    height, width, channels = d.integer(1, 5), d.integer(2, 6), d.choice((1, 1, 2))
+    flat = d.flag(0.6)  # one row: fewer places, and each is more often the one that is read
+    height, width, channels = (1, d.integer(3, 8), 1) if flat else (d.integer(1, 5), d.integer(2, 6), d.choice((1, 2)))
     stem = tensor(d, [1, channels, height, width], opset=opset)
     coordinates = d.turn(COORDINATES) if mode != "nearest" else d.choice(("half_pixel", *COORDINATES))
     if opset >= 19 and d.flag(0.3):
@@ -32,11 +33,11 @@ def _resize(d: Draws, mode: str) -> Built:
     if opset >= 18 and mode != "nearest" and d.flag(0.15):
         attributes["antialias"] = 1
     if d.flag(0.75):
-        scales = [1.0, 1.0, d.choice((1.0, *SCALES)), d.choice(SCALES)]
+        scales = [1.0, 1.0, 1.0 if flat else d.choice((1.0, *SCALES)), d.choice((0.6, 1.7, 2.0, *SCALES))]
         result = stem.graph.add("Resize", stem.name, "", stem.graph.const(scales, np.float32), **attributes)
         how = "scales"
     else:
-        sizes = [1, channels, d.integer(1, 8), d.integer(1, 8)]
+        sizes = [1, channels, height if flat else d.integer(1, 8), d.integer(1, 8)]
         result = stem.graph.add("Resize", stem.name, "", "", np.array(sizes), **attributes)
         how = "sizes"
     words = [coordinates, attributes.get("nearest_mode", ""), "antialias" if "antialias" in attributes else "", how]

@@ -145,6 +145,8 @@ def _objective(
 ) -> dict[int, Fraction]:
     """What is to be large: an output or its negative, or a mixture of two; large at the given points, if any."""
     first = runtime((low + high) / 2).astype(np.float64)
+    if not first.size:
+        raise SkipError("nothing comes out")
     place = built.place if built.place is not None else d.integer(0, first.size - 1)
     if not start or built.sign is not None:
         weights = {place: Fraction(built.sign if built.sign is not None else d.choice((1, -1)))}

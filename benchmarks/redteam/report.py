@@ -94,10 +94,14 @@ def table(rows: list[dict[str, Any]], seed: int) -> str:
             f"{sum(easy)} of {len(easy)}",
         ]  # fmt: skip
         lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
-    lines += ["", "| run | runs | false |", "|---|---|---|"]
+    lines += ["", "| run | runs | false | no certificate made |", "|---|---|---|---|"]
     of = Counter(row["mode"] for row in runs)
+    none = Counter(row["mode"] for row in runs if row["verdict"] == "none")
     bad = Counter(row["mode"] for row in false)
-    lines += [f"| {mode} | {of[mode]} | {bad[mode]} |" for mode in sorted(of, key=lambda mode: (-bad[mode], mode))]
+    lines += [
+        f"| {mode} | {of[mode]} | {bad[mode]} | {none[mode] or ''} |"
+        for mode in sorted(of, key=lambda mode: (-bad[mode], mode))
+    ]
     lines += ["", "| class of trap | false answers | numbers of instances |", "|---|---|---|"]
     for trap in TRAPS:
         hits = found(runs, trap)

@@ -40,7 +40,7 @@ class Session:
         self._seed, self._file, self._pending, self._folder = seed, file, pending, folder
         self._keep = Path(keep) if keep else None
         self.made = 0
-        rows = [row for row in known if "cls" in row]
+        rows = [row for row in known if "verdict" in row]
         self.counts: Counter[Any] = Counter((row["cls"], row["number"]) for row in rows)
         self._modes = {(row["cls"], row["number"], row["mode"]) for row in rows}
         over = [row for row in known if row.get("closed") or row.get("mode") == "making"]
