@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", action="store_true", help="only write the list and the table")
-    parser.add_argument("--again", action="store_true", help="also operators that the results have")
+    parser.add_argument("--again", action="store_true", help="also operators that the results have already")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -237,10 +237,10 @@ def main() -> int:
         return 0
     file = results_file()
     result: dict[str, Any] = {"seed": chosen.seed, "cases": chosen.cases, "operators": {}, "tried": []}
-    if file.exists() and not chosen.again:
+    if file.exists():
         result = json.loads(file.read_text())
     for name in chosen.only.split(",") if chosen.only else FAMILIES:
-        if name in result["tried"] and not chosen.only:
+        if name in result["tried"] and not chosen.again:
             continue
         start = time.monotonic()
         for key, row in try_operator(name, chosen.cases, chosen.seed).items():
