@@ -46,7 +46,7 @@ SPELLINGS: dict[str, dict[str, float]] = {
     "crown": {"crown": 1.0, "zonotope+crown": 0.5, "zonotope+full-crown": 0.25},
     "alpha-crown": {"alpha-crown": 1.0, "zonotope+alpha-crown": 0.2},
 }
-ATTEMPTS = 4  # times `--cases`, at most
+ATTEMPTS = 6  # times `--cases`, at most
 STEPS = {"iteration": 2, "start_save_best": -1.0, "lr_alpha": 0.7}  # of slopes: few, long ones, and all count
 HOPELESS = 25  # cases without any bound, after which a method counts as not available
 
