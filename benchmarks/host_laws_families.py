@@ -43,7 +43,7 @@ from host_laws_shapes import (
     transpose,
     unsqueeze,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from zonoplug.testing import Function
