@@ -2,7 +2,7 @@
 
 python benchmarks/host_laws.py                       # every operator, for the host that is installed or chosen
 ZONOPLUG_LIRPA=/folder/of/0.7 python benchmarks/host_laws.py
-python benchmarks/host_laws.py --only BoundRelu,BoundAdd --cases 10 --seed 3
+python benchmarks/host_laws.py --only BoundRelu,BoundAdd --methods ibp,crown --again
 python benchmarks/host_laws.py --list                # writes the list and the table from what was found so far
 
 A case is a small random network around the operator, one to three boxes, float32 or float64, perhaps a specification
@@ -21,6 +21,7 @@ import random
 import sys
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ SPELLINGS: dict[str, dict[str, float]] = {
     "crown": {"crown": 1.0, "zonotope+crown": 0.5, "zonotope+full-crown": 0.25},
     "alpha-crown": {"alpha-crown": 1.0, "zonotope+alpha-crown": 0.2},
 }
-ATTEMPTS = 4  # times `--cases`, at most
+ATTEMPTS = 6  # times `--cases`, at most
 STEPS = {"iteration": 2, "start_save_best": -1.0, "lr_alpha": 0.7}  # of slopes: few, long ones, and all count
 HOPELESS = 25  # cases without any bound, after which a method counts as not available
 
@@ -64,6 +65,9 @@ class Found:
     def settled(self, cases: int) -> bool:
         tries = self.held + self.open + self.raised
         return self.held >= cases or bool(self.broken) or (tries >= HOPELESS and not self.held)
+
+
+NOTHING = vars(Found())
 
 
 @dataclass
@@ -120,7 +124,9 @@ def make_case(name: str, number: int, seed: int) -> Case:
     return Case(graph, box, rows, reached(net, box, rows), text, r)
 
 
-def try_operator(name: str, cases: int, seed: int) -> dict[str, dict[str, Found]]:
+def try_operator(
+    name: str, cases: int, seed: int, methods: Collection[str] = HOST_METHODS
+) -> dict[str, dict[str, Found]]:
     """Key of each class that serves the operator -> method of the host -> what became of its cases."""
     table: dict[str, dict[str, Found]] = {}
     unbuilt = ""
@@ -140,8 +146,10 @@ def try_operator(name: str, cases: int, seed: int) -> dict[str, dict[str, Found]
             key_of(node) for node in case.graph._modules.values() if type(node).__name__ == name and node.from_input
         }
         for key in keys:
-            table.setdefault(key, {method: Found() for method in HOST_METHODS})
+            table.setdefault(key, {method: Found() for method in methods})
         for method, spellings in SPELLINGS.items():
+            if method not in methods:
+                continue
             asked = [table[key][method] for key in keys if not table[key][method].settled(cases)]
             if asked:
                 _record(case, spellings, asked)
@@ -174,7 +182,9 @@ def write_list() -> None:
     }
     hosts = {
         version: {
-            method: sorted(key for key, row in result["operators"].items() if _trusted(row[method], result["cases"]))
+            method: sorted(
+                key for key, row in result["operators"].items() if _trusted(row.get(method, NOTHING), result["cases"])
+            )
             for method in HOST_METHODS
         }
         for version, result in sorted(found.items())
@@ -204,7 +214,7 @@ def _table(found: dict[str, Any]) -> str:
         lines += ["| operator | " + " | ".join(HOST_METHODS) + " |", "|---" * (len(HOST_METHODS) + 1) + "|"]
         broken = []
         for key, row in sorted(result["operators"].items()):
-            cells = [_cell(row[method], result["cases"]) for method in HOST_METHODS]
+            cells = [_cell(row.get(method, NOTHING), result["cases"]) for method in HOST_METHODS]
             lines.append(f"| {key} | " + " | ".join(cells) + " |")
             broken += [
                 f"- {key}, {method}: {row[method]['broken']}" for method in HOST_METHODS if row[method]["broken"]
@@ -225,10 +235,11 @@ def main() -> int:
     """Try operators, write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names of operators, separated by commas")
+    parser.add_argument("--methods", default=",".join(HOST_METHODS), help="of the host, separated by commas")
     parser.add_argument("--cases", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", action="store_true", help="only write the list and the table")
-    parser.add_argument("--again", action="store_true", help="also operators that the results have")
+    parser.add_argument("--again", action="store_true", help="also operators that the results have already")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -236,18 +247,20 @@ def main() -> int:
         write_list()
         return 0
     file = results_file()
-    result: dict[str, Any] = {"seed": chosen.seed, "cases": chosen.cases, "operators": {}, "tried": []}
-    if file.exists() and not chosen.again:
+    result: dict[str, Any] = {"seed": chosen.seed, "cases": chosen.cases, "operators": {}, "tried": {}}
+    if file.exists():
         result = json.loads(file.read_text())
     for name in chosen.only.split(",") if chosen.only else FAMILIES:
-        if name in result["tried"] and not chosen.only:
+        done = result["tried"].get(name, [])
+        methods = [method for method in chosen.methods.split(",") if chosen.again or method not in done]
+        if not methods:
             continue
         start = time.monotonic()
-        for key, row in try_operator(name, chosen.cases, chosen.seed).items():
-            result["operators"][key] = {method: vars(found) for method, found in row.items()}
+        for key, row in try_operator(name, chosen.cases, chosen.seed, methods).items():
+            result["operators"].setdefault(key, {}).update({method: vars(found) for method, found in row.items()})
             cells = {method: _cell(vars(found), chosen.cases) for method, found in row.items()}
             print(f"{key} {time.monotonic() - start:.0f} s {cells}", flush=True)
-        result["tried"] = sorted({*result["tried"], name})
+        result["tried"][name] = sorted({*done, *methods})
         file.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     write_list()
     return 0

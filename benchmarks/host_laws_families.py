@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import torch
@@ -42,7 +43,7 @@ from host_laws_shapes import (
     transpose,
     unsqueeze,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from zonoplug.testing import Function
@@ -119,20 +120,15 @@ def layer_norm(r: Random) -> Core:
     return Core(layer, shape)
 
 
-def added(r: Random) -> Core:
-    if r.random() < 0.4:
-        shape = image(r)
-        layer = nn.Conv2d(shape[0], shape[0], 3, padding=1)
-        return Core(Function(lambda x, a: x + torch.relu(a(x)), a=layer), shape)
-    return pair(torch.add)(r) if r.random() < 0.7 else with_constant(lambda x, c: c + x)(r)
+def on_images(function: Callable[[Tensor, Tensor], Tensor]) -> Maker:
+    """A function of an image and of another that a convolution and a ReLU make of it."""
 
-
-def subtracted(r: Random) -> Core:
-    if r.random() < 0.4:
+    def make(r: Random) -> Core:
         shape = image(r)
-        layer = nn.Conv2d(shape[0], shape[0], 1)
-        return Core(Function(lambda x, a: torch.relu(a(x)) - x, a=layer), shape)
-    return pair(torch.sub)(r) if r.random() < 0.7 else with_constant(lambda x, c: c - x)(r)
+        layer = nn.Conv2d(shape[0], shape[0], 3, padding=1) if r.random() < 0.6 else nn.Conv2d(shape[0], shape[0], 1)
+        return Core(Function(lambda x, a: function(x, torch.relu(a(x))), a=layer), shape)
+
+    return make
 
 
 def power(r: Random) -> Core:
@@ -165,8 +161,13 @@ SLOPES = [0.01, 0.1, 0.5, 0.99, 1.0, 1.01, 1.7, 4.0, -0.5, 0.0]
 FAMILIES: dict[str, list[Maker]] = {
     "BoundLinear": [linear],
     "BoundRelu": [unary(torch.relu)],
-    "BoundAdd": [added],
-    "BoundSub": [subtracted],
+    "BoundAdd": [pair(torch.add), with_constant(lambda x, c: c + x), on_images(torch.add)],
+    "BoundSub": [
+        pair(torch.sub),
+        with_constant(lambda x, c: c - x),
+        on_images(lambda x, y: y - x),
+        with_constant(lambda x, c: x - c),
+    ],
     "BoundNeg": [unary(torch.neg)],
     "BoundConv": [conv, conv, lambda r: conv(r, 1), lambda r: conv(r, r.choice([1, 3]))],
     "BoundLeakyRelu": [slopes(nn.LeakyReLU, SLOPES)],

@@ -175,7 +175,7 @@ class BoundPad(LinearOperator):
 
 
 class BoundAveragePool(LinearOperator):
-    """Mean over windows; without `count_include_pad`, over what lies inside.
+    """Mean over windows; without `count_include_pad`, over what lies inside. The hosts' bounds do not hold.
 
     Attributes:
         kernel_size, stride, padding, ceil_mode, count_include_pad: as the host's class has them.

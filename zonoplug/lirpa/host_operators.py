@@ -101,14 +101,6 @@ def _for_slice(attr: Any, inputs: Any) -> Any:
     return _operators.BoundSlice if step == 1 and not IS_0_3 else host_linear.BoundSlice
 
 
-def _for_average_pool(attr: Any, inputs: Any) -> Any:
-    """With padding, the host counts wrongly; 0.3's backward bounds are wrong unless windows tile a square."""
-    plain = (
-        not IS_0_3 and not any(attr.get("pads", [])) and not attr.get("ceil_mode", 0) and len(attr["kernel_shape"]) == 2
-    )
-    return _operators.BoundAveragePool if plain else host_linear.BoundAveragePool
-
-
 def _for_max_pool(attr: Any, inputs: Any) -> Any:
     """The host's backward bounds know windows side by side over an image only."""
     rank = len(attr["kernel_shape"])
@@ -119,7 +111,7 @@ def _for_max_pool(attr: Any, inputs: Any) -> Any:
 
 
 def _for_matmul(attr: Any, inputs: Any) -> Any:
-    """0.3 has no backward bounds for a constant on the left."""
+    """0.3 has no backward bounds for a constant on the left, and those of 0.7 do not hold."""
     return host_linear.BoundMatMul if is_constant(inputs[0]) and not is_constant(inputs[1]) else _operators.BoundMatMul
 
 
@@ -155,12 +147,13 @@ def _largest(x: Tensor, *more: Tensor) -> Tensor:
 def custom_operators() -> dict[str, Any]:
     """ONNX operator name, as the host spells it ("onnx::Gather"), to the class that serves it instead of the host's."""
     ours: dict[str, Any] = {
-        "onnx::AveragePool": _chosen(_for_average_pool),
+        "onnx::AveragePool": host_linear.BoundAveragePool,
         "onnx::Concat": BoundConcat,
         "onnx::Conv": _chosen(_for_convolution),
         "onnx::ConvTranspose": host_linear.BoundConvTranspose,
         "onnx::Gather": host_linear.BoundGather,
         "onnx::LogSoftmax": BoundLogSoftmax,
+        "onnx::MatMul": _chosen(_for_matmul),
         "onnx::MaxPool": _chosen(_for_max_pool),
         "onnx::Pad": host_linear.BoundPad,
         "onnx::Pow": BoundPow,
@@ -180,7 +173,6 @@ def custom_operators() -> dict[str, Any]:
             "onnx::Add": _chosen(_with_constants(host_linear.BoundAdd, _operators.BoundAdd)),
             "onnx::Div": _chosen(_for_division),
             "onnx::Expand": host_linear.BoundExpand,
-            "onnx::MatMul": _chosen(_for_matmul),
             "onnx::Mul": _chosen(_with_constants(host_linear.BoundMul, BoundMul)),
             "onnx::Softmax": BoundSoftmax,
             "onnx::Sub": _chosen(_with_constants(host_linear.BoundSub, _operators.BoundSub)),

@@ -178,7 +178,7 @@ def _average_pool(call: Call) -> Zonotope:
     if node.ceil_mode or getattr(node, "uneven", False) or not (node.count_include_pad or not any(padding)):
         return affine.rearrange(zonotope, row_by_row(_forward(call)))
     channels = zonotope.shape[0]
-    weight = torch.full((channels, 1, *kernel), 1 / prod(kernel)).to(zonotope.center)
+    weight = zonotope.center.new_full((channels, 1, *kernel), 1 / prod(kernel))
     return zonotope.map(Convolution(weight, stride, padding, [1] * len(kernel), channels))
 
 

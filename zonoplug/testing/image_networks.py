@@ -26,8 +26,9 @@ def convolutions_without_activations(r: Random) -> tuple[nn.Module, Shape]:
     with torch.no_grad():
         image = nn.Sequential(*layers)(torch.zeros(1, channels, height, width))
     count = int(image[0].numel())
-    kind = r.choice(["rows", "all", "linear"])
-    weight = torch.randn(int(image.shape[-1]), size if kind == "all" else 3) / math.sqrt(int(image.shape[-1]))
+    tall, wide = (int(side) for side in image.shape[-2:])
+    kind = r.choice(["right", "left", "none"])
+    weight = torch.randn(*((3, tall) if kind == "left" else (wide, 3))) / math.sqrt(tall if kind == "left" else wide)
     around = r.choice(["all", "images", "input", "none"])
 
     def function(x: Tensor, layers: nn.Module, head: nn.Module, skip: nn.Module, weight: Tensor) -> Tensor:
@@ -36,15 +37,15 @@ def convolutions_without_activations(r: Random) -> tuple[nn.Module, Shape]:
         if around == "images" and deep.shape == picture.shape:
             deep = deep + picture
         hidden = torch.relu(deep)
-        if kind == "rows":
-            hidden = torch.matmul(hidden, weight)
+        if kind != "none":
+            hidden = torch.matmul(hidden, weight) if kind == "right" else torch.matmul(weight, hidden)
         y: Tensor = head(hidden.flatten(1))
         if around == "all":
             y = y + skip(x)
         return y + x[:, :3] if around == "input" else y
 
-    wide = count // int(image.shape[-1]) * 3 if kind == "rows" else count
-    parts = {"layers": nn.Sequential(*layers), "head": nn.Linear(wide, 3), "skip": nn.Linear(size, 3)}
+    count = count * 3 // {"right": wide, "left": tall, "none": 3}[kind]
+    parts = {"layers": nn.Sequential(*layers), "head": nn.Linear(count, 3), "skip": nn.Linear(size, 3)}
     return Function(function, **parts, weight=weight), (size,)
 
 
