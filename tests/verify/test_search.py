@@ -75,7 +75,7 @@ def test_a_bound_of_a_whole_box_is_held_against_the_points_of_that_box(absolute_
     """The margin of  y >= 3  is  3 - y:  one above the least that was seen is refused, one just below is not."""
     problem, search = search_of(absolute_difference)
     search._box_number, aims = number, Aims.of(problem.objective, number)
-    seen = search._attack.outputs[search._attack.groups == number]
+    seen = search._attack.referee.of_box(number)
     least = 3.0 - float(seen.max())
     search._check_root(torch.tensor([least - 1e-3]), aims)
     with pytest.raises(BrokenMethodError, match="below its bound"):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from zonoplug.domain.linear_maps import LinearMap
+from zonoplug.domain.linear_maps import LinearMap, Shape
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
@@ -153,7 +153,9 @@ class PerturbedGraph:
         if len(moving) > 1 or kind in _ARITHMETIC:
             return 4 * len(node.inputs) + (copies if copies > 1 else 0)
         maps, _ = self._maps_of(node, moving[0], like)
-        return sum(one.linear.terms(one.shape) + one.linear.transposed_terms(one.shape, one.out) for one in maps)
+        return sum(
+            (one.linear.terms(one.shape) + one.linear.transposed_terms(one.shape, one.out) for one in maps), start=0
+        )
 
     def _maps_of(self, node: Any, place: int, like: Tensor) -> tuple[list[_Noted], Zonotope]:
         """The linear maps that an exact operator sends its one moving operand through in turn, and what it gives."""
@@ -171,7 +173,7 @@ class PerturbedGraph:
         zeros = {name: torch.zeros(1, *self.shape(name)) for name in names if self.depends(name)}
         hulls = {name: Interval(zero, zero) for name, zero in zeros.items()}
         try:
-            PLANES[type(node).__name__](node, [hulls.get(n, self.constants.get(n)) for n in names], hulls)
+            PLANES[type(node).__name__](node, [hulls[n] if n in hulls else self.constants[n] for n in names], hulls)
         except UnsupportedOperatorError:
             if self._cut is None:
                 raise
@@ -236,8 +238,8 @@ class _Noted(NamedTuple):
     linear: LinearMap
     offset: Tensor | None
     image: Zonotope
-    shape: Sequence[int]
-    out: Sequence[int]
+    shape: Shape
+    out: Shape
 
 
 class _Probe(Zonotope):

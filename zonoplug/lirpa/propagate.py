@@ -283,10 +283,9 @@ class _Walk:
             ) from error
         image = Interval(lower, upper)
         with rounded.evaluating(accuracy):
-            error = rounded.evaluation_error(
-                largest(image), _reach(self._hull_of(parent.name) for parent in node.inputs)
-            )
-        return from_interval(Interval(lower - error, upper + error), self._symbols, node.name)
+            reach = _reach(self._hull_of(parent.name) for parent in node.inputs)
+            room = rounded.evaluation_error(largest(image), reach)
+        return from_interval(Interval(lower - room, upper + room), self._symbols, node.name)
 
 
 def _reach(hulls: Iterable[Interval | None]) -> Tensor:

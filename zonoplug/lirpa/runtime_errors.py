@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
-from math import log, prod
+from math import log, prod, sqrt
 from typing import Any
 
 import torch
@@ -196,7 +196,8 @@ def _length(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval)
     assert hull is not None
     count = _reduction(node, hull, constants)[2]
     info = torch.finfo(hull.lower.dtype)
-    error = _relative(bounds, 2 * (count + 8)) + (count * info.tiny) ** 0.5
+    vanishing = sqrt(count * info.tiny)
+    error = _relative(bounds, 2 * (count + 8)) + vanishing
     return error.masked_fill(~(largest(bounds).double() ** 2 < info.max / 4), torch.inf)
 
 

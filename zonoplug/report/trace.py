@@ -84,7 +84,7 @@ def measure_trace(request: dict[str, Any]) -> dict[str, Any]:
         "lost": lost,
         "reductions": reductions,
         "reduced_by": propagation.reduced_by,
-        "notes": notes + bounder.warnings,
+        "notes": notes + bounder.notes,
     }
 
 

@@ -161,7 +161,8 @@ class OpenBounds:
         whole = at_input * self._center - at_input.abs() * self._radius
         missing = -whole.shape[1] % BLOCK
         blocks = functional.pad(whole, (0, missing)).unflatten(1, (-1, BLOCK)).sum(dim=2)
-        return blocks.sum(dim=1, dtype=torch.float64).to(whole.dtype)
+        total: Tensor = blocks.sum(dim=1, dtype=torch.float64)
+        return total.to(whole.dtype)
 
     def _primal(
         self, at_input: Tensor, behind: Tensor, below: Tensor, slope: Tensor, intercept: Tensor
