@@ -206,8 +206,8 @@ def _table(found: dict[str, Any]) -> str:
         "",
         "Written by `python benchmarks/host_laws.py --list`. A number: that many random cases held and none broke, so",
         "that the operator is trusted for the method; (n): fewer than asked for held, the others raised or claimed",
-        "nothing; -: no case gave a bound; **broken**: see the examples below the table. Classes with a module's name",
-        "are our own.",
+        "nothing; -: no case gave a bound; ?: not tried; **broken**: see the examples below the table. Classes with a",
+        "module's name are our own.",
     ]
     for version, result in sorted(found.items()):
         lines += ["", f"## auto_LiRPA {version} (seed {result['seed']}, {result['cases']} cases asked for)", ""]
@@ -216,9 +216,7 @@ def _table(found: dict[str, Any]) -> str:
         for key, row in sorted(result["operators"].items()):
             cells = [_cell(row.get(method, NOTHING), result["cases"]) for method in HOST_METHODS]
             lines.append(f"| {key} | " + " | ".join(cells) + " |")
-            broken += [
-                f"- {key}, {method}: {row[method]['broken']}" for method in HOST_METHODS if row[method]["broken"]
-            ]
+            broken += [f"- {key}, {method}: {of['broken']}" for method, of in sorted(row.items()) if of["broken"]]
         lines += ["", *broken]
     return "\n".join(lines) + "\n"
 
@@ -228,6 +226,8 @@ def _cell(row: dict[str, Any], cases: int) -> str:
         return "**broken**"
     if row["held"] >= cases:
         return str(row["held"])
+    if not row["held"] + row["open"] + row["raised"]:
+        return "?"
     return f"({row['held']})" if row["held"] else "-"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from zonoplug.lirpa import host_linear
 from zonoplug.lirpa.compat import IS_0_3
 from zonoplug.lirpa.host_activations import custom_activations
-from zonoplug.lirpa.host_bases import IntervalOperator, Monotone, constant, is_constant
+from zonoplug.lirpa.host_bases import IntervalOperator, Monotone, is_constant
 from zonoplug.lirpa.host_compositions import (
     BoundLogSoftmax,
     BoundMaxPool,
@@ -95,12 +95,6 @@ def _for_convolution(attr: Any, inputs: Any) -> Any:
     return _operators.BoundConv if plain else host_linear.BoundConv
 
 
-def _for_slice(attr: Any, inputs: Any) -> Any:
-    """0.3's backward bounds fail on axes counted from the end."""
-    step = int(constant(inputs[4])) if len(inputs) > 4 else 1
-    return _operators.BoundSlice if step == 1 and not IS_0_3 else host_linear.BoundSlice
-
-
 def _for_max_pool(attr: Any, inputs: Any) -> Any:
     """The host's backward bounds know windows side by side over an image only."""
     rank = len(attr["kernel_shape"])
@@ -162,7 +156,7 @@ def custom_operators() -> dict[str, Any]:
         "onnx::ReduceL2": BoundReduceL2,
         "onnx::ReduceProd": BoundReduceProd,
         "onnx::Resize": host_linear.BoundResize,
-        "onnx::Slice": _chosen(_for_slice),
+        "onnx::Slice": host_linear.BoundSlice,  # 0.3's fails on axes counted from the end, 0.7's on such ends
         "onnx::Softplus": BoundSoftplus,
         "onnx::Sqrt": BoundSqrt,
         "onnx::Tile": host_linear.BoundTile,

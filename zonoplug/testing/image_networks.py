@@ -29,7 +29,7 @@ def convolutions_without_activations(r: Random) -> tuple[nn.Module, Shape]:
     tall, wide = (int(side) for side in image.shape[-2:])
     kind = r.choice(["right", "left", "none"])
     weight = torch.randn(*((3, tall) if kind == "left" else (wide, 3))) / math.sqrt(tall if kind == "left" else wide)
-    around = r.choice(["all", "images", "input", "none"])
+    around = r.choice(["all", "images", "none"])
 
     def function(x: Tensor, layers: nn.Module, head: nn.Module, skip: nn.Module, weight: Tensor) -> Tensor:
         picture = x.reshape(-1, channels, height, width)
@@ -40,9 +40,7 @@ def convolutions_without_activations(r: Random) -> tuple[nn.Module, Shape]:
         if kind != "none":
             hidden = torch.matmul(hidden, weight) if kind == "right" else torch.matmul(weight, hidden)
         y: Tensor = head(hidden.flatten(1))
-        if around == "all":
-            y = y + skip(x)
-        return y + x[:, :3] if around == "input" else y
+        return y + skip(x) if around == "all" else y
 
     count = count * 3 // {"right": wide, "left": tall, "none": 3}[kind]
     parts = {"layers": nn.Sequential(*layers), "head": nn.Linear(count, 3), "skip": nn.Linear(size, 3)}
