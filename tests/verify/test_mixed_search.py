@@ -85,7 +85,7 @@ def test_no_unsafe_point_is_lost(tmp_path, monkeypatch, seed, sizes, rule):
 
     monkeypatch.setattr(search, "_bounded", checked)
     monkeypatch.setattr(search, "_split", checked_split)
-    result = search.run(problem.objective, Deadline(6))
+    result = search.run(problem.objective, Deadline(1.5))
     assert not result.proved
     assert len(steps) > 1
 
