@@ -70,7 +70,7 @@ def stages(method: str, perturbed: int | None, recording: bool) -> list[Stage]:
             *first,
             Stage("attack", "attack"),
             OWN_SIGNS,
-            *(Stage("root", name) for name in ("crown", "alpha-crown", "alpha-zonotope+crown")),
+            Stage("root", "alpha-zonotope"),
             Stage("activation splits", "zonotope+crown"),  # of S-shaped ones too
         ]
     boxes = [Stage("input splits", "zonotope+crown"), Stage("input splits", "zonotope")]
