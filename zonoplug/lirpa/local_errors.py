@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.domain.rounding import gamma, gammas, overflowing, unit
+from zonoplug.domain.rounding import FOLDED, gamma, gammas, overflowing, unit
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.interval_images import interval_image
@@ -32,8 +32,6 @@ from zonoplug.lirpa.perturbed_graph import PerturbedGraph, is_exact, is_relu
 from zonoplug.lirpa.propagate import intersect
 from zonoplug.lirpa.runtime_errors import accuracy_of, composed_error, largest
 from zonoplug.lirpa.table import entry_for
-
-ELEMENTWISE = 16  # terms that a fused kernel may add: weights, biases and factors that were folded, each rounded
 
 
 @dataclass(slots=True)
@@ -116,7 +114,7 @@ def _of_sum(
     tiny = torch.finfo(network).tiny
     if linear is None:
         size = _size_of_sum(graph, node, operands, ranges)
-        both = gamma(terms + ELEMENTWISE, size.dtype) + gamma(terms + ELEMENTWISE, network)
+        both = gamma(terms + FOLDED, size.dtype) + gamma(terms + FOLDED, network)
         return overflowing(size, size * (1.01 * both) + 2 * terms * tiny, network)
     shape = tuple(first.lower.shape[1:])
     low, high = first.lower.clamp(max=0), first.upper.clamp(min=0)
@@ -127,8 +125,8 @@ def _of_sum(
     count = torch.as_tensor(count, dtype=middle.dtype, device=middle.device)
     spread = positive + negative
     own = linear.transposed_terms(shape, tuple(middle.shape[1:]))
-    partial = gammas(count + ELEMENTWISE, network) * torch.maximum(positive, negative)
-    products = gamma(ELEMENTWISE, network) + gamma(own + ELEMENTWISE, spread.dtype)
+    partial = gammas(count + FOLDED, network) * torch.maximum(positive, negative)
+    products = gamma(FOLDED, network) + gamma(own + FOLDED, spread.dtype)
     return overflowing(spread, 1.01 * (partial + spread * products) + 2 * terms * tiny, network)
 
 
