@@ -11,6 +11,12 @@ import pytest
 from zonoplug.io.decimals import NumberRangeError, decimal, rounded, sides
 
 
+def beside(value, digits):
+    """A float64 in full, but for 1 in its last of many digits."""
+    binary = Fraction(value)
+    return f"0.{binary.numerator * 10**120 // binary.denominator + 10 ** (120 - digits):0120d}"
+
+
 def midpoint(value):
     """The rational halfway from a float64 to the next, in full."""
     middle = (Fraction(value) + Fraction(float(np.nextafter(value, 2.0)))) / 2
@@ -28,6 +34,7 @@ FORMS = [
     lambda r: f"{r.randint(0, 999)}.{r.randint(0, 10 ** r.randint(1, 22))}",
     lambda r: f"{2 ** r.randint(40, 70)}.{r.choice(['', '5', '25', '0'])}",
     lambda r: r.choice([".5", "5.", "0", "0.0", "1e-400", "1e308", "5e-324", "2.4703282292062327e-324", "0e5"]),
+    lambda r: beside(r.random(), r.randint(56, 120)),
     lambda r: "0." + midpoint(r.random())[1:],
 ]
 

@@ -127,7 +127,7 @@ def _sides(text: Bytes, start: Ints, stop: Ints, size: Floats) -> Signs:
         result[long] = _compared(whole, size[long], power[long])
     for k in np.flatnonzero(~(short | long)).tolist():
         word = text[start[k] : stop[k]].tobytes().decode()
-        result[k] = side(abs(decimal(word)), float(size[k]))
+        result[k] = side(decimal(word).copy_abs(), float(size[k]))  # abs() rounds to 28 digits
     return result
 
 
