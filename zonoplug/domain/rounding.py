@@ -14,8 +14,8 @@ products. So for an affine map of a zonotope with k symbols one extra product wi
     box >= |A| box + gamma(m + 16) (|A| (|c| + sum_j |g_j| + box) + |b|)
 
 where 16 is for what a runtime may fold into weights and biases. Carried on as a box, an error would grow by |A| in
-every layer, whatever its sign does. With `named`, the next relaxation gives each box a noise symbol of its own, joined
-with the symbol that it makes anyway, so that errors cancel as other symbols do.
+every layer, whatever its sign does. With `named`, boxes get noise symbols, so that errors cancel as other symbols do:
+at the next relaxation, joined with the symbol that it makes anyway, and at bottlenecks, where coordinates are few.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1. Underflow is covered by a few times the
 smallest normal number, so flushing subnormals to zero is allowed.
@@ -56,7 +56,7 @@ def rounding(mode: Rounding, named: bool = False) -> Iterator[None]:
     """Zonotope arithmetic inside covers: nothing; its own rounding; its own and that of the network's evaluation.
 
     Args:
-        named: whether relaxations give symbols to what is in the box.
+        named: whether what is in the box gets symbols.
 
     On CUDA, TF32, accumulation in reduced precision and cuDNN's transform-based convolutions, whose errors the formula
     does not bound, are off inside.
@@ -116,7 +116,7 @@ def covers_inference() -> bool:
 
 
 def names_boxes() -> bool:
-    """Whether relaxations give symbols to what is in the box."""
+    """Whether what is in the box gets symbols."""
     return _named.get() and active()
 
 

@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -23,11 +24,13 @@ class GraphPlan:
         order: its nodes, in topological order; patterns stand for the nodes that they replace.
         readers: how often each value is read, by node name.
         last_neurons: the last activation's name, None without any.
+        largest: by node name, the most coordinates that a node's value or a later one has.
     """
 
     order: tuple[Any, ...]
     readers: Mapping[str, int]
     last_neurons: str | None
+    largest: Mapping[str, int]
 
 
 _plans: weakref.WeakKeyDictionary[Any, dict[tuple[str, bool], GraphPlan]] = weakref.WeakKeyDictionary()
@@ -41,8 +44,16 @@ def plan_for(module: Any, final: str, patterns: bool = False) -> GraphPlan:
         order = find_patterns(order) if patterns else order
         readers = Counter(parent.name for node in order for parent in node.inputs)
         neurons = [node.name for node in order if type(node).__name__ in NEURON_LAYERS]
-        plans[final, patterns] = GraphPlan(tuple(order), readers, neurons[-1] if neurons else None)
+        largest, most = {}, 0
+        for node in reversed(order):
+            largest[node.name] = most = max(most, coordinates(node))
+        plans[final, patterns] = GraphPlan(tuple(order), readers, neurons[-1] if neurons else None, largest)
     return plans[final, patterns]
+
+
+def coordinates(node: Any) -> int:
+    """How many coordinates a node has, without the batch; 1 where the host does not say."""
+    return prod((getattr(node, "output_shape", None) or ())[1:])
 
 
 def _in_order(final: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from zonoplug.lirpa.influence import Influences
 from zonoplug.lirpa.interval_images import interval_image, rows_image
 from zonoplug.lirpa.merged_walk import NEURON_LAYERS, merge_neurons
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
-from zonoplug.lirpa.plan import GraphPlan, constant_value, plan_for
+from zonoplug.lirpa.plan import GraphPlan, constant_value, coordinates, plan_for
 from zonoplug.lirpa.reducing import Reducer, is_exact
 from zonoplug.lirpa.runtime_errors import accuracy_of, composed_error, largest
 from zonoplug.lirpa.table import Entry, Transformer, inner_name
@@ -29,6 +30,7 @@ from zonoplug.lirpa.trust import is_ours, is_trusted
 from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import ReductionReport
 from zonoplug.transformers.affine import Operand, specification
+from zonoplug.transformers.elementwise import name_box
 from zonoplug.transformers.enclosure import Enclosure
 from zonoplug.transformers.interval import from_interval
 
@@ -145,7 +147,7 @@ class _Walk:
         values, last = self._values, self._plan.order[-1]
         of_rows: Interval | None = None
         for place, node in enumerate(self._plan.order):
-            operands = [values[parent.name] for parent in node.inputs]
+            operands = [self._operand(node, parent) for parent in node.inputs]
             if node.name in self._inputs:
                 values[node.name] = self._inputs[node.name]
             elif not any(isinstance(operand, Zonotope) for operand in operands):
@@ -189,6 +191,13 @@ class _Walk:
         if bounds is not None:
             self._intervals[node.name] = bounds
         return of_rows
+
+    def _operand(self, node: Any, parent: Any) -> Operand:
+        """A node's operand, with symbols for its box where the node makes more coordinates of few: a bottleneck."""
+        value, later = self._values[parent.name], self._plan.largest[node.name]
+        if isinstance(value, Zonotope) and 2 * prod(value.shape) <= coordinates(node):
+            self._values[parent.name] = value = name_box(value, later, self._symbols, parent.name)
+        return value
 
     def _hull_of(self, name: str) -> Interval | None:
         value = self._values[name]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -13,7 +16,7 @@ from zonoplug.relaxations.base import RelaxationRule
 from zonoplug.relaxations.piecewise_linear import two_pieces
 from zonoplug.transformers.box_slopes import flat_beside_box
 
-NAMED_ENTRIES = 2**22  # generators of errors that are small enough to keep
+NAMED_ENTRIES = 2**22  # generators of errors that are few enough to keep
 
 
 def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: SymbolSource, node: str) -> Zonotope:
@@ -50,13 +53,24 @@ def exact(relaxation: Relaxation) -> Tensor:
 def apply_relaxation(zonotope: Zonotope, relaxation: Relaxation, source: SymbolSource, node: str) -> Zonotope:
     """slope * x + offset +/- radius, the radius as fresh symbols, joined with the box where boxes get names."""
     scaled = zonotope.scale(relaxation.slope, relaxation.offset)
-    if scaled.box is not None and rounding.names_boxes() and _few(scaled.box, zonotope.num_symbols):
+    if scaled.box is not None and rounding.names_boxes() and _count(scaled.box) * scaled.box.numel() <= NAMED_ENTRIES:
         radius = rounding.up(relaxation.radius + scaled.box)
         return Zonotope(scaled.center, scaled.blocks).with_fresh_symbols(radius, source, node)
     return scaled.with_fresh_symbols(relaxation.radius, source, node)
 
 
-def _few(box: Tensor, symbols: int) -> bool:
-    """Whether symbols for what is in the box take little memory, or little beside those that are there."""
-    count = int((box.flatten(1) > 0).sum(dim=1).max()) if box.numel() else 0
-    return count * box.numel() <= NAMED_ENTRIES
+def name_box(zonotope: Zonotope, later: int, source: SymbolSource, node: str) -> Zonotope:
+    """The same set with symbols for what is in the box, where boxes get names and these take little memory.
+
+    Args:
+        later: the most coordinates that an image of the zonotope will have.
+    """
+    box = zonotope.box
+    if box is None or not rounding.names_boxes() or _count(box) * max(later, prod(zonotope.shape)) > NAMED_ENTRIES:
+        return zonotope
+    return replace(zonotope, box=None).with_fresh_symbols(box, source, node)
+
+
+def _count(box: Tensor) -> int:
+    """How many symbols a box needs."""
+    return int((box.flatten(1) > 0).sum(dim=1).max()) if box.numel() else 0
