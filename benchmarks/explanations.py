@@ -28,13 +28,13 @@ from zonoplug.explain.drift import drift
 from zonoplug.explain.evaluation import Evaluation, evaluate
 from zonoplug.explain.groups import clusters, grid, interactions, neighbours, superpixels, together
 from zonoplug.explain.influence import SymbolInfluence
-from zonoplug.explain.judges import BoundJudge, CascadeJudge, VerifierJudge
 from zonoplug.explain.merging import cut, merge_tree
 from zonoplug.explain.metrics import deletion_auc, insertion_auc
+from zonoplug.explain.oracles import BoundJudge, CascadeJudge, VerifierJudge
 from zonoplug.explain.region import Region
 from zonoplug.explain.sufficient import SufficientSet, sufficient_set
 from zonoplug.explain.traversals import Answer
-from zonoplug.report.explain_pictures import MapPanel, draw_kept, draw_maps, draw_tree
+from zonoplug.report.explain.pictures import MapPanel, draw_kept, draw_maps, draw_tree
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "results" / "explanations"

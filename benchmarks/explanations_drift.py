@@ -8,7 +8,7 @@ from pathlib import Path
 
 from explanations_tables import Rows, column, mean, values_of, where
 
-from zonoplug.report.explain_pictures import Line, draw_lines
+from zonoplug.report.explain.pictures import Line, draw_lines
 
 DRAWN = ("girard", "l1", "lazy", "lowrank")  # more lines than these a person cannot tell apart
 

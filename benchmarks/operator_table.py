@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.formulas import ACTIVATIONS
-from zonoplug.lirpa.operators import TRANSFORMERS, Entry
+from zonoplug.lirpa.fusion.formulas import ACTIVATIONS
+from zonoplug.lirpa.operators.all import TRANSFORMERS, Entry
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- operators: written by benchmarks/operator_table.py -->", "<!-- operators: end -->"

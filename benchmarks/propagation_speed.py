@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.lirpa.compat import HOST_VERSION
+from zonoplug.lirpa.forward.propagation import Propagation
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, build, walk
 from zonoplug.lirpa.perturbations import bounded_input
-from zonoplug.lirpa.propagate import Propagation
 
 ZONOTOPE = BoundMethod.parse("zonotope")
 FEW = 30  # perturbed coordinates of the smallest boxes, which end in about 50 symbols

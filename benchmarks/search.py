@@ -22,8 +22,8 @@ from instances import PACK, ROOT, Instance, instances
 
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.report.tables import markdown_table
-from zonoplug.verify.branching import KINDS, Branching
-from zonoplug.verify.ingredients import INGREDIENTS, check_ingredients
+from zonoplug.verify.branching.by_name import KINDS, Branching
+from zonoplug.verify.components import INGREDIENTS, check_ingredients
 from zonoplug.watchdog import Interrupted, run_job
 
 BENCHMARKS = {

@@ -65,7 +65,7 @@ def properties(pack: Path, model: Any) -> tuple[Any, Any]:
 
     from zonoplug.domain.input_sets import Box
     from zonoplug.io.vnnlib import read_specification
-    from zonoplug.verify.problem import Problem
+    from zonoplug.verify.problem.problem import Problem
 
     lower, upper, rows = [], [], []
     for image in range(IMAGES):

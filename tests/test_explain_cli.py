@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from zonoplug.errors import ZonoplugError
 from zonoplug.examples import digits_model
-from zonoplug.report.explain_page import explain_file
+from zonoplug.report.explain.page import explain_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -174,7 +174,7 @@ def test_colours_in_the_networks_units(tmp_path):
     """A normalised colour network sees the picture's values, and the radius in their units."""
     from PIL import Image
 
-    from zonoplug.report.explain_case import ExplainSettings, load_case
+    from zonoplug.report.explain.case import ExplainSettings, load_case
 
     weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32), "W")
     nodes = [helper.make_node("Flatten", ["X"], ["F"]), helper.make_node("MatMul", ["F", "W"], ["Y"])]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from zonoplug.lirpa.operators import TRANSFORMERS
+from zonoplug.lirpa.operators.all import TRANSFORMERS
 from zonoplug.relaxations import RELAXATIONS, Relaxation
 from zonoplug.testing import (
     Forked,

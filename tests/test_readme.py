@@ -5,8 +5,8 @@ from __future__ import annotations
 import doctest
 from pathlib import Path
 
-from zonoplug.lirpa.operators import TRANSFORMERS
-from zonoplug.verify.activation_branching import ACTIVATION_RULES
+from zonoplug.lirpa.operators.all import TRANSFORMERS
+from zonoplug.verify.branching.activations import ACTIVATION_RULES
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zonoplug.errors import SettingError, UnknownNameError
-from zonoplug.verify.ingredients import check_ingredients
+from zonoplug.verify.components import check_ingredients
 
 FILE = Path(__file__).with_name("categories.toml")
 KINDS = {"reason": str, "method": str, "branching": str, "without": list, "seed": int}
@@ -66,7 +66,7 @@ def _check(path: Path, name: str, table: Any) -> None:
     try:
         check_ingredients(table.get("without", []))
         if "branching" in table:
-            from zonoplug.verify.branching import (
+            from zonoplug.verify.branching.by_name import (
                 Branching,
             )  # imports torch, which the process that watches can do without
 

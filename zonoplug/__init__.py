@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zonoplug.io.onnx_model import load_model
     from zonoplug.io.vnnlib import read_specification
     from zonoplug.lirpa.module import ZonotopeModule, build, register, unregister
-    from zonoplug.lirpa.operators import transforms
+    from zonoplug.lirpa.operators.all import transforms
     from zonoplug.lirpa.perturbations import bounded_input
     from zonoplug.reduction import REDUCTIONS, AboveSymbols, BoxReduction, Girard, Never, Reduction
     from zonoplug.relaxations import RELAXATIONS, Relaxation
@@ -41,7 +41,7 @@ _HOME = {
     "bounded_input": "zonoplug.lirpa.perturbations",
     "register": "zonoplug.lirpa.module",
     "unregister": "zonoplug.lirpa.module",
-    "transforms": "zonoplug.lirpa.operators",
+    "transforms": "zonoplug.lirpa.operators.all",
     "REDUCTIONS": "zonoplug.reduction",
     "AboveSymbols": "zonoplug.reduction",
     "BoxReduction": "zonoplug.reduction",

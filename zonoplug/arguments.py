@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("--plot", metavar="FILE", help="also draw it, for example trace.png")
     trace.add_argument("--timeout", default="300", metavar="SECONDS", help="limit on wall time (default 300)")
 
-    from zonoplug.report.explain_options import add_explain_arguments
+    from zonoplug.report.explain.options import add_explain_arguments
 
     add_explain_arguments(
         commands.add_parser(

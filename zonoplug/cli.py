@@ -157,7 +157,7 @@ def _trace(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from zonoplug.report.explain_options import explain_request, explained_text
+    from zonoplug.report.explain.options import explain_request, explained_text
 
     request, limit = explain_request(options)
     result = run_job(request, limit)
@@ -169,7 +169,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _list() -> int:
     from zonoplug.lirpa.methods import method_names
-    from zonoplug.lirpa.operators import TRANSFORMERS
+    from zonoplug.lirpa.operators.all import TRANSFORMERS
     from zonoplug.reduction import REDUCTIONS
     from zonoplug.report.tables import text_table
 
@@ -178,7 +178,7 @@ def _list() -> int:
         (name, (reduction.__doc__ or "").splitlines()[0], reduction.source) for name, reduction in REDUCTIONS.items()
     ]
     print("\nReductions\n" + text_table(("name", "what it does", "source"), rows))
-    from zonoplug.verify.branching import KINDS
+    from zonoplug.verify.branching.by_name import KINDS
 
     rows = [
         (name, kind, (rule.__doc__ or "").splitlines()[0])

@@ -26,7 +26,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
         return measure_trace(request)
     if request["job"] == "explain":
-        from zonoplug.report.explain_page import explain_file
+        from zonoplug.report.explain.page import explain_file
 
         return explain_file(request)
     import torch

@@ -183,7 +183,7 @@ def _certificate(row: Run, kind: str, instance: Instance, d: Draws, files: tuple
 
 
 def _ingredients() -> Any:
-    from zonoplug.verify.ingredients import INGREDIENTS
+    from zonoplug.verify.components import INGREDIENTS
 
     return INGREDIENTS
 

@@ -14,8 +14,8 @@ from zonoplug.examples import digits_model
 from zonoplug.explain.counterfactual import attack_boxes, counterfactual_set
 from zonoplug.explain.decision import Decision
 from zonoplug.explain.influence import SymbolInfluence
-from zonoplug.explain.judges import AttackJudge, BoundJudge, CascadeJudge, VerifierJudge
 from zonoplug.explain.layout import ImageLayout
+from zonoplug.explain.oracles import AttackJudge, BoundJudge, CascadeJudge, VerifierJudge
 from zonoplug.explain.region import Region
 from zonoplug.explain.sufficient import sufficient_set
 from zonoplug.explain.traversals import TRAVERSALS, Answer

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zonoplug.errors import SettingError
 from zonoplug.io.counterexample import format_counterexample
 from zonoplug.io.vnnlib import read_specification
-from zonoplug.verify.rounded_box import inward_box
+from zonoplug.verify.problem.rounded_box import inward_box
 
 
 @pytest.fixture(scope="module")

@@ -277,6 +277,6 @@ def test_the_host_bounds_what_is_loaded(operator, tmp_path):
         y = model.module(x + 0.2 * torch.rand_like(x) - 0.1)
         assert ((lower - 1e-5 <= y) & (y <= upper + 1e-5)).all()
     if operator != "MaxPool":
-        from zonoplug.lirpa.backward import Backward
+        from zonoplug.lirpa.backward.passes import Backward
 
         assert Backward(bounded).size == y[0].numel()

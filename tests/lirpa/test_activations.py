@@ -12,11 +12,11 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.errors import HostError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.host_activations import Activation, custom_activations
+from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.propagation import propagate
+from zonoplug.lirpa.host_operators.activations import Activation, custom_activations
 from zonoplug.lirpa.module import ZonotopeModule
-from zonoplug.lirpa.operators import TRANSFORMERS, Call, entry_for
-from zonoplug.lirpa.propagate import propagate
-from zonoplug.lirpa.walk_options import WalkOptions
+from zonoplug.lirpa.operators.all import TRANSFORMERS, Call, entry_for
 from zonoplug.testing import Function, check_contains_samples
 
 WIDTH = 8

@@ -9,13 +9,13 @@ from torch import nn
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa import refine
-from zonoplug.lirpa.ascent import Adam
-from zonoplug.lirpa.backward import Backward
+from zonoplug.lirpa.backward import refinement as refine
+from zonoplug.lirpa.backward.ascent import Adam
+from zonoplug.lirpa.backward.passes import Backward
+from zonoplug.lirpa.backward.refinement import first_alpha, refine_hulls
+from zonoplug.lirpa.backward.triangle import Multipliers
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box, build, walk
-from zonoplug.lirpa.refine import first_alpha, refine_hulls
-from zonoplug.lirpa.relu_sides import Multipliers
 from zonoplug.testing import tolerance
 
 ZONOTOPE = BoundMethod.parse("zonotope")

@@ -11,14 +11,14 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import HostError, SettingError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.interval_images import FROM_ZERO, INCREASING, OF_ONE, OF_SEVERAL, interval_image
+from zonoplug.lirpa.forward.interval_images import FROM_ZERO, INCREASING, OF_ONE, OF_SEVERAL, interval_image
+from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.plan import plan_for
+from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_box
-from zonoplug.lirpa.operators import TRANSFORMERS, Call, NotApplicableError, transforms
+from zonoplug.lirpa.operators.all import TRANSFORMERS, Call, NotApplicableError, transforms
 from zonoplug.lirpa.perturbations import bounded_input
-from zonoplug.lirpa.plan import plan_for
-from zonoplug.lirpa.propagate import propagate
-from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.testing import Function, check_contains_samples
 
 

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from zonoplug.errors import HostError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.host_activations import custom_activations
-from zonoplug.lirpa.host_logic import custom_logic
-from zonoplug.lirpa.host_operators import custom_operators
+from zonoplug.lirpa.host_operators.activations import custom_activations
+from zonoplug.lirpa.host_operators.custom import custom_operators
+from zonoplug.lirpa.host_operators.logic import custom_logic
 
 
 class Function(nn.Module):

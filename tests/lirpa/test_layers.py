@@ -191,7 +191,7 @@ def test_what_cannot_be_written_plainly_is_refused():
 
 
 def test_an_operator_without_transformer_warns_once_by_name_and_can_be_refused(monkeypatch):
-    monkeypatch.setattr("zonoplug.lirpa.propagate.is_trusted", lambda node, method: True)
+    monkeypatch.setattr("zonoplug.lirpa.forward.propagation.is_trusted", lambda node, method: True)
     module = nn.Sequential(nn.Linear(8, 6), Function(lambda x: x.prod(1, keepdim=True)), nn.Linear(1, 2)).eval()
     host = compat.build(module, torch.randn(1, 8), module_class=ZonotopeModule)
     box = Box.ball(torch.randn(3, 8), 0.1)

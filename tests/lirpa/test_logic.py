@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from zonoplug.domain.input_sets import Box
 from zonoplug.io.onnx_model import load_model
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.host_logic import custom_logic
+from zonoplug.lirpa.host_operators.logic import custom_logic
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box, build
 from zonoplug.testing import Function

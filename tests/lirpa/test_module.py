@@ -12,11 +12,11 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError, UnknownNameError
 from zonoplug.lirpa import compat
+from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.methods import BoundMethod, method_names
 from zonoplug.lirpa.module import ZonotopeModule, bound_box, walk
 from zonoplug.lirpa.perturbations import bounded_input, input_set
-from zonoplug.lirpa.propagate import propagate
-from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.testing import check_contains_samples
 
 METHODS = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zonoplug.lirpa.operators import TRANSFORMERS, Call, NotApplicableError, transforms
+from zonoplug.lirpa.operators.all import TRANSFORMERS, Call, NotApplicableError, transforms
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "operator_table.py"
 

@@ -15,10 +15,10 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.errors import HostError, UnsupportedOperatorError
 from zonoplug.lirpa import compat
+from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.module import ZonotopeModule
-from zonoplug.lirpa.operators import TRANSFORMERS, Call, entry_for, transforms
-from zonoplug.lirpa.propagate import propagate
-from zonoplug.lirpa.walk_options import WalkOptions
+from zonoplug.lirpa.operators.all import TRANSFORMERS, Call, entry_for, transforms
 from zonoplug.testing import Function, check_contains_samples
 
 
@@ -148,7 +148,7 @@ def test_relaxed_operators_contain_every_point(name, dtype):
 
 
 def test_an_operator_without_transformer_falls_back_to_the_hosts_interval(monkeypatch):
-    monkeypatch.setattr("zonoplug.lirpa.propagate.is_trusted", lambda node, method: True)
+    monkeypatch.setattr("zonoplug.lirpa.forward.propagation.is_trusted", lambda node, method: True)
     monkeypatch.delitem(TRANSFORMERS, "BoundExp", raising=False)
     module = nn.Sequential(nn.Linear(8, 8), Function(torch.exp))
     host = built(module, VECTOR)

@@ -15,11 +15,11 @@ from zonoplug.domain.lp_ball import LpBall
 from zonoplug.domain.streaming import StreamedBlock, memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Zonotope
+from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import build, walk
 from zonoplug.lirpa.perturbations import bounded_input
-from zonoplug.lirpa.propagate import propagate
-from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.transformers.affine import concatenate
 
 

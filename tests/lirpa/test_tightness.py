@@ -16,13 +16,13 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import HostError, SettingError
 from zonoplug.lirpa import compat
+from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.propagation import propagate
+from zonoplug.lirpa.forward.slope_ranges import slope_range
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_set, walk
+from zonoplug.lirpa.operators.table import TRANSFORMERS, Call
 from zonoplug.lirpa.perturbations import bounded_input
-from zonoplug.lirpa.propagate import propagate
-from zonoplug.lirpa.slope_ranges import slope_range
-from zonoplug.lirpa.table import TRANSFORMERS, Call
-from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.testing import Function, check_contains_samples, tolerance
 
 WIDTH, OUTPUTS = 6, 4

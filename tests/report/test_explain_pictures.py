@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zonoplug.explain.merging import merge_tree
-from zonoplug.report.explain_pictures import (
+from zonoplug.report.explain.pictures import (
     AGAINST,
     FOR,
     Line,

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 from zonoplug.clock import Deadline
-from zonoplug.verify.attack import Attack
+from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files

@@ -11,7 +11,7 @@ import torch
 
 from zonoplug.cli import main
 from zonoplug.errors import UnknownNameError
-from zonoplug.verify.branching import KINDS, Branching
+from zonoplug.verify.branching.by_name import KINDS, Branching
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files

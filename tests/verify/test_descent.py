@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from zonoplug.clock import Deadline
-from zonoplug.verify.attack import Attack
-from zonoplug.verify.descent import SHORT, Descent, changed_in_part
+from zonoplug.verify.attack.attack import Attack
+from zonoplug.verify.attack.descent import SHORT, Descent, changed_in_part
+from zonoplug.verify.attack.surrogate_gradients import compares_outputs, outputs_to_follow
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.surrogate import compares_outputs, outputs_to_follow
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from zonoplug.lirpa.backward import Backward
-from zonoplug.verify.bounding import Bounder
-from zonoplug.verify.dual_ascent import DualAscent
-from zonoplug.verify.neuron_layout import NeuronLayout
+from zonoplug.lirpa.backward.passes import Backward
+from zonoplug.verify.bounds.bounder import Bounder
+from zonoplug.verify.bounds.dual_ascent import DualAscent
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.sign_subdomains import Aims
+from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
+from zonoplug.verify.subdomains.relu_phases import Aims
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

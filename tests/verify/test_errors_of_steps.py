@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from zonoplug.lirpa.backward import Backward
-from zonoplug.verify.activation_branching import activation_rule
-from zonoplug.verify.bounding import Bounder
-from zonoplug.verify.dual_ascent import DualAscent
-from zonoplug.verify.mixed_bounds import MixedBounds
-from zonoplug.verify.open_bounds import ERROR_SLACK, OpenBounds, OpenMargins
+from zonoplug.lirpa.backward.passes import Backward
+from zonoplug.verify.bounds.bounder import Bounder
+from zonoplug.verify.bounds.dual_ascent import DualAscent
+from zonoplug.verify.bounds.graph_bounds import SignBounds
+from zonoplug.verify.bounds.mixed_bounds import MixedBounds
+from zonoplug.verify.bounds.unstable_bounds import ERROR_SLACK, OpenBounds, OpenMargins
+from zonoplug.verify.branching.activations import activation_rule
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.sign_bounds import SignBounds
-from zonoplug.verify.sign_subdomains import Aims
+from zonoplug.verify.subdomains.relu_phases import Aims
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(files)
-_location = importlib.util.spec_from_file_location("open_networks", Path(__file__).parents[1] / "open_networks.py")
+_location = importlib.util.spec_from_file_location("open_networks", Path(__file__).parents[1] / "unstable_networks.py")
 nets = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(nets)
 

@@ -12,15 +12,15 @@ import torch
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnknownNameError
-from zonoplug.verify import branch_and_bound
-from zonoplug.verify.attack import Attack
-from zonoplug.verify.bounding import Bounder, RowBounds
-from zonoplug.verify.box_queue import Boxes, BoxQueue
-from zonoplug.verify.branch_and_bound import BranchAndBound
-from zonoplug.verify.input_branching import INPUT_RULES, InputFacts, RuleChoice
+from zonoplug.verify.attack.attack import Attack
+from zonoplug.verify.bounds.bounder import Bounder, RowBounds
+from zonoplug.verify.branching.inputs import INPUT_RULES, InputFacts, RuleChoice
+from zonoplug.verify.constraints.unsafe_region import shrink
 from zonoplug.verify.observer import Observer
+from zonoplug.verify.search import input_search as branch_and_bound
+from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.unsafe_region import shrink
+from zonoplug.verify.subdomains.boxes import Boxes, BoxQueue
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

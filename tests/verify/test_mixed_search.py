@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from zonoplug.clock import Deadline
-from zonoplug.verify.attack import Attack
-from zonoplug.verify.bounding import Bounder, BrokenMethodError
-from zonoplug.verify.branch_and_bound import BranchAndBound
-from zonoplug.verify.contraction import contract, cut, least_in_half_space
-from zonoplug.verify.mixed_search import MixedSearch
-from zonoplug.verify.mixed_subdomains import MixedSubdomains, pieces_of
+from zonoplug.verify.attack.attack import Attack
+from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
+from zonoplug.verify.constraints.half_spaces import contract, cut, least_in_half_space
+from zonoplug.verify.search.input_search import BranchAndBound
+from zonoplug.verify.search.mixed_search import MixedSearch
 from zonoplug.verify.settings import Settings, load_problem
+from zonoplug.verify.subdomains.mixed import MixedSubdomains, pieces_of
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

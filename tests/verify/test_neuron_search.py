@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.open_network import OpenNetwork
-from zonoplug.lirpa.refine import unit_rows
+from zonoplug.lirpa.backward.refinement import unit_rows
+from zonoplug.lirpa.backward.unstable_network import OpenNetwork
 from zonoplug.testing import tolerance
-from zonoplug.verify import neuron_search
-from zonoplug.verify.open_bounds import OpenBounds
+from zonoplug.verify.bounds.unstable_bounds import OpenBounds
+from zonoplug.verify.search import neuron_search
 
-_location = importlib.util.spec_from_file_location("open_networks", Path(__file__).parents[1] / "open_networks.py")
+_location = importlib.util.spec_from_file_location("open_networks", Path(__file__).parents[1] / "unstable_networks.py")
 nets = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(nets)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.verify.problem import Objective
-from zonoplug.verify.split import bisect
+from zonoplug.verify.problem.problem import Objective
+from zonoplug.verify.subdomains.bisection import bisect
 
 
 def random_objective(seed, boxes=3, rows=5, outputs=2):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zonoplug.verify.rounded_box import beyond_range, inward_box, nearest_box, outward_box
-from zonoplug.verify.specification import Specification, Variable
+from zonoplug.specification import Specification, Variable
+from zonoplug.verify.problem.rounded_box import beyond_range, inward_box, nearest_box, outward_box
 
 NOTHING = np.zeros(0, np.int64)
 FLOATS = [np.float16, np.float32, np.float64]

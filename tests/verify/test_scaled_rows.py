@@ -8,10 +8,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from zonoplug.exact_rows import ExactRows
 from zonoplug.io.decimals import rounded
-from zonoplug.verify.exact_rows import ExactRows
-from zonoplug.verify.scaled_rows import nearest, scaled_rows, upward
-from zonoplug.verify.specification import Specification, Variable
+from zonoplug.specification import Specification, Variable
+from zonoplug.verify.problem.scaled_rows import nearest, scaled_rows, upward
 
 TYPES = [np.float32, np.float64]
 

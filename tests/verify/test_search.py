@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from zonoplug.clock import Deadline
-from zonoplug.verify.attack import Attack
-from zonoplug.verify.bounding import Bounder, BrokenMethodError
-from zonoplug.verify.search import BoxwiseSearch, SearchResult
+from zonoplug.verify.attack.attack import Attack
+from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
+from zonoplug.verify.search.base import BoxwiseSearch, SearchResult
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.sign_subdomains import Aims
+from zonoplug.verify.subdomains.relu_phases import Aims
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)

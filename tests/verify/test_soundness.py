@@ -17,9 +17,9 @@ from zonoplug.errors import ReductionRefusedError
 from zonoplug.lirpa.methods import method_names
 from zonoplug.reduction import REDUCTIONS
 from zonoplug.verify import verifier
-from zonoplug.verify.attack import Attack
-from zonoplug.verify.bounding import Bounder
-from zonoplug.verify.ingredients import INGREDIENTS
+from zonoplug.verify.attack.attack import Attack
+from zonoplug.verify.bounds.bounder import Bounder
+from zonoplug.verify.components import INGREDIENTS
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification

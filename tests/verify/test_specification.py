@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from zonoplug.verify.exact_rows import ExactRows
-from zonoplug.verify.specification import Specification, Variable
+from zonoplug.exact_rows import ExactRows
+from zonoplug.specification import Specification, Variable
 
 
 def specification(**changes):

@@ -12,10 +12,10 @@ from zonoplug.clock import Deadline
 from zonoplug.errors import ModelMismatchError, SettingError, SpecificationError, UnknownNameError
 from zonoplug.io.onnx_model import load_model
 from zonoplug.verify import verifier
-from zonoplug.verify.attack import Attack
-from zonoplug.verify.bounding import Bounder, BrokenMethodError, RowBounds
-from zonoplug.verify.branch_and_bound import BranchAndBound
+from zonoplug.verify.attack.attack import Attack
+from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError, RowBounds
 from zonoplug.verify.outcome import Verdict
+from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification, verify_files
 

@@ -7,7 +7,7 @@ import numpy as np
 from zonoplug.certificates.network import Floats, Network
 from zonoplug.certificates.rounded_bounds import Bounds
 from zonoplug.errors import ModelError, ModelMismatchError
-from zonoplug.verify.specification import Specification
+from zonoplug.specification import Specification
 
 MOST_POINTS = 4  # of each kind: inside, at corners, and anywhere
 POINT_PLACES = 2**17  # places of the network, for all points of a kind together

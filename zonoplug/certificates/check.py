@@ -33,7 +33,7 @@ from zonoplug.certificates.certificate import (
 from zonoplug.certificates.network import Network
 from zonoplug.certificates.onnx_reader import read_network
 from zonoplug.certificates.prover import Prover, Region, Rows
-from zonoplug.verify.specification import Specification
+from zonoplug.specification import Specification
 
 FURTHER_SPLITS = 20_000
 SHOWN_REGIONS = 20

@@ -12,7 +12,7 @@ from zonoplug.certificates.certificate import Floats, Leaf
 from zonoplug.certificates.lines import TINY, UNIT, up
 from zonoplug.certificates.network import Ints, Network
 from zonoplug.certificates.rounded_bounds import Bounds
-from zonoplug.verify.specification import Bools, Specification
+from zonoplug.specification import Bools, Specification
 
 BATCH_ENTRIES = 2**23
 MAX_BATCH = 128

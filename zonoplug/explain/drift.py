@@ -21,9 +21,9 @@ from zonoplug.errors import ZonoplugError
 from zonoplug.explain.decision import Decision
 from zonoplug.explain.influence import Influence, decompose
 from zonoplug.explain.metrics import spearman, top_agreement
+from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.propagation import Propagation, propagate
 from zonoplug.lirpa.module import ZonotopeModule
-from zonoplug.lirpa.propagate import Propagation, propagate
-from zonoplug.lirpa.walk_options import WalkOptions
 from zonoplug.reduction import REDUCTIONS, AboveSymbols, Reduction
 from zonoplug.relaxations import relu
 

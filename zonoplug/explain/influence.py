@@ -24,9 +24,9 @@ from zonoplug.domain.zonotope import Zonotope
 from zonoplug.errors import SettingError
 from zonoplug.explain.decision import Decision, as_target, network_outputs, takes_batches
 from zonoplug.lirpa.compat import check_graph
+from zonoplug.lirpa.forward.propagation import Propagation
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, build, walk
-from zonoplug.lirpa.propagate import Propagation
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zonoplug.errors import SettingError
-from zonoplug.verify.specification import Bools, Floats, Specification, Variable, element_name
+from zonoplug.specification import Bools, Floats, Specification, Variable, element_name
 
 Reals = NDArray[np.floating[Any]]
 

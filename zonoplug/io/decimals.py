@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from zonoplug.verify.exact_rows import Signs
+from zonoplug.exact_rows import Signs
 
 MAX_DIGITS: Final = 1000
 LEAST_EXPONENT: Final = -1000  # of ten; what overflows float64 is refused at the other end

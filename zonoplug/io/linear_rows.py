@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from zonoplug.exact_rows import ExactRow, Signs
 from zonoplug.io.decimals import MAX_BITS, NumberRangeError, rounded, text_sides
-from zonoplug.verify.exact_rows import ExactRow, Signs
-from zonoplug.verify.specification import Bools, Floats, Ints
+from zonoplug.specification import Bools, Floats, Ints
 
 OUTPUT_ROW: Final = 0
 UPPER_BOUND: Final = 1

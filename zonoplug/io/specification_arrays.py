@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zonoplug.exact_rows import ExactRow, ExactRows, Signs
 from zonoplug.io.linear_rows import LOWER_BOUND, OUTPUT_ROW, UPPER_BOUND, FlatRows, RowTable
 from zonoplug.io.normal_form import Condition, Disjunct, TooManyDisjunctsError, conjunction
 from zonoplug.io.vnnlib_source import SourceText
-from zonoplug.verify.exact_rows import ExactRow, ExactRows, Signs
-from zonoplug.verify.specification import Bools, Floats, Ints, Specification, Variable, element_name
+from zonoplug.specification import Bools, Floats, Ints, Specification, Variable, element_name
 
 MAX_ROWS = 2**25
 MAX_BOX_NUMBERS = 2**28

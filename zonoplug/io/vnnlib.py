@@ -9,7 +9,7 @@ from zonoplug.errors import SpecificationError
 from zonoplug.io.vnnlib_one import read_version_one
 from zonoplug.io.vnnlib_source import SourceText, read_source, shown
 from zonoplug.io.vnnlib_two import read_version_two
-from zonoplug.verify.specification import Specification
+from zonoplug.specification import Specification
 
 _BLANK = re.compile(rb"\s*(?:;[^\n]*\s*)*")
 _VERSION = re.compile(rb"\(\s*vnnlib-version\b[^()]*\)?")

@@ -26,7 +26,7 @@ from zonoplug.io.normal_form import (
 from zonoplug.io.specification_arrays import build_specification
 from zonoplug.io.vnnlib_scan import MAX_INDEX_DIGITS, Piece, scan, why_no_number
 from zonoplug.io.vnnlib_source import SourceText, shown
-from zonoplug.verify.specification import Ints, Specification, Variable
+from zonoplug.specification import Ints, Specification, Variable
 
 _VARIABLE = re.compile(rb"([XY])_(0|[1-9][0-9]{0,%d})" % (MAX_INDEX_DIGITS - 1))
 _RELATIONS = {b"<=": "<=", b"<": "<", b">=": ">=", b">": ">", b"=": "="}

@@ -14,11 +14,11 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from zonoplug.exact_rows import ExactRow, Signs
 from zonoplug.io.decimals import Bytes, NumberRangeError, decimal, sides
 from zonoplug.io.linear_rows import LOWER_BOUND, OUTPUT_ROW, UPPER_BOUND, Codes, FlatRows
 from zonoplug.io.vnnlib_source import SourceText, shown
-from zonoplug.verify.exact_rows import ExactRow, Signs
-from zonoplug.verify.specification import Bools, Floats, Ints
+from zonoplug.specification import Bools, Floats, Ints
 
 CHUNK_BYTES = 2**22
 MAX_INDEX_DIGITS = 9

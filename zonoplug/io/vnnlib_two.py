@@ -21,7 +21,7 @@ from zonoplug.io.linear_rows import ONE, LinearForm, RowTable, constant, output_
 from zonoplug.io.normal_form import Condition, TooManyDisjunctsError, all_of, compared, conjunction, disjunction
 from zonoplug.io.specification_arrays import build_specification
 from zonoplug.io.vnnlib_source import SourceText, shown
-from zonoplug.verify.specification import Specification, Variable
+from zonoplug.specification import Specification, Variable
 
 MAX_DEPTH = 200
 MAX_ELEMENTS = 2**27

@@ -182,7 +182,7 @@ def _patches_fit_0_3(graph: Any) -> bool:
 def _build(
     module: torch.nn.Module, example: Tensor, options: dict[str, Any], device: torch.device, module_class: Any
 ) -> Any:
-    from zonoplug.lirpa.host_operators import custom_operators
+    from zonoplug.lirpa.host_operators.custom import custom_operators
     from zonoplug.lirpa.plain_torch import plain_torch
 
     with quietly(), adaptations.exporter_settings(), plain_torch(), _unsupported_operators() as missing:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from zonoplug.errors import UnknownNameError
-from zonoplug.lirpa.walk_options import WalkOptions
+from zonoplug.lirpa.forward.options import WalkOptions
 from zonoplug.reduction.spelling import ReductionChoice
 
 HOST_SPELLING = {

@@ -15,13 +15,13 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.alpha import optimise_slopes
-from zonoplug.lirpa.backoff import back_off
-from zonoplug.lirpa.known_bounds import KnownBounds, checked_bounds, within
+from zonoplug.lirpa.forward.alpha import optimise_slopes
+from zonoplug.lirpa.forward.backoff import back_off
+from zonoplug.lirpa.forward.options import PRODUCTS, Fallback, Products, WalkOptions
+from zonoplug.lirpa.forward.propagation import Observer, Propagation, intersect, propagate
 from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
 from zonoplug.lirpa.perturbations import InputSetPerturbation, bounded_input, input_set
-from zonoplug.lirpa.propagate import Observer, Propagation, intersect, propagate
-from zonoplug.lirpa.walk_options import PRODUCTS, Fallback, Products, WalkOptions
+from zonoplug.lirpa.supplied_bounds import KnownBounds, checked_bounds, within
 from zonoplug.reduction import Backoff
 from zonoplug.transformers.affine import Operand
 

@@ -28,8 +28,8 @@ def measure_method(request: dict[str, Any]) -> dict[str, Any]:
 
     from zonoplug.domain.input_sets import Box
     from zonoplug.lirpa.methods import BoundMethod
-    from zonoplug.verify.attack import Attack
-    from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
+    from zonoplug.verify.attack.attack import Attack
+    from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError, check_bounds
     from zonoplug.verify.settings import Settings, load_problem
 
     settings = Settings(**request["settings"])

@@ -34,7 +34,7 @@ def measure_trace(request: dict[str, Any]) -> dict[str, Any]:
     from zonoplug.domain.input_sets import Box
     from zonoplug.lirpa.methods import BoundMethod
     from zonoplug.lirpa.module import bound_set
-    from zonoplug.verify.bounding import Bounder
+    from zonoplug.verify.bounds.bounder import Bounder
     from zonoplug.verify.settings import Settings, load_problem
 
     method = BoundMethod.parse(request["method"])

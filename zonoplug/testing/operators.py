@@ -31,9 +31,9 @@ def check_operator(module: nn.Module, center: Tensor, radius: float) -> set[str]
     """
     from zonoplug.domain.input_sets import Box
     from zonoplug.lirpa import compat
+    from zonoplug.lirpa.forward.plan import plan_for
     from zonoplug.lirpa.methods import BoundMethod
     from zonoplug.lirpa.module import ZonotopeModule, bound_set
-    from zonoplug.lirpa.plan import plan_for
 
     def bounds_of(part: nn.Module, box: Box) -> Interval:
         host = compat.build(part, center, module_class=ZonotopeModule)
@@ -107,9 +107,9 @@ def check_gradient_reaches_slopes(module: nn.Module, center: Tensor, radius: flo
     """
     from zonoplug.domain.input_sets import Box
     from zonoplug.lirpa import compat
+    from zonoplug.lirpa.forward.options import WalkOptions
+    from zonoplug.lirpa.forward.propagation import propagate
     from zonoplug.lirpa.module import ZonotopeModule
-    from zonoplug.lirpa.propagate import propagate
-    from zonoplug.lirpa.walk_options import WalkOptions
 
     whole = nn.Sequential(_Kinked(center), module)
     host = compat.build(whole, center, module_class=ZonotopeModule)

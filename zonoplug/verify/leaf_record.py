@@ -12,8 +12,8 @@ from torch import Tensor
 from zonoplug.certificates.certificate import Certificate, Leaf, Proof, sha256_of
 from zonoplug.certificates.tree import LeafTable, find_tree
 from zonoplug.domain.input_sets import Box
-from zonoplug.verify.problem import Problem
-from zonoplug.verify.sign_subdomains import SignSubdomains
+from zonoplug.verify.problem.problem import Problem
+from zonoplug.verify.subdomains.relu_phases import SignSubdomains
 
 MAX_LEAVES = 300_000
 SLOPE_BYTES = 256 * 2**20

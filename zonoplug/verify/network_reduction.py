@@ -24,7 +24,7 @@ from zonoplug.domain.rounding import rounding
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError
 from zonoplug.reduction.neuron_merging import NeuronMerging
-from zonoplug.verify.problem import Objective, Problem
+from zonoplug.verify.problem.problem import Objective, Problem
 
 if TYPE_CHECKING:
     from zonoplug.reduction.reduced_network import ReducedNetwork
@@ -142,7 +142,7 @@ def _attempts(
 
 
 def _in_walk(module: Any, box: Box, rows: Tensor, merging: NeuronMerging) -> tuple[Interval, tuple[int, ...], int]:
-    from zonoplug.lirpa.network_reduction import walk_merged
+    from zonoplug.lirpa.forward.network_reduction import walk_merged
 
     walk = walk_merged(module, box, merging, rows, rounding="inference")
     return walk.bounds, tuple(int(kept[0]) for kept in walk.kept.values()), walk.output.num_symbols

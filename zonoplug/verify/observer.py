@@ -19,7 +19,7 @@ from zonoplug.domain.input_sets import Box
 if TYPE_CHECKING:
     from zonoplug.verify.leaf_record import LeafRecord
     from zonoplug.verify.progress import ProgressLine
-    from zonoplug.verify.sign_subdomains import SignSubdomains
+    from zonoplug.verify.subdomains.relu_phases import SignSubdomains
 
 
 @dataclass(slots=True)

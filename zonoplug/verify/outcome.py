@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from zonoplug.specification import Floats
 from zonoplug.verify.observer import Statistics
-from zonoplug.verify.specification import Floats
 
 
 class Verdict(str, Enum):

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from zonoplug.errors import SettingError, UnknownNameError
-from zonoplug.verify.branching import Branching
-from zonoplug.verify.ingredients import check_ingredients
-from zonoplug.verify.input_numbers import INPUT_BOUNDS
-from zonoplug.verify.problem import Problem
+from zonoplug.verify.branching.by_name import Branching
+from zonoplug.verify.components import check_ingredients
+from zonoplug.verify.problem.input_numbers import INPUT_BOUNDS
+from zonoplug.verify.problem.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from zonoplug.clock import Deadline
 from zonoplug.errors import HostError, UnsupportedOperatorError, ZonoplugError
-from zonoplug.verify.activation_splits import ActivationSearch
-from zonoplug.verify.attack import Attack
-from zonoplug.verify.bounding import Bounder, BrokenMethodError, check_bounds
-from zonoplug.verify.branch_and_bound import BranchAndBound
-from zonoplug.verify.branching import Branching
-from zonoplug.verify.method_signs import MethodSigns
-from zonoplug.verify.mixed_search import MixedSearch
+from zonoplug.verify.attack.attack import Attack
+from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError, check_bounds
+from zonoplug.verify.branching.by_name import Branching
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
-from zonoplug.verify.problem import Objective, Problem
-from zonoplug.verify.search import Search
+from zonoplug.verify.problem.problem import Objective, Problem
+from zonoplug.verify.search.base import Search
+from zonoplug.verify.search.input_search import BranchAndBound
+from zonoplug.verify.search.method_search import MethodSigns
+from zonoplug.verify.search.mixed_search import MixedSearch
+from zonoplug.verify.search.relu_search import ActivationSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.stages import OWN_SIGNS, Stage, stages
 

@@ -1,0 +1,1 @@
+"""Linear bounds, propagated backward through the host's graph."""

@@ -1,0 +1,1 @@
+"""Forward propagation of zonotopes through the host's graph."""

@@ -1,0 +1,1 @@
+"""The operator table: how a zonotope passes each operator of the host's graph."""

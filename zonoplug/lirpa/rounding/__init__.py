@@ -1,0 +1,1 @@
+"""What rounding may add to each operator's exact value."""

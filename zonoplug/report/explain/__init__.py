@@ -1,0 +1,1 @@
+"""`zonoplug explain`: its options, page and pictures."""

@@ -1,0 +1,1 @@
+"""Lower bounds of the specification's rows on subdomains."""

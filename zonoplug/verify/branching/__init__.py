@@ -1,0 +1,1 @@
+"""Which input, ReLU or point of an activation to split."""

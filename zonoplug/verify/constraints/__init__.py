@@ -1,0 +1,1 @@
+"""What the unsafe set and split constraints leave of a subdomain."""

@@ -1,0 +1,1 @@
+"""Parts of an input set: boxes, phases of ReLUs, and both."""
