@@ -30,7 +30,7 @@ from zonoplug.explain.groups import clusters, grid, interactions, neighbours, su
 from zonoplug.explain.influence import SymbolInfluence
 from zonoplug.explain.merging import cut, merge_tree
 from zonoplug.explain.metrics import deletion_auc, insertion_auc
-from zonoplug.explain.oracles import BoundJudge, CascadeJudge, VerifierJudge
+from zonoplug.explain.oracles import BoundOracle, CascadeOracle, VerifierOracle
 from zonoplug.explain.region import Region
 from zonoplug.explain.sufficient import SufficientSet, sufficient_set
 from zonoplug.explain.traversals import Answer
@@ -40,7 +40,7 @@ HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "results" / "explanations"
 SHARED = HERE.parent.parent / "shared"
 GROUPS = 25
-JUDGE = "zonotope+crown"
+ORACLE = "zonotope+crown"
 CHECK_SECONDS = 60.0
 MERGED = (10, 30, 60)  # per cent of the neurons that stay, from small networks to larger ones
 PATIENCE = 24
@@ -72,8 +72,8 @@ def set_rows(case: Case, folder: Path, draw: bool) -> list[dict[str, object]]:
     labels = None if case.net.one_by_one else superpixels(case.image, 60)
     region = case.region if labels is None else case.grouped(labels)
     network, module = case.model.module, case.explainer.module(case.region.point)
-    judge = BoundJudge(module, region, case.decision, JUDGE)
-    merged = CascadeJudge(tuple(BoundJudge(module, region, case.decision, f"zonotope[neurons,{n}%]") for n in MERGED))
+    oracle = BoundOracle(module, region, case.decision, ORACLE)
+    merged = CascadeOracle(tuple(BoundOracle(module, region, case.decision, f"zonotope[neurons,{n}%]") for n in MERGED))
     certain = SymbolInfluence(module, rounding="inference")
     slope = ATTRIBUTIONS.get("gradient")(case.question)
     gradient = region.per_feature(slope.abs())[0].double()
@@ -82,19 +82,19 @@ def set_rows(case: Case, folder: Path, draw: bool) -> list[dict[str, object]]:
     symbols = region.per_feature(influence.magnitude()[:, row])[0].double()
     ways: dict[str, Callable[[], SufficientSet]] = {
         "certificates only": lambda: sufficient_set(certain, region, case.decision),
-        "certificates, then bounds": lambda: sufficient_set(certain, region, case.decision, judge),
+        "certificates, then bounds": lambda: sufficient_set(certain, region, case.decision, oracle),
         f"certificates, then bounds until {PATIENCE} refusals": lambda: sufficient_set(
-            certain, region, case.decision, judge, patience=PATIENCE
+            certain, region, case.decision, oracle, patience=PATIENCE
         ),
-        "certificates, then QuickXplain": lambda: sufficient_set(certain, region, case.decision, judge, "quickxplain"),
+        "certificates, then QuickXplain": lambda: sufficient_set(certain, region, case.decision, oracle, "quickxplain"),
         "certificates, then merged networks": lambda: sufficient_set(certain, region, case.decision, merged),
-        "deletion by gradient": lambda: sufficient_set(None, region, case.decision, judge, "deletion", gradient),
-        "deletion by symbols": lambda: sufficient_set(None, region, case.decision, judge, "deletion", symbols),
+        "deletion by gradient": lambda: sufficient_set(None, region, case.decision, oracle, "deletion", gradient),
+        "deletion by symbols": lambda: sufficient_set(None, region, case.decision, oracle, "deletion", symbols),
     }
     rows, masks = [], {}
     for way, search in ways.items():
         found = search()
-        answer = VerifierJudge(case.model, region, case.decision, CHECK_SECONDS)(found.free)
+        answer = VerifierOracle(case.model, region, case.decision, CHECK_SECONDS)(found.free)
         if answer is Answer.REFUTED:
             raise AssertionError(f"{case.net.name}, image {case.number}: a set proved by {way!r} does not suffice")
         rows.append(_set_row(case, way, found, region.num_features, answer))
@@ -105,10 +105,10 @@ def set_rows(case: Case, folder: Path, draw: bool) -> list[dict[str, object]]:
         draw_kept(case.image, shown, folder / f"sets {case.net.name}.png".replace(" ", "_"))
     if case.region.num_features <= 64:  # small enough to ask the whole verifier every time
         wide = Region.ball(case.region.point, 0.1, 0, 1, case.region.features)
-        whole = VerifierJudge(case.model, wide, case.decision, 5.0)
+        whole = VerifierOracle(case.model, wide, case.decision, 5.0)
         wider = SymbolInfluence(module, rounding="inference")
         found = sufficient_set(wider, wide, case.decision, whole, "quickxplain", network=network)
-        answer = VerifierJudge(case.model, wide, case.decision, CHECK_SECONDS)(found.free)
+        answer = VerifierOracle(case.model, wide, case.decision, CHECK_SECONDS)(found.free)
         rows.append(_set_row(case, "certificates, then the verifier (radius 0.1)", found, wide.num_features, answer))
     return rows
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.lirpa.forward.network_reduction import chain_of, walk_merged
+from zonoplug.lirpa.forward.network_reduction import chain_of, propagate_merged
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box, build
 from zonoplug.reduction.network_reduction import InputCompression, reduce_network
@@ -42,10 +42,10 @@ HEADER = """# Neuron merging
 Made by `benchmarks/neuron_merging.py --markdown FILE`, on one thread; times are means of one instance and hold side by
 side, in one table. *rate r, static* or *dynamic*: a zonotope through the network reduced to at most a share r of each
 layer's neurons, written out as smaller matrices, which is timed with it. *tolerance t*: neurons within t. *box*: what
-merged neurons leave behind stays in the box, without symbols. *walk*: the same merging inside the walk over the graph.
-*CROWN* is the host's; *CROWN, reduced* runs it on the reduced network with its interval biases as further inputs (the
-graph is built for each instance, which the ms leave out and "build" gives). *from small to whole* tries the rates 0.1,
-0.2, ... 1 until one proves. "neurons kept" are means, layer by layer. Margins that are not
+merged neurons leave behind stays in the box, without symbols. *propagation*: the same merging inside the propagation
+over the graph. *CROWN* is the host's; *CROWN, reduced* runs it on the reduced network with its interval biases as
+further inputs (the graph is built for each instance, which the ms leave out and "build" gives). *from small to whole*
+tries the rates 0.1, 0.2, ... 1 until one proves. "neurons kept" are means, layer by layer. Margins that are not
 finite are left out.
 """
 
@@ -140,13 +140,13 @@ def written_out(merging: NeuronMerging, compression: InputCompression | None = N
     return run
 
 
-def in_walk(merging: NeuronMerging) -> Run:
+def in_propagation(merging: NeuronMerging) -> Run:
     def run(case: Case, instance: Instance) -> tuple[float, tuple[int, ...], int, float]:
         started = time.perf_counter()
-        walk = walk_merged(case.module, instance.box, merging, instance.rows)
+        propagation = propagate_merged(case.module, instance.box, merging, instance.rows)
         seconds = time.perf_counter() - started
-        kept = tuple(int(each[0]) for each in walk.kept.values())
-        return instance.margin(walk.bounds.lower), kept, walk.output.num_symbols, seconds
+        kept = tuple(int(each[0]) for each in propagation.kept.values())
+        return instance.margin(propagation.bounds.lower), kept, propagation.output.num_symbols, seconds
 
     return run
 
@@ -154,9 +154,14 @@ def in_walk(merging: NeuronMerging) -> Run:
 def method(name: str) -> Run:
     def run(case: Case, instance: Instance) -> tuple[float, None, int | None, float]:
         started = time.perf_counter()
-        bounds, walk = bound_box(case.module, instance.box, BoundMethod.parse(name), instance.rows)
+        bounds, propagation = bound_box(case.module, instance.box, BoundMethod.parse(name), instance.rows)
         seconds = time.perf_counter() - started
-        return instance.margin(bounds.lower), None, None if walk is None else walk.output.num_symbols, seconds
+        return (
+            instance.margin(bounds.lower),
+            None,
+            None if propagation is None else propagation.output.num_symbols,
+            seconds,
+        )
 
     return run
 
@@ -212,7 +217,7 @@ def runs() -> Iterator[tuple[str, Run]]:
             yield f"tolerance {tolerance:g}, {buckets}", written_out(merging)
     for rate in (0.2, 0.5):
         yield f"rate {rate:g}, dynamic, box", written_out(NeuronMerging(rate=rate, tracked=False))
-        yield f"rate {rate:g}, dynamic, walk", in_walk(NeuronMerging(rate=rate))
+        yield f"rate {rate:g}, dynamic, propagation", in_propagation(NeuronMerging(rate=rate))
     for buckets in ("static", "dynamic"):
         yield f"from small to whole, {buckets}", small_to_whole(buckets)
     for rate in (0.9, 0.5):

@@ -228,7 +228,7 @@ SMALL: dict[str, Callable[[int], Planted]] = {
     "steep": lambda seed: spike("steep", 1, 1e4, 100.0, 11 + seed),
     "steeper": lambda seed: spike("steeper", 2, 1e6, 50.0, 34 + seed),
     "needle-wide": lambda seed: spike("needle-wide", 40, 2000.0, 50.0, seed),
-    # More inputs than can be halved: signs alone are split.
+    # More inputs than can be bisected: signs alone are split.
     "relu-signs": lambda seed: trained(
         "relu-signs", fully_connected(_random(seed), "relu", (70, 12, 12, 12, 1)), (70,), seed, 150
     ),

@@ -28,7 +28,7 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.lirpa.compat import HOST_VERSION
 from zonoplug.lirpa.forward.propagation import Propagation
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import ZonotopeModule, build, walk
+from zonoplug.lirpa.module import ZonotopeModule, build, forward_propagation
 from zonoplug.lirpa.perturbations import bounded_input
 
 ZONOTOPE = BoundMethod.parse("zonotope")
@@ -58,7 +58,7 @@ def perturbed(case: Case) -> int:
 
 
 def walker(module: ZonotopeModule, box: Box, limit_bytes: int | None = None) -> Callable[[], Propagation]:
-    return lambda: walk(module, [box], ZONOTOPE, limit_bytes=limit_bytes)
+    return lambda: forward_propagation(module, [box], ZONOTOPE, limit_bytes=limit_bytes)
 
 
 def against_bare(found: list[Case], repeats: int, batch: int = 1) -> list[list[str]]:
@@ -67,13 +67,13 @@ def against_bare(found: list[Case], repeats: int, batch: int = 1) -> list[list[s
     for name, network, point, single in found:
         module = build(network, point)
         box = Box(*(side.expand(batch, *side.shape[1:]) for side in (single.lower, single.upper)))
-        count = walk(module, [box], ZONOTOPE).output.num_symbols
+        count = forward_propagation(module, [box], ZONOTOPE).output.num_symbols
         points = torch.rand(batch * (count + 1), *point.shape[1:])
         sides = {"walk": walker(module, box), "bare": lambda net=network, x=points: net(x)}
         seconds = median_seconds(sides, repeats)
         memory = [peak_bytes(side) / 2**20 for side in sides.values()]
         cells = [f"{1000 * value:.2f}" for value in seconds.values()]
-        ratio = f"{seconds['walk'] / seconds['bare']:.2f}"
+        ratio = f"{seconds['propagation'] / seconds['bare']:.2f}"
         rows.append([name, str(batch), str(count), *cells, ratio, *(f"{value:.1f}" for value in memory)])
         print(" | ".join(rows[-1]), flush=True)
     return rows
@@ -89,7 +89,7 @@ def against_host(found: list[Case], repeats: int, method: str) -> list[list[str]
             bounds: tuple[Tensor, Tensor] = other.compute_bounds((value,), method=method)
             return bounds
 
-        ours, theirs = walk(module, [box], ZONOTOPE), run()
+        ours, theirs = forward_propagation(module, [box], ZONOTOPE), run()
         sides = {"ours": walker(module, box), "theirs": run}
         seconds = median_seconds(sides, repeats)
         memory = [peak_bytes(side) / 2**20 for side in sides.values()]
@@ -113,7 +113,7 @@ def difference(ours: Propagation, theirs: tuple[Tensor, Tensor], module: Zonotop
     """The largest difference of the two sides' bounds, over all ReLUs' inputs and the outputs, relative to the layer's
     largest bound."""
     pairs = [(ours.bounds, theirs)]
-    pairs += [(hull, (module[name].lower, module[name].upper)) for name, hull in ours.hulls.items()]
+    pairs += [(hull, (module[name].lower, module[name].upper)) for name, hull in ours.preactivations.items()]
     worst = 0.0
     for mine, other in pairs:
         if other[0] is not None:
@@ -130,18 +130,18 @@ def streaming(quick: bool, repeats: int) -> list[list[str]]:
     for name, network, shape, count, radius in networks:
         point = torch.rand(1, *shape)
         module, box = build(network, point), perturbed_corner(point, count, radius)
-        plain = walk(module, [box], ZONOTOPE)
+        plain = forward_propagation(module, [box], ZONOTOPE)
         needed = peak_bytes(walker(module, box))
         limits = [None, needed // 2, needed // 4, needed // 16]
         sides = {str(limit): walker(module, box, limit) for limit in limits}
         seconds = median_seconds(sides, repeats)
         for limit in limits:
-            result = walk(module, [box], ZONOTOPE, limit_bytes=limit)
+            result = forward_propagation(module, [box], ZONOTOPE, limit_bytes=limit)
             changes = [
                 float((a - b).abs().max() / b.abs().max())
                 for mine, other in [
                     (result.bounds, plain.bounds),
-                    *zip(result.hulls.values(), plain.hulls.values(), strict=True),
+                    *zip(result.preactivations.values(), plain.preactivations.values(), strict=True),
                 ]
                 for a, b in zip(mine, other, strict=True)
             ]
@@ -173,7 +173,7 @@ def main() -> None:
             "Bare forward": (
                 "Propagating k symbols for each box of a batch, against the same network's plain forward pass on"
                 " batch times k + 1 inputs. A single box with few symbols shows the fixed cost of a call.",
-                [head[0], "batch", head[1], "walk ms", "bare ms", "ratio", "walk MiB", "bare MiB"],
+                [head[0], "batch", head[1], "propagation ms", "bare ms", "ratio", "propagation MiB", "bare MiB"],
                 against_bare(found, options.repeats)
                 + against_bare([case for case in found if perturbed(case) == FEW], options.repeats, batch=32),
             )
@@ -183,12 +183,12 @@ def main() -> None:
         for method in methods:
             sections[f"`{method}` of {host()}"] = (
                 "Bounds of the same box; width is the mean of the outputs'. The last column is the largest relative"
-                " difference of hulls and bounds.",
+                " difference of pre-activation bounds and bounds.",
                 [*head, *sides, "difference"],
                 against_host(found, options.repeats, method),
             )
         sections["Limited memory"] = (
-            "The same walk under `limit_bytes`. Peak counts all tensors alive, beyond the network's.",
+            "The same propagation under `limit_bytes`. Peak counts all tensors alive, beyond the network's.",
             [*head, "limit MiB", "peak MiB", "ms", "ratio", "difference"],
             streaming(options.quick, max(1, options.repeats // 2)),
         )

@@ -176,17 +176,19 @@ def large(limit: str = "2GB") -> None:
     x = torch.rand(1, 3, 64, 64)
     graph = build(module, x)
     box = Box((x - 0.05).clamp(0, 1), (x + 0.05).clamp(0, 1))
-    hulls = bound_set(graph, box, BoundMethod.parse("ibp"))[0]
+    preactivations = bound_set(graph, box, BoundMethod.parse("ibp"))[0]
     method = BoundMethod.parse(f"zonotope[girard,{limit}]")
     before, started = peak_resident_bytes(reset=True), time.perf_counter()
     bounds, propagation = bound_set(graph, box, method)
     seconds, used = time.perf_counter() - started, peak_resident_bytes() - before
     assert propagation is not None
-    born = sum(origin.count for origin in propagation.symbols.origins)
-    exact = born * 65_536 * 4
-    print(f"{born} symbols were born; all of them on one layer of 65,536 neurons would take {exact / 2**30:.0f} GB.")
+    introduced = sum(origin.count for origin in propagation.symbols.origins)
+    exact = introduced * 65_536 * 4
+    print(
+        f"{introduced} symbols were introduced; on one layer of 65,536 neurons they would take {exact / 2**30:.0f} GB."
+    )
     print(f"{method}: {seconds:.1f} s, {used / 2**30:.2f} GB beyond the loaded process,")
-    widths = [float((side.upper - side.lower).mean()) for side in (bounds, hulls)]
+    widths = [float((side.upper - side.lower).mean()) for side in (bounds, preactivations)]
     print(f"mean width {widths[0]:.4g} (intervals: {widths[1]:.4g}).")
     outputs = module(box.lower + (box.upper - box.lower) * torch.rand(200, 3, 64, 64))
     inside = bool(((outputs >= bounds.lower) & (outputs <= bounds.upper)).all())

@@ -1,4 +1,4 @@
-"""What covering rounding errors costs: walks with rounding="outward" and "inference" against "nearest".
+"""What covering rounding errors costs: propagations with rounding="outward" and "inference" against "nearest".
 
     python benchmarks/rounding_cost.py [--repeats 9]
 
@@ -14,7 +14,7 @@ from measuring import convolutional, fully_connected, median_seconds, perturbed_
 
 from zonoplug.domain.rounding import ROUNDINGS
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import build, walk
+from zonoplug.lirpa.module import build, forward_propagation
 
 
 def main() -> None:
@@ -34,7 +34,10 @@ def main() -> None:
         for name, network, shape, count, radius in networks:
             point = torch.rand(1, *shape)
             module, box = build(network, point), perturbed_corner(point, count, radius)
-            sides = {mode: lambda mode=mode, m=module, b=box: walk(m, [b], method, rounding=mode) for mode in ROUNDINGS}
+            sides = {
+                mode: lambda mode=mode, m=module, b=box: forward_propagation(m, [b], method, rounding=mode)
+                for mode in ROUNDINGS
+            }
             results = {mode: side() for mode, side in sides.items()}
             widths = [float((r.bounds.upper - r.bounds.lower).mean()) for r in results.values()]
             seconds = median_seconds(sides, options.repeats)

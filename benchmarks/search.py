@@ -1,6 +1,6 @@
 """What each part of the search is worth: instances solved and time, with everything, and with one thing changed.
 
-Three groups of rows: one ingredient left out; another branching rule; another bound method, at the root and in the
+Three groups of rows: one component left out; another branching rule; another bound method, at the root and in the
 search. What belongs to one kind of split is run on those instances on which the whole search came to splits of that
 kind. Rows are compared with the whole search on the same instances.
 
@@ -23,7 +23,7 @@ from instances import PACK, ROOT, Instance, instances
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.report.tables import markdown_table
 from zonoplug.verify.branching.by_name import KINDS, Branching
-from zonoplug.verify.components import INGREDIENTS, check_ingredients
+from zonoplug.verify.components import COMPONENTS, check_components
 from zonoplug.watchdog import Interrupted, run_job
 
 BENCHMARKS = {
@@ -45,16 +45,16 @@ BENCHMARKS = {
 START_SECONDS = 10.0  # for the start of a process and its end, beside its limit
 METHODS = ("zonotope", "zonotope[girard,50%]", "alpha-zonotope", "zonotope+crown", "crown")
 SPLITS = {"inputs": "input splits", "signs": "activation splits", "mixed": "mixed splits"}
-BELONGS_TO = {  # ingredients of some searches only, by the kinds of splits that these do; all others act everywhere
+BELONGS_TO = {  # components of some searches only, by the kinds of splits that these do; all others act everywhere
     "inner-attack": ("inputs", "signs", "mixed"),
     "input-splits": ("inputs",),
     "influence": ("inputs",),
     "contraction": ("inputs", "mixed"),
     "activation-splits": ("signs",),
     "mixed-splits": ("mixed",),
-    "refined-hulls": ("signs",),
-    "tuned-planes": ("signs",),
-    "open-network": ("signs",),
+    "refined-bounds": ("signs",),
+    "tuned-linear-bounds": ("signs",),
+    "affine-form": ("signs",),
     "neuron-search": ("signs",),
     "linear-programs": ("signs",),
     "clipping": ("mixed",),
@@ -182,7 +182,7 @@ class Table:
             " one kind of split is run where the whole search came to splits of that kind. A rule that the search takes"
             " by itself shows how much two runs of the same differ.",
             *tables,
-            "\n".join(f"- `{name}`: {INGREDIENTS[name]}" for name in left_out if name in INGREDIENTS),
+            "\n".join(f"- `{name}`: {COMPONENTS[name]}" for name in left_out if name in COMPONENTS),
         ]
         if self._nowhere:
             parts.append(
@@ -210,12 +210,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="instances of each benchmark (default: its own number)")
     parser.add_argument("--timeout", type=float, default=20.0, help="cap on each run's seconds (default: %(default)s)")
     every = "default: all; nothing behind it: none"
-    parser.add_argument("--without", nargs="*", default=list(INGREDIENTS), help=f"ingredients to leave out ({every})")
+    parser.add_argument("--without", nargs="*", default=list(COMPONENTS), help=f"components to leave out ({every})")
     parser.add_argument("--branching", nargs="*", default=rules, help=f"branching rules ({every})")
     parser.add_argument("--methods", nargs="*", default=METHODS, help="bound methods (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "search.md")
     arguments = parser.parse_args()
-    check_ingredients(arguments.without)
+    check_components(arguments.without)
     for name in arguments.branching:
         Branching.named(name)
     for name in arguments.methods:

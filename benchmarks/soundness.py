@@ -28,7 +28,7 @@ def runs(seconds: float) -> dict[str, Settings]:
         "whole": Settings(seconds, device="cpu"),
         "no attack": Settings(seconds, device="cpu", without=BLIND),
         "no attack, no crown": Settings(seconds, device="cpu", without=(*BLIND, "crown")),
-        "no attack, plain hulls": Settings(seconds, device="cpu", without=(*BLIND, "refined-hulls")),
+        "no attack, plain pre-activation bounds": Settings(seconds, device="cpu", without=(*BLIND, "refined-bounds")),
         "no attack, signs split": Settings(seconds, device="cpu", without=(*BLIND, "input-splits")),
     }
     for name in REDUCTIONS.names():

@@ -19,7 +19,7 @@ from zonoplug.examples import digits_holds, digits_model
 from zonoplug.io.onnx_model import load_model
 from zonoplug.io.vnnlib import read_specification
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import bound_set, build, walk
+from zonoplug.lirpa.module import bound_set, build, forward_propagation
 
 PACK = Path(__file__).resolve().parent.parent.parent / "shared" / "vnncomp" / "acasxu"
 METHODS = ("zonotope", "zonotope+crown")
@@ -68,7 +68,9 @@ def main() -> None:
             print(" | ".join(rows[-1]), flush=True)
         small, point = fully_connected(5, 50, 6), torch.rand(1, 5)
         tiny, box = build(small, point), Box.ball(point, 0.01)
-        overhead = median_seconds({"walk": lambda: walk(tiny, [box], BoundMethod.parse("zonotope"))}, 50)["walk"]
+        overhead = median_seconds(
+            {"walk": lambda: forward_propagation(tiny, [box], BoundMethod.parse("zonotope"))}, 50
+        )["walk"]
     sections = {
         "Subdomains per second": (
             f"Boxes of a quarter of the input set's width, on {options.model.name}; {host()}.",
@@ -76,7 +78,7 @@ def main() -> None:
             rows,
         ),
         "One small call": (
-            "A walk over six layers of 50 neurons whose inputs hardly move: what is left is overhead.",
+            "A propagation over six layers of 50 neurons whose inputs hardly move: what is left is overhead.",
             ["ms"],
             [[f"{1000 * overhead:.2f}"]],
         ),

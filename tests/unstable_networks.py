@@ -1,4 +1,4 @@
-"""Networks written in their open ReLUs, and exact bounds over them by linear programs, for tests."""
+"""Networks written in their unstable neurons, and exact bounds over them by linear programs, for tests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.lirpa.backward.passes import Backward
 from zonoplug.lirpa.backward.unstable_network import Forms
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import build, walk
-from zonoplug.verify.bounds.unstable_bounds import OpenBounds
+from zonoplug.lirpa.module import build, forward_propagation
+from zonoplug.verify.bounds.unstable_bounds import UnstableBounds
 from zonoplug.verify.branching.activations import activation_rule
 from zonoplug.verify.search.neuron_search import NeuronSearch
 from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
-from zonoplug.verify.subdomains.relu_phases import Aims, SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 RULE = activation_rule("auto")
 few = settings(max_examples=8)
@@ -73,33 +73,38 @@ def model_of(kind, seed, dtype=torch.float64):
 
 
 class Opened:
-    """A model on a box, over the zonotope's hulls, in its open ReLUs; and affine forms of rows of its outputs.
+    """A model on a box, over the zonotope's pre-activation bounds, in its unstable neurons; and affine forms of rows of
+    its outputs.
 
     Args:
         rows: (r, outputs), random ones if there are none.
-        change: what becomes of the hulls, by node name, before they are used.
+        change: what becomes of the pre-activation bounds, by node name, before they are used.
     """
 
     def __init__(self, model, box, rows=None, change=dict):
         self.box, self.module = box, build(model, box.lower)
         with torch.no_grad():
-            self.zonotope = change(walk(self.module, [box], BoundMethod.parse("zonotope")).hulls)
+            self.zonotope = change(
+                forward_propagation(self.module, [box], BoundMethod.parse("zonotope")).preactivations
+            )
         self.backward = Backward(self.module)
         self.layout = NeuronLayout(self.backward, self.zonotope)
         self.search = NeuronSearch(self.module, box, RULE, self.layout.places)
         self.rows = torch.randn(4, self.backward.size, dtype=box.lower.dtype) if rows is None else rows
-        self.hulls, self.network, _ = self.sweep(0)
-        self.forms = self.network.forms_of(self.backward, self.hulls, self.rows)
-        self.bounds = OpenBounds(self.network, RULE)
+        self.preactivations, self.network, _ = self.tighten(0)
+        self.forms = self.network.forms_of(self.backward, self.preactivations, self.rows)
+        self.bounds = UnstableBounds(self.network, RULE)
 
     @classmethod
     def random(cls, kind, seed, dtype=torch.float64):
         """Of a random model."""
         return cls(*model_of(kind, seed, dtype))
 
-    def sweep(self, leaves, seconds=60.0, hulls=None):
+    def tighten(self, leaves, seconds=60.0, preactivations=None):
         """One of the search on single neurons."""
-        return self.search.sweep(self.zonotope if hulls is None else hulls, leaves, Deadline(seconds))
+        return self.search.tighten(
+            self.zonotope if preactivations is None else preactivations, leaves, Deadline(seconds)
+        )
 
     def points(self, count, seed=0):
         """Of the box, (count, *input_shape)."""
@@ -109,8 +114,8 @@ class Opened:
         """All pre-activations at points, (count, all neurons)."""
         return self.layout.values(self.module, points)
 
-    def open(self, points):
-        """The open pre-activations at points, (count, open neurons)."""
+    def unstable(self, points):
+        """The open pre-activations at points, (count, unstable neurons)."""
         return self.every(points)[:, self.network.numbers]
 
     def outputs(self, points):
@@ -119,15 +124,15 @@ class Opened:
             return self.module(points) @ self.rows.T
 
     def fixed(self, signs):
-        """Subdomains with fixed signs (n, open neurons)."""
+        """Subdomains with split constraints (n, unstable neurons)."""
         part = self.bounds.root(len(signs))
         lower, upper = part.lower.masked_fill(signs > 0, 0.0), part.upper.masked_fill(signs < 0, 0.0)
-        return SignSubdomains(lower, upper, signs, part.alpha.clone(), part.beta, part.bound)
+        return ReluSubdomains(lower, upper, signs, part.alpha.clone(), part.beta, part.bound)
 
-    def aims(self, goal, there=None):
+    def properties(self, goal, there=None):
         """All rows as one disjunct, which goals (r,) are to be exceeded by."""
         there = torch.ones_like(goal, dtype=torch.bool) if there is None else there
-        return Aims(self.rows[None], goal[None], there[None], torch.zeros(1, dtype=torch.int64))
+        return Properties(self.rows[None], goal[None], there[None], torch.zeros(1, dtype=torch.int64))
 
 
 def signs_of(values, share, seed):
@@ -137,14 +142,15 @@ def signs_of(values, share, seed):
 
 
 def evaluate(forms, network, points, relus):
-    """Affine forms at points, (count, r), where the open ReLUs have given images (count, open neurons)."""
+    """Affine forms at points, (count, r), where the unstable neurons have given images (count, unstable neurons)."""
     return points.flatten(1) @ forms.inputs.T + relus[:, : forms.before.shape[1]] @ forms.before.T + forms.constant
 
 
 def least(opened, forms, sign, minus=None):
-    """The least value that the largest of forms, less `minus`, has over the triangles of a subdomain with fixed signs.
+    """The least value that the largest of forms, less `minus`, has over the triangles of a subdomain with split
+    constraints.
 
-    A linear program in inputs x, images h of the open ReLUs, and the value t; inf where there is no point.
+    A linear program in inputs x, images h of the unstable neurons, and the value t; inf where there is no point.
     """
     network, box = opened.network, opened.box
     size, count, rows = box.lower.numel(), len(network), len(forms.constant)
@@ -187,6 +193,6 @@ def negative(forms):
 
 
 def exact_least(opened, forms):
-    """The least value of a form on the box: over all patterns of signs of the open neurons."""
+    """The least value of a form on the box: over all patterns of signs of the unstable neurons."""
     patterns = itertools.product((1.0, -1.0), repeat=len(opened.network))
     return min(least(opened, forms, pattern) for pattern in patterns)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zonoplug.errors import SettingError, UnknownNameError
-from zonoplug.verify.components import check_ingredients
+from zonoplug.verify.components import check_components
 
 FILE = Path(__file__).with_name("categories.toml")
 KINDS = {"reason": str, "method": str, "branching": str, "without": list, "seed": int}
@@ -62,9 +62,9 @@ def _check(path: Path, name: str, table: Any) -> None:
     if not table.get("reason"):
         raise SettingError(f'{where}: has no reason. Type: reason = "what was measured"')
     if not all(isinstance(entry, str) for entry in table.get("without", [])):
-        raise SettingError(f"{where}: without must list names of ingredients.")
+        raise SettingError(f"{where}: without must list names of components.")
     try:
-        check_ingredients(table.get("without", []))
+        check_components(table.get("without", []))
         if "branching" in table:
             from zonoplug.verify.branching.by_name import (
                 Branching,

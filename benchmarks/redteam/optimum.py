@@ -116,10 +116,12 @@ def _maximiser(layers: list[Layer], last: Floats, low: Floats, high: Floats) -> 
         upper.append(np.concatenate([-none, bias - np.minimum(floor, 0), np.zeros(width), np.zeros(width)]))
         a, b = (np.maximum(floor, 0) + (a if keep else 0), np.maximum(ceiling, 0) + (b if keep else 0))
         before = after
-    aim = np.zeros(total)
-    aim[before] = -last[:, 0]
+    target = np.zeros(total)
+    target[before] = -last[:, 0]
     limits = LinearConstraint(np.vstack(matrices), np.concatenate(lower), np.concatenate(upper))
-    found = milp(aim, integrality=integral, bounds=Bounds(least, most), constraints=limits, options={"time_limit": 2.0})
+    found = milp(
+        target, integrality=integral, bounds=Bounds(least, most), constraints=limits, options={"time_limit": 2.0}
+    )
     if found.status != 0:
         raise SkipError("the program was not solved")
     return np.clip(found.x[:count], low, high)

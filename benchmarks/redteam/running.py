@@ -52,7 +52,9 @@ MODES: dict[str, Mode] = {
     "mixed blind": Mode("auto", (*BLIND, "input-splits", "activation-splits"), 0.4),
     "no crown": Mode("auto", (*BLIND, "crown"), 0.3),
     "no zonotope root": Mode("auto", (*BLIND, "zonotope-root"), 0.3),
-    "plain": Mode("auto", (*BLIND, "contraction", "influence", "refined-hulls", "tuned-planes", "open-network"), 0.3),
+    "plain": Mode(
+        "auto", (*BLIND, "contraction", "influence", "refined-bounds", "tuned-linear-bounds", "affine-form"), 0.3
+    ),
     **{f"root {name}": Mode(name, (*BLIND, *SPLITS), 4.0) for name in METHODS},
     **{f"search {name}": Mode(name, BLIND, 0.25) for name in METHODS},
 }
@@ -132,7 +134,7 @@ def _verify(row: Run, instance: Instance, mode: str, model: Path, spec: Path) ->
     from zonoplug.verify.verifier import verify_files
 
     chosen = Mode("auto", BLIND, 0.6) if mode == "easy" else MODES[mode]
-    without = tuple(name for name in chosen.without if name in _ingredients())
+    without = tuple(name for name in chosen.without if name in _components())
     outcome = verify_files(model, spec, Settings(chosen.seconds, chosen.method, "cpu", without=without))
     row.verdict, row.by = str(outcome.verdict.value), str(outcome.method)
     if outcome.notes:
@@ -182,10 +184,10 @@ def _certificate(row: Run, kind: str, instance: Instance, d: Draws, files: tuple
         row.false = "certificate"
 
 
-def _ingredients() -> Any:
-    from zonoplug.verify.components import INGREDIENTS
+def _components() -> Any:
+    from zonoplug.verify.components import COMPONENTS
 
-    return INGREDIENTS
+    return COMPONENTS
 
 
 def _is_ours(error: Exception) -> bool:

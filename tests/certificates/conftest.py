@@ -45,9 +45,9 @@ def split_instance(tmp_path):
 
 
 @pytest.fixture
-def sign_certificate(split_instance, tmp_path, monkeypatch):
-    """A certificate with splits on ReLU signs, and its files; the checker may not split inputs either."""
+def relu_certificate(split_instance, tmp_path, monkeypatch):
+    """A certificate with splits on the phases of ReLUs, and its files; the checker may not split inputs either."""
     monkeypatch.setattr(verifier, "SPLITTABLE_INPUTS", 0)
     monkeypatch.setattr("zonoplug.certificates.prover.SPLITTABLE_INPUTS", 0)
     network, spec = split_instance
-    return network, spec, prove(network, spec, tmp_path / "c.jsonl", without=("refined-hulls",))
+    return network, spec, prove(network, spec, tmp_path / "c.jsonl", without=("refined-bounds",))

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from zonoplug.certificates.certificate import Certificate, InputSplit, Leaf, Proof, SignSplit, sha256_of
+from zonoplug.certificates.certificate import Certificate, InputSplit, Leaf, Proof, ReluSplit, sha256_of
 from zonoplug.certificates.onnx_reader import read_network
 from zonoplug.errors import ZonoplugError
 
@@ -59,7 +59,7 @@ def _tree(random, inputs, sizes, lower, upper):
             nodes.append(InputSplit(axis, float(random.uniform(lower[axis], upper[axis]))))
         elif kind == 1 and sizes:
             layer = int(random.integers(len(sizes)))
-            nodes.append(SignSplit(layer, int(random.integers(sizes[layer]))))
+            nodes.append(ReluSplit(layer, int(random.integers(sizes[layer]))))
         else:
             nodes.append(_leaf(random, sizes))
         open_ += -1 if isinstance(nodes[-1], Leaf) else 1

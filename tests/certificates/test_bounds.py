@@ -127,7 +127,7 @@ def small_network(seed, names, sizes=(3, 6, 5, 2), residual=True):
     strategy=st.sampled_from(["adaptive", "parallel"]),
 )
 def test_bounds_hold_for_points_with_the_signs_that_were_fixed(seed, names, strategy):
-    """Any slopes and any multipliers >= 0, for all points of the box whose neurons have the fixed signs."""
+    """Any slopes and any multipliers >= 0, for all points of the box whose neurons have the split constraints."""
     network = small_network(seed, names, sizes=(3, 6, 6, 6, 2))
     random = np.random.default_rng(seed)
     lower = random.uniform(-1, 0, (1, 3))
@@ -141,15 +141,15 @@ def test_bounds_hold_for_points_with_the_signs_that_were_fixed(seed, names, stra
         row[:, block.start : block.stop] = (
             block.matrix.forward(x) + block.bias if is_affine else block.function.value(x)
         )
-    signs, pulls, alpha, fits = {}, {}, {}, np.ones(400, bool)
+    phases, pulls, alpha, fits = {}, {}, {}, np.ones(400, bool)
     for block in network.activations:
         sign = random.integers(-1, 2, (1, block.places.size)) * (random.random(block.places.size) < 0.2)
-        signs[block.start] = sign.astype(float)
+        phases[block.start] = sign.astype(float)
         pulls[block.start] = sign * random.uniform(0, 2, sign.shape)
         alpha[block.start] = random.uniform(0, 1, sign.shape)
         fits &= (sign * row[:, block.places] >= 0).all(axis=1)
     bounds = Bounds(network, lower, upper)
-    bounds.run(signs, (strategy,))
+    bounds.run(phases, (strategy,))
     assert not (bounds.empty[0] and fits.any())
     slack = 1e-12
     assert (bounds.lower - slack <= row[fits]).all() and (row[fits] <= bounds.upper + slack).all()
@@ -160,7 +160,7 @@ def test_bounds_hold_for_points_with_the_signs_that_were_fixed(seed, names, stra
         assert (below <= row[fits][:, network.outputs] @ rows.T + slack).all()
     if not bounds.empty[0]:
         start = ascent.Choices(alpha, {at: np.abs(pull) for at, pull in pulls.items()})
-        best = ascent.ascend(bounds, network.outputs, rows[None, :1], np.full(1, np.inf), signs, start, 6)
+        best = ascent.ascend(bounds, network.outputs, rows[None, :1], np.full(1, np.inf), phases, start, 6)
         assert (best <= row[fits][:, network.outputs] @ rows[0] + slack).all()
 
 

@@ -13,7 +13,7 @@ from zonoplug.certificates.certificate import (
     InputSplit,
     Leaf,
     Proof,
-    SignSplit,
+    ReluSplit,
     read_certificate,
     sha256_of,
 )
@@ -43,10 +43,10 @@ def test_a_certificate_of_input_splits(split_instance, tmp_path):
     assert report.leaves == sum(isinstance(node, Leaf) for node in nodes)
 
 
-def test_a_certificate_of_sign_splits_with_slopes_and_multipliers(sign_certificate):
-    network, spec, path = sign_certificate
+def test_a_certificate_of_splits_of_relus_with_slopes_and_multipliers(relu_certificate):
+    network, spec, path = relu_certificate
     nodes = [node for proof in read_certificate(path).proofs for node in proof.nodes]
-    assert any(isinstance(node, SignSplit) for node in nodes)
+    assert any(isinstance(node, ReluSplit) for node in nodes)
     assert all(node.alpha.shape == (24,) for node in nodes if isinstance(node, Leaf))
     report = check_certificate(network, spec, path)
     assert report.valid

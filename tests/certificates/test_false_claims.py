@@ -34,7 +34,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("zonoplug.certificates.prover.LEAF_STEPS", 2)
 
 
-def judge(folder, operator, seed, trees):
+def oracle(folder, operator, seed, trees):
     """What became of a false claim, "accepted" among others; and whether the true one beside it is accepted."""
     model = networks.random_model(seed, operator)
     run = None if model is None else networks.runtime(model)
@@ -65,10 +65,10 @@ def _check(folder, network, spec, claim):
 
 
 def _require(folder, operator, wanted, first_seed, trees):
-    """Judge networks until so many false claims were judged, and the true ones beside most of them were accepted."""
+    """Oracle networks until so many false claims were judged, and the true ones beside most of them were accepted."""
     judged = true = 0
     for seed in range(first_seed, first_seed + 12 * wanted):
-        said, accepted = judge(folder, operator, seed, trees)
+        said, accepted = oracle(folder, operator, seed, trees)
         assert said != "accepted", f"{operator}, seed {seed}"
         judged, true = judged + (said == "not proved"), true + accepted
         if judged >= wanted and true >= wanted / 2:

@@ -17,7 +17,7 @@ from zonoplug.certificates.certificate import (
     InputSplit,
     Leaf,
     Proof,
-    SignSplit,
+    ReluSplit,
     sha256_of,
 )
 from zonoplug.certificates.check import check_certificate
@@ -99,7 +99,7 @@ def test_tampered_certificates_are_refused(split_instance, tmp_path, name):
         check_certificate(network, spec, rewrite(path, change))
 
 
-SIGNS_TAMPERED = {
+PHASES_TAMPERED = {
     "a slope above 1": (lambda leaf: leaf.update(alpha=_packed([0.5, 1.5])), r"outside \[0, 1\]"),
     "a slope that is NaN": (lambda leaf: leaf.update(alpha=_packed([0.5, np.nan])), r"outside \[0, 1\]"),
     "slopes that are damaged": (lambda leaf: leaf.update(alpha="@@@"), "not as the format says"),
@@ -116,19 +116,19 @@ def _packed(values):
     return base64.b64encode(zlib.compress(np.array(values, "<f2").tobytes())).decode()
 
 
-@pytest.mark.parametrize("name", SIGNS_TAMPERED)
-def test_slopes_and_multipliers_outside_their_range_are_refused(sign_certificate, name):
-    change, said = SIGNS_TAMPERED[name]
-    network, spec, path = sign_certificate
+@pytest.mark.parametrize("name", PHASES_TAMPERED)
+def test_slopes_and_multipliers_outside_their_range_are_refused(relu_certificate, name):
+    change, said = PHASES_TAMPERED[name]
+    network, spec, path = relu_certificate
     rewrite(path, lambda lines: change(next(line for line in lines if "leaf" in line)))
     with pytest.raises(CertificateError, match=said):
         check_certificate(network, spec, path)
 
 
-def test_other_slopes_and_multipliers_of_the_right_range_cost_splits_only(sign_certificate, monkeypatch):
+def test_other_slopes_and_multipliers_of_the_right_range_cost_splits_only(relu_certificate, monkeypatch):
     """Numbers in their range are suggestions."""
     monkeypatch.setattr("zonoplug.certificates.prover.SPLITTABLE_INPUTS", 64)
-    network, spec, path = sign_certificate
+    network, spec, path = relu_certificate
 
     def change(lines):
         for line in lines:
@@ -149,7 +149,7 @@ def test_a_claim_that_is_false_is_never_valid(absolute_difference, tmp_path, mon
         while open_:
             kind = random.integers(4) if len(nodes) < 12 else 3
             if kind < 2:
-                nodes.append(InputSplit(int(random.integers(2)), 0.5) if attempt % 2 else SignSplit(0, int(kind)))
+                nodes.append(InputSplit(int(random.integers(2)), 0.5) if attempt % 2 else ReluSplit(0, int(kind)))
             else:
                 nodes.append(Leaf("zonotope", random.uniform(0, 1, 2), ((0, 0, 3.0),)))
             open_ += 1 if not isinstance(nodes[-1], Leaf) else -1

@@ -17,28 +17,28 @@ def test_a_tree_is_found_for_leaves_in_any_order(seed):
     random = np.random.default_rng(seed)
     todo, leaves = [(np.zeros(3), np.ones(3), ())], []
     while todo:
-        low, high, signs = todo.pop()
+        low, high, phases = todo.pop()
         if len(leaves) + len(todo) > 60 or random.random() < 0.1:
-            leaves.append((low, high, signs))
+            leaves.append((low, high, phases))
         elif random.random() < 0.7:
             axis = random.integers(3)
             at = random.uniform(low[axis], high[axis])
             left, right = high.copy(), low.copy()
             left[axis] = right[axis] = at
-            todo += [(low, left, signs), (right, high, signs)]
+            todo += [(low, left, phases), (right, high, phases)]
         else:
             code = int(random.integers(1, 7))
-            if code not in map(abs, signs):
-                todo += [(low, high, (*signs, code)), (low, high, (*signs, -code))]
+            if code not in map(abs, phases):
+                todo += [(low, high, (*phases, code)), (low, high, (*phases, -code))]
             else:
-                leaves.append((low, high, signs))
+                leaves.append((low, high, phases))
     random.shuffle(leaves)
     for dropped in range(min(2, len(leaves))):
         kept = leaves[dropped:]
         table = LeafTable(
             np.stack([low for low, _, _ in kept]),
             np.stack([high for _, high, _ in kept]),
-            [np.array(signs, np.int64) for _, _, signs in kept],
+            [np.array(phases, np.int64) for _, _, phases in kept],
             np.array([0, 4]),
             [Leaf(str(place)) for place in range(len(kept))],
         )
@@ -49,10 +49,10 @@ def test_a_tree_is_found_for_leaves_in_any_order(seed):
         regions = list(regions_of(Proof(0, (0,), nodes), np.zeros(3), np.ones(3), network))
         named = [region for region in regions if region.leaf.method]
         for region in named:
-            low, high, signs = kept[int(region.leaf.method)]
+            low, high, phases = kept[int(region.leaf.method)]
             assert (low <= region.lower).all() and (region.upper <= high).all()
-            codes = {(layer, neuron): sign for (layer, neuron), sign in region.signs.items()}
-            for code in signs:
+            codes = {(layer, neuron): sign for (layer, neuron), sign in region.phases.items()}
+            for code in phases:
                 where = (0, abs(code) - 1) if abs(code) <= 4 else (1, abs(code) - 5)
                 assert codes[where] == np.sign(code)
         assert {region.leaf.method for region in named} == {str(place) for place in range(len(kept))}

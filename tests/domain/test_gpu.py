@@ -15,7 +15,7 @@ from zonoplug.domain.streaming import memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Zonotope, add_zonotopes
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import build, walk
+from zonoplug.lirpa.module import build, forward_propagation
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 FLAGS = [
@@ -87,14 +87,14 @@ def test_blocks_on_the_gpu_equal_those_on_the_cpu(limit_bytes):
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["nearest", "outward"])
-def test_walks_on_the_gpu_equal_those_on_the_cpu(mode):
+def test_propagations_on_the_gpu_equal_those_on_the_cpu(mode):
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 20), nn.ReLU(),
                             nn.Linear(20, 3)).double()  # fmt: skip
     x = torch.rand(2, 1, 6, 6, dtype=torch.float64)
     method = BoundMethod.parse("zonotope")
-    expected = walk(build(network, x[:1]), [Box.ball(x, 0.1)], method, rounding=mode).bounds
+    expected = forward_propagation(build(network, x[:1]), [Box.ball(x, 0.1)], method, rounding=mode).bounds
     module = build(network, x[:1], device="cuda")
-    found = walk(module, [Box.ball(x.cuda(), 0.1)], method, rounding=mode).bounds
+    found = forward_propagation(module, [Box.ball(x.cuda(), 0.1)], method, rounding=mode).bounds
     torch.testing.assert_close([side.cpu() for side in found], list(expected), rtol=1e-9, atol=1e-9)
 
 

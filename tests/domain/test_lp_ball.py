@@ -184,7 +184,7 @@ def test_a_budget_below_the_ball_keeps_its_longest_symbols_and_covers_the_rest(m
     assert bool(torch.isin(x.symbols[2], protected.symbols))
 
 
-def test_limits_cut_samples_hull_and_symbols():
+def test_limits_cut_samples_bounds_and_symbols():
     center = torch.tensor([[0.0, 0.5, 1.0, 0.3]])
     low, high = torch.tensor([[0.0, 0.0, 0.0, 0.3]]), torch.tensor([[1.0, 1.0, 1.0, 0.3]])
     ball = LpBall(center, 0.6, 2, low, high)

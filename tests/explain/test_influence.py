@@ -16,7 +16,7 @@ from zonoplug.explain.decision import Decision, as_target
 from zonoplug.explain.drift import reduced_influence
 from zonoplug.explain.influence import SymbolInfluence
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import walk
+from zonoplug.lirpa.module import forward_propagation
 from zonoplug.reduction import REDUCTIONS, ReductionContext
 
 SEEDS = st.integers(0, 10**6)
@@ -32,7 +32,7 @@ def test_shares_add_up_to_the_radius(make_region, method, seed):
     inputs, rest = found.shares()
     torch.testing.assert_close(inputs.flatten(2).sum(dim=2) + rest, torch.ones_like(rest), rtol=1e-12, atol=0)
     parsed = BoundMethod.parse(method)
-    output = walk(explainer.module(region.point), [region.box], parsed, decision.rows).output
+    output = forward_propagation(explainer.module(region.point), [region.box], parsed, decision.rows).output
     torch.testing.assert_close(found.radius, output.radius().detach(), rtol=1e-12, atol=0)
     by_node = sum(node.total for node in found.nodes)
     torch.testing.assert_close(by_node + found.box, found.unattributed, rtol=1e-12, atol=1e-15)
@@ -91,7 +91,9 @@ def test_reducing_other_symbols_leaves_every_coefficient_as_it_was(make_region, 
     room = max(budget, len(ids))
     reduced = REDUCTIONS.get(name)().reduce(propagation.output, room, ids, context)
     torch.testing.assert_close(reduced.generators(ids), propagation.output.generators(ids), rtol=0, atol=0)
-    kept, _ = reduced_influence(module, region.box, decision, REDUCTIONS.get(name)(), budget, known=propagation.hulls)
+    kept, _ = reduced_influence(
+        module, region.box, decision, REDUCTIONS.get(name)(), budget, known=propagation.preactivations
+    )
     torch.testing.assert_close(kept.signed(), plain.signed(), rtol=1e-10, atol=1e-14)
     assert bool((kept.unattributed >= plain.unattributed - 1e-9).all())
 

@@ -15,7 +15,7 @@ from zonoplug.explain.counterfactual import attack_boxes, counterfactual_set
 from zonoplug.explain.decision import Decision
 from zonoplug.explain.influence import SymbolInfluence
 from zonoplug.explain.layout import ImageLayout
-from zonoplug.explain.oracles import AttackJudge, BoundJudge, CascadeJudge, VerifierJudge
+from zonoplug.explain.oracles import AttackOracle, BoundOracle, CascadeOracle, VerifierOracle
 from zonoplug.explain.region import Region
 from zonoplug.explain.sufficient import sufficient_set
 from zonoplug.explain.traversals import TRAVERSALS, Answer
@@ -32,24 +32,24 @@ SEEDS = st.integers(0, 10**6)
 def test_traversals_end_where_nothing_can_be_added(name, conflicts, order):
     """The judge proves a set unless it holds a conflict: the free set is a largest one without."""
 
-    def judge(free):
+    def oracle(free):
         return Answer.UNKNOWN if any(conflict <= free for conflict in conflicts) else Answer.PROVED
 
-    free = TRAVERSALS.get(name)(order, frozenset(), judge)
-    assert judge(free) is Answer.PROVED
+    free = TRAVERSALS.get(name)(order, frozenset(), oracle)
+    assert oracle(free) is Answer.PROVED
     for feature in set(range(7)) - free:
-        assert judge(free | {feature}) is Answer.UNKNOWN
+        assert oracle(free | {feature}) is Answer.UNKNOWN
 
 
 @pytest.mark.parametrize("name", ["binary", "quickxplain"])
 def test_few_questions_where_few_features_are_kept(name):
     asked = []
 
-    def judge(free):
+    def oracle(free):
         asked.append(free)
         return Answer.UNKNOWN if 77 in free else Answer.PROVED
 
-    assert TRAVERSALS.get(name)(range(100), frozenset(), judge) == frozenset(range(100)) - {77}
+    assert TRAVERSALS.get(name)(range(100), frozenset(), oracle) == frozenset(range(100)) - {77}
     assert len(asked) < 30
 
 
@@ -59,8 +59,8 @@ def test_few_questions_where_few_features_are_kept(name):
 def test_sets_suffice_at_every_vertex_and_sample(make_region, extremes, traversal, seed):
     network, region, decision = make_region(seed=seed, hidden=(6,))
     explainer = SymbolInfluence(network)
-    judge = BoundJudge(explainer.module(region.point), region, decision, "zonotope")
-    found = sufficient_set(explainer, region, decision, judge, traversal, network=network)
+    oracle = BoundOracle(explainer.module(region.point), region, decision, "zonotope")
+    found = sufficient_set(explainer, region, decision, oracle, traversal, network=network)
     assert set(found.kept) == set((~found.free).nonzero().flatten().tolist())
     assert bool((decision.margins(network(extremes(region.freed(found.free)))) > 0).all())
     for feature in found.needed.nonzero().flatten().tolist():
@@ -113,30 +113,30 @@ def test_the_whole_verifier_agrees_and_proves_what_is_needed(digit):
     explainer = SymbolInfluence(model.module, rounding="inference")
     coarse = ImageLayout.guess((64,)).features(torch.arange(64).reshape(8, 8) // 32 * 2 + torch.arange(8)[None] // 4)
     groups = Region(region.point, region.box, coarse)
-    judge = VerifierJudge(model, groups, decision, 30.0)
-    found = sufficient_set(explainer, groups, decision, judge, "deletion", network=model.module)
+    oracle = VerifierOracle(model, groups, decision, 30.0)
+    found = sufficient_set(explainer, groups, decision, oracle, "deletion", network=model.module)
     assert 0 < found.size <= 4
-    assert judge(found.free) is Answer.PROVED
+    assert oracle(found.free) is Answer.PROVED
     everything = torch.ones(4, dtype=torch.bool)
-    assert judge(everything) is Answer.REFUTED
-    assert judge.counterexamples
+    assert oracle(everything) is Answer.REFUTED
+    assert oracle.counterexamples
     assert found.share_needed == 1.0, "with a complete judge, every feature is settled one way or the other"
     for feature in found.kept:
         free = found.free.clone()
         free[feature] = True
-        assert judge(free) is Answer.REFUTED
+        assert oracle(free) is Answer.REFUTED
 
 
-def test_certificates_leave_the_judge_little_to_do(digit):
+def test_certificates_leave_the_oracle_little_to_do(digit):
     model, region, decision = digit
     narrow = Region.ball(region.point, 0.04, 0, 1)
     explainer = SymbolInfluence(model.module, rounding="inference")
-    judge = BoundJudge(explainer.module(region.point), narrow, decision)
-    found = sufficient_set(explainer, narrow, decision, judge)
-    slow = sufficient_set(None, narrow, decision, judge, "deletion", torch.arange(64.0))
+    oracle = BoundOracle(explainer.module(region.point), narrow, decision)
+    found = sufficient_set(explainer, narrow, decision, oracle)
+    slow = sufficient_set(None, narrow, decision, oracle, "deletion", torch.arange(64.0))
     assert slow.calls == 64
     assert found.calls + found.passes < 32
-    assert VerifierJudge(model, narrow, decision, 30.0)(found.free) is Answer.PROVED
+    assert VerifierOracle(model, narrow, decision, 30.0)(found.free) is Answer.PROVED
 
 
 @pytest.mark.parametrize("share", [20, 60])
@@ -146,26 +146,26 @@ def test_a_set_that_suffices_for_merged_networks_suffices(digit, share):
     narrow = Region.ball(region.point, 0.06, 0, 1)
     explainer = SymbolInfluence(model.module, rounding="inference")
     module = explainer.module(region.point)
-    merged = BoundJudge(module, narrow, decision, f"zonotope[neurons,{share}%]")
+    merged = BoundOracle(module, narrow, decision, f"zonotope[neurons,{share}%]")
     found = sufficient_set(None, narrow, decision, merged, "quickxplain", torch.arange(64.0))
     assert 0 < found.size < 64
-    assert VerifierJudge(model, narrow, decision, 30.0)(found.free) is Answer.PROVED
-    row = CascadeJudge((merged, BoundJudge(module, narrow, decision, "zonotope")))
+    assert VerifierOracle(model, narrow, decision, 30.0)(found.free) is Answer.PROVED
+    row = CascadeOracle((merged, BoundOracle(module, narrow, decision, "zonotope")))
     refined = sufficient_set(explainer, narrow, decision, row)
-    assert VerifierJudge(model, narrow, decision, 30.0)(refined.free) is Answer.PROVED
+    assert VerifierOracle(model, narrow, decision, 30.0)(refined.free) is Answer.PROVED
 
 
-def test_judges_in_a_row_stop_at_the_first_that_knows(digit):
+def test_oracles_in_a_row_stop_at_the_first_that_knows(digit):
     model, region, decision = digit
     everything, nothing = torch.ones(64, dtype=torch.bool), torch.zeros(64, dtype=torch.bool)
-    bound = BoundJudge(SymbolInfluence(model.module).module(region.point), region, decision, "zonotope")
-    row = CascadeJudge((bound, AttackJudge(model.module, region, decision)))
+    bound = BoundOracle(SymbolInfluence(model.module).module(region.point), region, decision, "zonotope")
+    row = CascadeOracle((bound, AttackOracle(model.module, region, decision)))
     assert bound(everything) is Answer.UNKNOWN
     assert row(everything) is Answer.REFUTED
     assert row(nothing) is Answer.PROVED
 
 
-def test_a_judge_that_knows_nothing_frees_nothing(make_region):
+def test_a_oracle_that_knows_nothing_frees_nothing(make_region):
     _, region, decision = make_region()
     asked = []
     found = sufficient_set(
@@ -176,30 +176,30 @@ def test_a_judge_that_knows_nothing_frees_nothing(make_region):
     assert found.share_needed == 0
 
 
-def test_a_judge_that_contradicts_itself_cannot_make_a_set_that_was_never_proved(make_region):
+def test_a_oracle_that_contradicts_itself_cannot_make_a_set_that_was_never_proved(make_region):
     """Bounds need not be monotone: what is returned must have been answered with yes as it is."""
     _, region, decision = make_region(inputs=5)
     for seed in range(20):
         random = torch.Generator().manual_seed(seed)
         proved = []
 
-        def judge(free, random=random, proved=proved):
+        def oracle(free, random=random, proved=proved):
             yes = bool(torch.rand((), generator=random) < 0.5)
             proved.extend([free] if yes else [])
             return Answer.PROVED if yes else Answer.UNKNOWN
 
         for name in TRAVERSALS.names():
-            found = sufficient_set(None, region, decision, judge, name, torch.rand(5, generator=random))
+            found = sufficient_set(None, region, decision, oracle, name, torch.rand(5, generator=random))
             assert not bool(found.free.any()) or any(torch.equal(found.free, free) for free in proved)
 
 
 def test_nothing_is_asked_after_the_deadline(make_region):
     network, region, decision = make_region()
 
-    def judge(free):
+    def oracle(free):
         raise AssertionError("the time is up")
 
-    found = sufficient_set(SymbolInfluence(network), region, decision, judge, deadline=Deadline(-1.0))
+    found = sufficient_set(SymbolInfluence(network), region, decision, oracle, deadline=Deadline(-1.0))
     assert found.kept == [3, 2, 1, 0]
 
 
@@ -232,11 +232,11 @@ def test_patience_ends_after_so_many_refusals_in_a_row(make_region):
     _, region, decision = make_region(inputs=10)
     asked = []
 
-    def judge(free):
+    def oracle(free):
         asked.append(free)
         return Answer.PROVED if set(free.nonzero().flatten().tolist()) <= {0, 2, 9} else Answer.UNKNOWN
 
-    found = sufficient_set(None, region, decision, judge, "deletion", torch.arange(10.0), patience=3)
+    found = sufficient_set(None, region, decision, oracle, "deletion", torch.arange(10.0), patience=3)
     assert set(found.free.nonzero().flatten().tolist()) == {0, 2}
     assert len(asked) == found.calls == 6
 
@@ -247,10 +247,10 @@ def test_the_verifier_is_asked_about_ranges_too(digit):
     nothing, everything = torch.zeros(64, dtype=torch.bool), torch.ones(64, dtype=torch.bool)
     outputs = model.module(region.point)
     change = float((model.module(region.box.upper) - outputs).abs().max())
-    assert VerifierJudge(model, region, Decision.within(outputs, change / 2), 20.0)(everything) is Answer.REFUTED
-    assert VerifierJudge(model, region, Decision.within(outputs, change), 20.0)(nothing) is Answer.PROVED
+    assert VerifierOracle(model, region, Decision.within(outputs, change / 2), 20.0)(everything) is Answer.REFUTED
+    assert VerifierOracle(model, region, Decision.within(outputs, change), 20.0)(nothing) is Answer.PROVED
     tiny = Region.ball(region.point, 1e-4, 0, 1)
-    assert VerifierJudge(model, tiny, Decision.within(outputs, change), 20.0)(everything) is Answer.PROVED
+    assert VerifierOracle(model, tiny, Decision.within(outputs, change), 20.0)(everything) is Answer.PROVED
 
 
 @pytest.mark.gpu
@@ -276,6 +276,6 @@ def test_a_margin_that_rounding_may_have_made_is_not_proved(method):
     module = SymbolInfluence(network).module(region.point)
     free = torch.ones(1, dtype=torch.bool)
     decision = Decision.between_classes(torch.tensor([0]), 2, region.point)
-    assert BoundJudge(module, region, decision, method)(free) is Answer.UNKNOWN
+    assert BoundOracle(module, region, decision, method)(free) is Answer.UNKNOWN
     clear = Decision(decision.rows, decision.offset + 1, decision.rivals)
-    assert BoundJudge(module, region, clear, method)(free) is Answer.PROVED
+    assert BoundOracle(module, region, clear, method)(free) is Answer.PROVED

@@ -12,7 +12,7 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.errors import HostError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.host_operators.activations import Activation, custom_activations
 from zonoplug.lirpa.module import ZonotopeModule
@@ -88,10 +88,10 @@ def samples(module, box, count=400):
         return module(points.flatten(0, 1)).unflatten(0, points.shape[:2])
 
 
-def walk(host, box, **options):
+def forward_propagation(host, box, **options):
     source = SymbolSource()
     zonotope = box.to_zonotope(source, "input")
-    return propagate(host, {host.input_name[0]: zonotope}, source, WalkOptions(**options)).output
+    return propagate(host, {host.input_name[0]: zonotope}, source, PropagationOptions(**options)).output
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -101,7 +101,7 @@ def test_an_activation_holds_sampled_points(name, radius, dtype):
     module, host = built(SINGLE[name](), dtype)
     box = Box.ball(torch.randn(3, WIDTH, dtype=dtype), radius)
     with torch.no_grad():
-        hull = walk(host, box, fallback="error").interval_hull()
+        hull = forward_propagation(host, box, fallback="error").interval_hull()
     if radius < 1:
         assert bool(hull.lower.isfinite().all() & hull.upper.isfinite().all())
     known = torch.where(hull.lower.isnan() | hull.upper.isnan(), 0, 1)
@@ -117,7 +117,7 @@ def test_a_composed_activation_holds_sampled_points(name, radius):
     box = Box.ball(torch.randn(3, WIDTH), radius)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        hull = walk(host, box).interval_hull()
+        hull = forward_propagation(host, box).interval_hull()
     check_contains_samples(hull, samples(module, box))
 
 
@@ -166,13 +166,13 @@ def test_a_slope_may_be_given_to_any_activation(name):
     zonotope = box.to_zonotope(source, "input")
     with torch.no_grad():
         hidden = propagate(
-            host, {host.input_name[0]: zonotope}, source, WalkOptions(), final=final.inputs[0].name
+            host, {host.input_name[0]: zonotope}, source, PropagationOptions(), final=final.inputs[0].name
         ).output
         hull = hidden.interval_hull()
         constants = [node.forward(*[parent.forward() for parent in node.inputs]) for node in final.inputs[1:]]
-        hulls = [hull, *[None] * len(constants)]
+        preactivations = [hull, *[None] * len(constants)]
         for slope in (-1.0, 0.0, 0.4):
-            call = Call(final, [hidden, *constants], source, hulls, torch.full_like(hull.lower, slope))
+            call = Call(final, [hidden, *constants], source, preactivations, torch.full_like(hull.lower, slope))
             image = entry_for(final).transformer(call)
             check_contains_samples(image.interval_hull(), samples(module, box))
 

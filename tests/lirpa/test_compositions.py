@@ -12,7 +12,7 @@ from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import HostError, SettingError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.forward.interval_images import FROM_ZERO, INCREASING, OF_ONE, OF_SEVERAL, interval_image
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.plan import plan_for
 from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.methods import BoundMethod
@@ -154,11 +154,11 @@ def built(name):
         pytest.skip(f"auto_LiRPA {compat.HOST_VERSION} cannot build it: {error}")
 
 
-def walk(host, box, final=None):
+def forward_propagation(host, box, final=None):
     source = SymbolSource()
     inputs = {host.input_name[0]: box.to_zonotope(source, "input")}
     with torch.no_grad():
-        return propagate(host, inputs, source, WalkOptions(fallback="error"), final=final)
+        return propagate(host, inputs, source, PropagationOptions(fallback="error"), final=final)
 
 
 @pytest.mark.parametrize("radius", [0.01, 0.2, 1.0])
@@ -166,7 +166,7 @@ def walk(host, box, final=None):
 def test_bounds_contain_every_point_and_are_no_wider_than_intervals(name, radius):
     module, host, shape = built(name)
     box = Box.ball(torch.randn(3, *shape), radius)
-    bounds = walk(host, box).bounds
+    bounds = forward_propagation(host, box).bounds
     with torch.no_grad():
         samples = module(box.sample(400).flatten(0, 1)).unflatten(0, (400, 3))
     check_contains_samples(bounds, samples)
@@ -187,17 +187,17 @@ def test_every_value_on_the_way_stays_within_its_bounds(name):
     values = {node.name: node.forward_value for node in plan_for(host, host.final_name).order if node.from_input}
     for name, value in values.items():
         if value.shape[0] == 50:
-            check_contains_samples(walk(host, box, name).bounds, value.unsqueeze(1))
+            check_contains_samples(forward_propagation(host, box, name).bounds, value.unsqueeze(1))
 
 
 @pytest.mark.parametrize("name", ["attention", "LSTM cell", "overlapping padded max-pool", "layer norm", "quotient"])
 def test_elements_of_a_batch_are_bounded_as_if_alone(name):
     _, host, shape = built(name)
     box = Box.ball(torch.randn(3, *shape), 0.1)
-    together = walk(host, box).bounds
+    together = forward_propagation(host, box).bounds
     for element in range(3):
         part = slice(element, element + 1)
-        alone = walk(host, Box(box.lower[part], box.upper[part])).bounds
+        alone = forward_propagation(host, Box(box.lower[part], box.upper[part])).bounds
         torch.testing.assert_close(together.lower[part], alone.lower, atol=2e-4, rtol=2e-4)
         torch.testing.assert_close(together.upper[part], alone.upper, atol=2e-4, rtol=2e-4)
 
@@ -206,13 +206,15 @@ def test_attention_is_far_tighter_than_intervals():
     _, host, shape = built("attention")
     box = Box.ball(torch.randn(3, *shape), 0.05)
     intervals, _ = bound_box(host, box, BoundMethod.parse("IBP"))
-    width, of_intervals = (float((b.upper - b.lower).mean()) for b in (walk(host, box).bounds, intervals))
+    width, of_intervals = (
+        float((b.upper - b.lower).mean()) for b in (forward_propagation(host, box).bounds, intervals)
+    )
     assert width < 0.3 * of_intervals
 
 
 def test_a_variance_is_known_not_to_be_negative():
     _, host, shape = built("layer norm by hand")
-    propagation = walk(host, Box.ball(torch.zeros(1, *shape), 5.0))
+    propagation = forward_propagation(host, Box.ball(torch.zeros(1, *shape), 5.0))
     assert bool(propagation.bounds.lower.isfinite().all() and propagation.bounds.upper.isfinite().all())
 
 
@@ -255,7 +257,7 @@ def test_products_may_be_precise_or_fast(name):
     widths = {}
     for products in ("auto", "precise", "fast"):
         source = SymbolSource()
-        options = WalkOptions(fallback="error", products=products)
+        options = PropagationOptions(fallback="error", products=products)
         with torch.no_grad():
             bounds = propagate(host, {host.input_name[0]: box.to_zonotope(source, "input")}, source, options).bounds
             check_contains_samples(bounds, module(box.sample(200).flatten(0, 1)).unflatten(0, (200, 2)))

@@ -1,4 +1,4 @@
-"""Planes: below every point for every share, alone and in backward bounds of whole networks."""
+"""LinearRelaxation: below every point for every share, alone and in backward bounds of whole networks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa.backward.linear_relaxations import MatrixProductPlanes, ProductPlanes
+from zonoplug.lirpa.backward.linear_relaxations import MatrixProductRelaxation, ProductRelaxation
 from zonoplug.lirpa.backward.passes import Backward, Multipliers
-from zonoplug.lirpa.backward.quotient import QuotientPlanes
-from zonoplug.lirpa.backward.softmax import SoftmaxPlanes
-from zonoplug.lirpa.backward.tuning import tune_shares
+from zonoplug.lirpa.backward.quotient import QuotientRelaxation
+from zonoplug.lirpa.backward.softmax import SoftmaxRelaxation
+from zonoplug.lirpa.backward.tuning import tune_parameters
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import build, walk
+from zonoplug.lirpa.module import build, forward_propagation
 from zonoplug.testing import tolerance
 
 SAMPLES = 200
@@ -37,9 +37,9 @@ def points(generator, bounds):
     return bounds.lower + place * (bounds.upper - bounds.lower)
 
 
-def require_below(planes, a, shares, operands, values):
-    """a . f(x) is at least what the planes say, at every sample; returns the least gap."""
-    images, constant = planes.through(a, shares)
+def require_below(relaxations, a, parameters, operands, values):
+    """a . f(x) is at least what the linear bounds say, at every sample; returns the least gap."""
+    images, constant = relaxations.through(a, parameters)
     linear = constant.unsqueeze(0)
     for image, x in zip(images, operands, strict=True):
         linear = linear + torch.einsum("brn,sbn->sbr", image.flatten(2), x.flatten(2))
@@ -48,29 +48,29 @@ def require_below(planes, a, shares, operands, values):
     return float((reached - linear).min())
 
 
-def random_shares(generator, planes, corner):
-    shares = torch.rand(planes.shares().shape, generator=generator, dtype=torch.float64)
-    return shares.round() if corner else shares
+def random_shares(generator, relaxations, corner):
+    parameters = torch.rand(relaxations.parameters().shape, generator=generator, dtype=torch.float64)
+    return parameters.round() if corner else parameters
 
 
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from([((3, 4), (3, 4)), ((3, 1), (1, 4)), ((1, 1), (5, 2))]))
-def test_planes_of_a_product_are_below_every_point(seed, corner, shapes):
+def test_linear_bounds_of_a_product_are_below_every_point(seed, corner, shapes):
     generator = torch.Generator().manual_seed(seed)
     left, right = (interval(generator, *shape) for shape in shapes)
-    planes = ProductPlanes(left, right)
+    relaxations = ProductRelaxation(left, right)
     x, y = points(generator, left), points(generator, right)
     a = torch.randn(2, 3, *(x * y).shape[2:], generator=generator, dtype=torch.float64)
-    require_below(planes, a, random_shares(generator, planes, corner), (x, y), x * y)
+    require_below(relaxations, a, random_shares(generator, relaxations, corner), (x, y), x * y)
 
 
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from([(), (2,)]))
-def test_planes_of_a_matrix_product_are_below_every_point(seed, corner, axes):
+def test_linear_bounds_of_a_matrix_product_are_below_every_point(seed, corner, axes):
     generator = torch.Generator().manual_seed(seed)
     left, right = interval(generator, *axes, 3, 4), interval(generator, *axes, 4, 2)
-    planes = MatrixProductPlanes(left, right)
+    relaxations = MatrixProductRelaxation(left, right)
     x, y = points(generator, left), points(generator, right)
     a = torch.randn(2, 5, *axes, 3, 2, generator=generator, dtype=torch.float64)
-    require_below(planes, a, random_shares(generator, planes, corner), (x, y), x @ y)
+    require_below(relaxations, a, random_shares(generator, relaxations, corner), (x, y), x @ y)
 
 
 def differences(bounds, axis):
@@ -81,21 +81,21 @@ def differences(bounds, axis):
 
 
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from([1, 2]), st.sampled_from([0.0, 1e-8, 0.5, 5.0, 400.0]))
-def test_planes_of_softmax_are_below_every_point(seed, corner, axis, radius):
+def test_linear_bounds_of_softmax_are_below_every_point(seed, corner, axis, radius):
     generator = torch.Generator().manual_seed(seed)
     bounds = interval(generator, 3, 4, radius=radius)
-    planes = SoftmaxPlanes(differences(bounds, axis), axis)
+    relaxations = SoftmaxRelaxation(differences(bounds, axis), axis)
     x = points(generator, bounds)
     a = torch.randn(2, 3, 3, 4, generator=generator, dtype=torch.float64)
-    require_below(planes, a, random_shares(generator, planes, corner), (x,), x.softmax(axis + 1))
+    require_below(relaxations, a, random_shares(generator, relaxations, corner), (x,), x.softmax(axis + 1))
 
 
-def test_planes_of_softmax_touch_at_a_point_and_are_close_to_it():
+def test_linear_bounds_of_softmax_touch_at_a_point_and_are_close_to_it():
     generator = torch.Generator().manual_seed(0)
     bounds = interval(generator, 3, 4, radius=1e-3)
-    planes, x = SoftmaxPlanes(differences(bounds, 2), 2), points(generator, bounds)
+    relaxations, x = SoftmaxRelaxation(differences(bounds, 2), 2), points(generator, bounds)
     a = torch.randn(2, 3, 3, 4, generator=generator, dtype=torch.float64)
-    assert require_below(planes, a, planes.shares(), (x,), x.softmax(-1)) < 1e-4
+    assert require_below(relaxations, a, relaxations.parameters(), (x,), x.softmax(-1)) < 1e-4
 
 
 class Attention(nn.Module):
@@ -120,8 +120,8 @@ def case(seed, radius=0.1):
     box = Box.ball(torch.randn(2, 3, 4, dtype=torch.float64), radius)
     host = build(module, box.lower[:1])
     with torch.no_grad():
-        hulls = walk(host, [box], BoundMethod.parse("zonotope")).hulls
-    return module, host, box, hulls, torch.randn(2, 2, 3, dtype=torch.float64)
+        preactivations = forward_propagation(host, [box], BoundMethod.parse("zonotope")).preactivations
+    return module, host, box, preactivations, torch.randn(2, 2, 3, dtype=torch.float64)
 
 
 def reached(module, box, rows):
@@ -132,36 +132,36 @@ def reached(module, box, rows):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_share_gives_a_bound_below_all_outputs_of_attention(seed):
-    module, host, box, hulls, rows = case(seed)
+    module, host, box, preactivations, rows = case(seed)
     passes, least = Backward(host), reached(module, box, rows).amin(0)
-    assert passes.uses_planes
+    assert passes.uses_relaxations
     for corner in (False, True, None):
         generator = torch.Generator().manual_seed(seed)
-        planes = passes.planes(hulls)
-        alpha = {} if corner is None else {n: random_shares(generator, one, corner) for n, one in planes.items()}
-        found = passes.bound(box, hulls, rows, Multipliers(alpha), errors=passes.errors(box, hulls))
+        relaxations = passes.relaxations(preactivations)
+        alpha = {} if corner is None else {n: random_shares(generator, one, corner) for n, one in relaxations.items()}
+        found = passes.bound(box, preactivations, rows, Multipliers(alpha), errors=passes.errors(box, preactivations))
         assert bool((found.sound <= least).all())
         assert bool((found.error > 0).all()) and bool((found.error < 1e-9).all())
 
 
-def test_bounds_of_differences_from_the_walk_make_softmax_tighter():
-    _, host, box, hulls, rows = case(0)
+def test_bounds_of_differences_from_the_propagation_make_softmax_tighter():
+    _, host, box, preactivations, rows = case(0)
     passes = Backward(host)
-    without = {name: hull for name, hull in hulls.items() if "inside" not in name}
-    assert len(without) == len(hulls) - 1
-    assert bool((passes.bound(box, hulls, rows).lower > passes.bound(box, without, rows).lower).all())
+    without = {name: hull for name, hull in preactivations.items() if "inside" not in name}
+    assert len(without) == len(preactivations) - 1
+    assert bool((passes.bound(box, preactivations, rows).lower > passes.bound(box, without, rows).lower).all())
 
 
 def test_tuned_shares_raise_the_bound_and_hold():
-    module, host, box, hulls, rows = case(1, radius=0.3)
+    module, host, box, preactivations, rows = case(1, radius=0.3)
     one = Box(box.lower[:1], box.upper[:1])
-    hulls = {name: Interval(hull.lower[:1], hull.upper[:1]) for name, hull in hulls.items()}
+    preactivations = {name: Interval(hull.lower[:1], hull.upper[:1]) for name, hull in preactivations.items()}
     passes, rows = Backward(host), rows[:1]
     with torch.no_grad():
-        before = passes.bound(one, hulls, rows).lower
-    tune_shares(passes, one, hulls, rows, before + 100, Deadline(60.0))
+        before = passes.bound(one, preactivations, rows).lower
+    tune_parameters(passes, one, preactivations, rows, before + 100, Deadline(60.0))
     with torch.no_grad():
-        after = passes.bound(one, hulls, rows).lower
+        after = passes.bound(one, preactivations, rows).lower
     assert bool((after > before + 0.01 * before.abs()).all())
     assert bool((after <= reached(module, one, rows).amin(0)).all())
 
@@ -177,24 +177,24 @@ def test_a_matrix_product_over_the_batch_is_refused():
 
 
 @given(st.integers(0, 10_000), st.booleans(), st.booleans(), st.sampled_from([((3, 4), (3, 4)), ((3, 1), (1, 4))]))
-def test_planes_of_a_quotient_are_below_every_point(seed, corner, negative, shapes):
+def test_linear_bounds_of_a_quotient_are_below_every_point(seed, corner, negative, shapes):
     generator = torch.Generator().manual_seed(seed)
     left, right = (interval(generator, *shape) for shape in shapes)
     shift = right.lower.amin() - 0.1
     right = Interval(right.lower - shift, right.upper - shift)
     right = Interval(-right.upper, -right.lower) if negative else right
-    planes = QuotientPlanes(left, right)
+    relaxations = QuotientRelaxation(left, right)
     x, y = points(generator, left), points(generator, right)
     a = torch.randn(2, 3, *(x / y).shape[2:], generator=generator, dtype=torch.float64)
-    require_below(planes, a, random_shares(generator, planes, corner), (x, y), x / y)
+    require_below(relaxations, a, random_shares(generator, relaxations, corner), (x, y), x / y)
     constant = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
-    planes = QuotientPlanes(constant, right)
-    require_below(planes, a, random_shares(generator, planes, corner), (y,), constant / y)
+    relaxations = QuotientRelaxation(constant, right)
+    require_below(relaxations, a, random_shares(generator, relaxations, corner), (y,), constant / y)
 
 
 def test_a_quotient_whose_divisor_may_be_zero_has_no_bound():
-    planes = QuotientPlanes(torch.ones(1), Interval(torch.tensor([[-1.0, 1.0]]), torch.tensor([[1.0, 2.0]])))
-    assert bool(planes.through(torch.ones(1, 1, 2), planes.shares())[1].isnan().all())
+    relaxations = QuotientRelaxation(torch.ones(1), Interval(torch.tensor([[-1.0, 1.0]]), torch.tensor([[1.0, 2.0]])))
+    assert bool(relaxations.through(torch.ones(1, 1, 2), relaxations.parameters())[1].isnan().all())
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -211,7 +211,7 @@ def test_quotients_are_bounded_backward(constant):
     module, box = Quotient().double(), Box.ball(torch.zeros(2, 3, dtype=torch.float64), 0.3)
     host, rows = build(module, box.lower[:1]), torch.randn(2, 2, 3, dtype=torch.float64)
     with torch.no_grad():
-        hulls = walk(host, [box], BoundMethod.parse("zonotope")).hulls
-        found = Backward(host).bound(box, hulls, rows)
+        preactivations = forward_propagation(host, [box], BoundMethod.parse("zonotope")).preactivations
+        found = Backward(host).bound(box, preactivations, rows)
     least = reached(module, box, rows).amin(0)
     assert bool((found.lower <= least).all()) and bool((found.lower >= least - 0.2).all())

@@ -1,4 +1,4 @@
-"""Neuron merging in the walk over any graph, and host graphs as chains of layers."""
+"""Neuron merging in the propagation over any graph, and host graphs as chains of layers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa.forward.network_reduction import chain_of, walk_merged
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.network_reduction import chain_of, propagate_merged
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import bound_box, build, walk
+from zonoplug.lirpa.module import bound_box, build, forward_propagation
 from zonoplug.reduction import AboveSymbols, Girard
 from zonoplug.reduction.network_reduction import reduce_network
 from zonoplug.reduction.neuron_merging import NeuronMerging
@@ -94,7 +94,7 @@ def outputs(module, box, count=200):
 @given(st.floats(0.05, 0.99), st.sampled_from(["static", "dynamic"]), st.booleans())
 def test_every_sampled_point_lies_inside(name, activation, dtype, rate, buckets, tracked):
     module, host, box = case(name, activation, dtype)
-    found = walk_merged(host, box, NeuronMerging(rate=rate, buckets=buckets, tracked=tracked))
+    found = propagate_merged(host, box, NeuronMerging(rate=rate, buckets=buckets, tracked=tracked))
     check_contains_samples(found.bounds, outputs(module, box))
     assert len(found.kept) == 2
     if buckets == "dynamic" or activation != "leaky relu":
@@ -108,7 +108,7 @@ def test_every_sampled_point_lies_inside(name, activation, dtype, rate, buckets,
 @given(st.floats(0.05, 0.99))
 def test_rounding_is_covered_together_with_a_reduction(name, rate):
     module, host, box = case(name, "tanh", torch.float32)
-    options = WalkOptions(Girard(), AboveSymbols(20), rounding="inference", merging=NeuronMerging(rate=rate))
+    options = PropagationOptions(Girard(), AboveSymbols(20), rounding="inference", merging=NeuronMerging(rate=rate))
     symbols, (name, *_) = SymbolSource(), host.input_name
     with torch.no_grad():
         found = propagate(host, {name: box.to_zonotope(symbols, name)}, symbols, options)
@@ -118,17 +118,17 @@ def test_rounding_is_covered_together_with_a_reduction(name, rate):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_at_rate_1_the_walk_is_the_unreduced_one(name, activation):
+def test_at_rate_1_the_propagation_is_the_unreduced_one(name, activation):
     _, host, box = case(name, activation)
     plain, _ = bound_box(host, box, BoundMethod.parse("zonotope"))
-    whole = walk_merged(host, box, NeuronMerging(rate=1.0))
+    whole = propagate_merged(host, box, NeuronMerging(rate=1.0))
     assert torch.equal(whole.bounds.lower, plain.lower) and torch.equal(whole.bounds.upper, plain.upper)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fewer_neurons_need_fewer_symbols_and_give_wider_bounds(name):
     _, host, box = case(name, "sigmoid")
-    found = [walk_merged(host, box, NeuronMerging(rate=rate)) for rate in (0.2, 0.6, 1.0)]
+    found = [propagate_merged(host, box, NeuronMerging(rate=rate)) for rate in (0.2, 0.6, 1.0)]
     widths = [float((each.bounds.upper - each.bounds.lower).mean()) for each in found]
     assert widths == sorted(widths, reverse=True)
     assert found[0].output.num_symbols < found[2].output.num_symbols
@@ -141,7 +141,7 @@ def test_a_graph_without_branches_is_a_chain(name, activation):
     chain = chain_of(host, box.lower[:1])
     points = box.sample(50).flatten(0, 1)
     torch.testing.assert_close(chain(points), module(points))
-    plain = walk(host, [box], BoundMethod.parse("zonotope"), intervals=False).bounds
+    plain = forward_propagation(host, [box], BoundMethod.parse("zonotope"), intervals=False).bounds
     hull = chain.bound(box).interval_hull()
     torch.testing.assert_close(hull.lower, plain.lower)
     torch.testing.assert_close(hull.upper, plain.upper)
@@ -150,25 +150,25 @@ def test_a_graph_without_branches_is_a_chain(name, activation):
 @pytest.mark.parametrize("name", ["convolutional", "dense"])
 @settings(max_examples=20)
 @given(st.floats(0.1, 0.9))
-def test_the_walk_and_the_written_network_agree_on_one_input_set(name, rate):
-    """For ReLU, without the interval bounds that the walk keeps besides."""
+def test_the_propagation_and_the_written_network_agree_on_one_input_set(name, rate):
+    """For ReLU, without the interval bounds that the propagation keeps besides."""
     _, host, box = case(name, "relu")
     single = Box(box.lower[:1], box.upper[:1])
     merging = NeuronMerging(rate=rate)
     reduced, output = reduce_network(chain_of(host, single.lower), single, merging)
-    found = walk_merged(host, single, merging, intervals=False)
+    found = propagate_merged(host, single, merging, intervals=False)
     assert [kept for kept, _ in reduced.neurons] == [int(kept) for kept in found.kept.values()]
     hull = output.interval_hull()
     torch.testing.assert_close(hull.lower, found.bounds.lower)
     torch.testing.assert_close(hull.upper, found.bounds.upper)
 
 
-def test_a_specification_behind_the_walk_keeps_differences():
+def test_a_specification_behind_the_propagation_keeps_differences():
     """Neurons merged in the last layer keep symbols, so that what two outputs have in common cancels."""
     _, host, box = case("residual", "relu")
     rows = torch.tensor([[[1.0, -1, 0, 0], [0, 1, -1, 0]]], dtype=torch.float64)
     found = [
-        walk_merged(host, box, NeuronMerging(rate=0.1, tracked=tracked), rows, intervals=False).bounds
+        propagate_merged(host, box, NeuronMerging(rate=0.1, tracked=tracked), rows, intervals=False).bounds
         for tracked in (True, False)
     ]
     assert bool((found[0].lower > found[1].lower + 1e-6).all())

@@ -12,10 +12,10 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import SettingError, UnknownNameError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.methods import BoundMethod, method_names
-from zonoplug.lirpa.module import ZonotopeModule, bound_box, walk
+from zonoplug.lirpa.module import ZonotopeModule, bound_box, forward_propagation
 from zonoplug.lirpa.perturbations import bounded_input, input_set
 from zonoplug.testing import check_contains_samples
 
@@ -148,10 +148,10 @@ def test_optimised_slopes_are_strictly_tighter_somewhere_and_stop_at_the_goal(mo
     assert len(walks) == 1
 
 
-def test_known_hulls_and_slopes_keep_every_sample_inside():
-    """Any slope is sound, also a silly one, and so are hulls that hold from elsewhere."""
+def test_known_bounds_and_slopes_keep_every_sample_inside():
+    """Any slope is sound, also a silly one, and so are pre-activation bounds that hold from elsewhere."""
     module, host, box = case("residual", torch.float64)
-    first = walk(host, [box], BoundMethod.parse("zonotope"))
+    first = forward_propagation(host, [box], BoundMethod.parse("zonotope"))
     slopes = {
         node.name: torch.rand(4, *node.output_shape[1:], dtype=torch.float64) * 3 - 1
         for node in host._modules.values()
@@ -160,7 +160,7 @@ def test_known_hulls_and_slopes_keep_every_sample_inside():
     assert slopes
     symbols = SymbolSource()
     inputs = {host.input_name[0]: box.to_zonotope(symbols, "x")}
-    second = propagate(host, inputs, symbols, WalkOptions(), known=first.hulls, slopes=slopes)
+    second = propagate(host, inputs, symbols, PropagationOptions(), known=first.preactivations, slopes=slopes)
     with torch.no_grad():
         samples = module(box.sample(1000).flatten(0, 1)).unflatten(0, (1000, 4))
     check_contains_samples(second.bounds, samples)

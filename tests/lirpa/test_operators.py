@@ -15,7 +15,7 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.errors import HostError, UnsupportedOperatorError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.lirpa.operators.all import TRANSFORMERS, Call, entry_for, transforms
@@ -108,8 +108,8 @@ class _Mix:
         return dense.flatten(2).cumsum(dim=2).reshape(dense.shape)
 
 
-def walk_of(module, zonotope, source, **options):
-    return propagate(module, {module.input_name[0]: zonotope}, source, WalkOptions(**options)).output
+def propagation_of(module, zonotope, source, **options):
+    return propagate(module, {module.input_name[0]: zonotope}, source, PropagationOptions(**options)).output
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -120,8 +120,8 @@ def test_exact_operators_map_every_point_exactly(name, dtype):
     host = built(module, shape, dtype)
     zonotope, source = operand(shape, dtype)
     with torch.no_grad():
-        output = walk_of(host, Zonotope(zonotope.center, zonotope.blocks), source, fallback="error")
-        boxed = walk_of(host, zonotope, source, fallback="error")
+        output = propagation_of(host, Zonotope(zonotope.center, zonotope.blocks), source, fallback="error")
+        boxed = propagation_of(host, zonotope, source, fallback="error")
     for _ in range(10):
         noise = 2 * torch.rand(3, zonotope.num_symbols, dtype=dtype) - 1
         side = 2 * torch.rand(3, *shape, dtype=dtype) - 1
@@ -138,7 +138,7 @@ def test_relaxed_operators_contain_every_point(name, dtype):
     module = RELAXED[name]().eval()
     host = built(module, VECTOR, dtype)
     zonotope, source = operand(VECTOR, dtype)
-    output = walk_of(host, zonotope, source, fallback="error")
+    output = propagation_of(host, zonotope, source, fallback="error")
     samples = []
     for _ in range(200):
         noise = (2 * torch.rand(3, zonotope.num_symbols, dtype=dtype) - 1).sign()
@@ -156,7 +156,7 @@ def test_an_operator_without_transformer_falls_back_to_the_hosts_interval(monkey
     source = SymbolSource()
     zonotope = box.to_zonotope(source, "input")
     with pytest.warns(UserWarning, match=r"BoundExp is bounded by intervals"):
-        output = walk_of(host, zonotope, source)
+        output = propagation_of(host, zonotope, source)
     check_contains_samples(output.interval_hull(), module(box.sample(500).flatten(0, 1)).unflatten(0, (500, 3)))
 
 
@@ -166,7 +166,7 @@ def test_the_fallback_can_be_forbidden_and_the_error_says_what_to_type(monkeypat
     source = SymbolSource()
     zonotope = Box.ball(torch.randn(3, 8), 0.1).to_zonotope(source, "input")
     with pytest.raises(UnsupportedOperatorError, match=r"BoundExp.*Zonotope \(3, 8\) with 8 symbols.*@transforms"):
-        walk_of(host, zonotope, source, fallback="error")
+        propagation_of(host, zonotope, source, fallback="error")
 
 
 def test_a_third_party_adds_a_transformer(monkeypatch):
@@ -176,7 +176,7 @@ def test_a_third_party_adds_a_transformer(monkeypatch):
     zonotope = Box.ball(torch.randn(3, 8), 0.1).to_zonotope(source, "input")
 
     def exponential(call: Call) -> Zonotope:
-        lower, upper = call.hulls[0]
+        lower, upper = call.preactivations[0]
         center, radius = (lower.exp() + upper.exp()) / 2, (upper.exp() - lower.exp()) / 2
         return Zonotope(center).with_fresh_symbols(radius, call.source, call.node.name)
 
@@ -184,7 +184,7 @@ def test_a_third_party_adds_a_transformer(monkeypatch):
     transforms("BoundExp", kind="relaxation")(exponential)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        output = walk_of(host, zonotope, source, fallback="error")
+        output = propagation_of(host, zonotope, source, fallback="error")
     assert output.shape == (8,)
 
 

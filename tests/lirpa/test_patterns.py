@@ -16,7 +16,7 @@ from zonoplug.io.onnx_model import load_model
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.forward import plan
 from zonoplug.lirpa.forward import propagation as propagate
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.plan import plan_for
 from zonoplug.lirpa.fusion import formulas
 from zonoplug.lirpa.fusion.patterns import Pattern
@@ -123,11 +123,11 @@ def found_in(graph):
     return [type(node).__name__ for node in order if isinstance(node, Pattern) and type(node).__name__ != "BoundDiv"]
 
 
-def walk(graph, box):
+def forward_propagation(graph, box):
     source = SymbolSource()
     inputs = {graph.input_name[0]: box.to_zonotope(source, "input")}
     with torch.no_grad():
-        return propagate.propagate(graph, inputs, source, WalkOptions(fallback="error")).bounds
+        return propagate.propagate(graph, inputs, source, PropagationOptions(fallback="error")).bounds
 
 
 def width(bounds):
@@ -143,14 +143,14 @@ def test_a_pattern_is_found_and_bounded_at_least_as_tightly(name, dtype, monkeyp
     assert found_in(graph) == [kind]
     center = torch.randn(3, WIDTH, dtype=dtype)
     boxes = [Box.ball(center, radius) for radius in (0.0, 0.02, 0.3, 1.0, 3.0)]
-    bounds = [walk(graph, box) for box in boxes]
+    bounds = [forward_propagation(graph, box) for box in boxes]
     for box, of_pattern in zip(boxes, bounds, strict=True):
         with torch.no_grad():
             samples = module(box.sample(300).flatten(0, 1)).unflatten(0, (300, 3))
         check_contains_samples(of_pattern, samples)
     monkeypatch.setattr(plan, "find_patterns", list)
     plan._plans.clear()
-    node_by_node = [walk(graph, box) for box in boxes]
+    node_by_node = [forward_propagation(graph, box) for box in boxes]
     for of_pattern, of_nodes in zip(bounds[2:], node_by_node[2:], strict=True):
         assert not width(of_pattern) > width(of_nodes) * (1 + 1e-5), (width(of_pattern), width(of_nodes))
     if kind not in ("BoundHardSwish", "BoundLogSigmoid"):
@@ -165,7 +165,9 @@ def test_what_only_looks_like_a_pattern_is_left_alone(name):
     assert not found_in(graph)
     box = Box.ball(torch.randn(2, WIDTH), 0.1)
     with torch.no_grad():
-        check_contains_samples(walk(graph, box), module(box.sample(200).flatten(0, 1)).unflatten(0, (200, 2)))
+        check_contains_samples(
+            forward_propagation(graph, box), module(box.sample(200).flatten(0, 1)).unflatten(0, (200, 2))
+        )
 
 
 ONNX = ["GELU", "GELU by tanh", "SiLU", "Mish", "hard swish", "hard swish by clip", "layer norm", "RMS norm", "softmax"]
@@ -181,7 +183,9 @@ def test_patterns_are_found_in_onnx_files(name, opset, tmp_path):
     assert found_in(graph) == [kind]
     box = Box.ball(torch.randn(2, WIDTH), 0.2)
     with torch.no_grad():
-        check_contains_samples(walk(graph, box), module(box.sample(200).flatten(0, 1)).unflatten(0, (200, 2)))
+        check_contains_samples(
+            forward_propagation(graph, box), module(box.sample(200).flatten(0, 1)).unflatten(0, (200, 2))
+        )
 
 
 def test_several_patterns_in_one_network():
@@ -191,7 +195,9 @@ def test_several_patterns_in_one_network():
     assert found_in(graph) == ["BoundGelu", "BoundNormalization", "BoundSilu", "BoundMish"]
     box = Box.ball(torch.randn(3, WIDTH), 0.1)
     with torch.no_grad():
-        check_contains_samples(walk(graph, box), module(box.sample(200).flatten(0, 1)).unflatten(0, (200, 3)))
+        check_contains_samples(
+            forward_propagation(graph, box), module(box.sample(200).flatten(0, 1)).unflatten(0, (200, 3))
+        )
 
 
 def test_a_pattern_computes_what_its_nodes_compute():
@@ -210,8 +216,8 @@ def test_patterns_cover_rounding_too(kind):
     graph, source = graph_of(Function(nn.GELU())), SymbolSource()
     box = Box.ball(torch.randn(2, WIDTH), 0.1)
     inputs = {graph.input_name[0]: box.to_zonotope(source, "input")}
-    plain = propagate.propagate(graph, inputs, source, WalkOptions())
-    found = propagate.propagate(graph, inputs, source, WalkOptions(rounding=kind))
+    plain = propagate.propagate(graph, inputs, source, PropagationOptions())
+    found = propagate.propagate(graph, inputs, source, PropagationOptions(rounding=kind))
     values = graph(box.sample(200).flatten(0, 1)).unflatten(0, (200, 2))
     assert bool(((values >= found.bounds.lower) & (values <= found.bounds.upper)).all())
     assert bool((found.bounds.lower < plain.bounds.lower).all())

@@ -177,7 +177,7 @@ def test_patches_give_the_same_as_matrices(known):
 def test_crown_of_a_linear_network_is_exact(known):
     """Both bounds are the support of the set's zonotope, so nothing is lost on the way to the host.
 
-    A box without symbols is left out: the walk carries it by interval arithmetic, and CROWN does not.
+    A box without symbols is left out: the propagation carries it by interval arithmetic, and CROWN does not.
     """
     torch.manual_seed(2)
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 3)).eval()

@@ -1,4 +1,4 @@
-"""Layers too large for memory are streamed in chunks of symbols, with the same hulls and bounds."""
+"""Layers too large for memory are streamed in chunks of symbols, with the same pre-activation bounds and bounds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from zonoplug.domain.lp_ball import LpBall
 from zonoplug.domain.streaming import StreamedBlock, memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Zonotope
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import build, walk
+from zonoplug.lirpa.module import build, forward_propagation
 from zonoplug.lirpa.perturbations import bounded_input
 from zonoplug.transformers.affine import concatenate
 
@@ -97,19 +97,21 @@ def streamed(monkeypatch):
 
 @pytest.mark.parametrize("share", [0, 0.5])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_streamed_walks_find_the_same_hulls_and_bounds(name, share, streamed):
+def test_streamed_propagations_find_the_same_bounds_and_bounds(name, share, streamed):
     """With a limit of a share of the largest zonotope's dense generators; 0 for one symbol at a time."""
     module, box = network(name)
     method = BoundMethod.parse("zonotope")
-    rows = torch.randn(2, 3, walk(module, [box], method).output.center[0].numel(), dtype=torch.float64)
-    plain = walk(module, [box], method, rows)
+    rows = torch.randn(2, 3, forward_propagation(module, [box], method).output.center[0].numel(), dtype=torch.float64)
+    plain = forward_propagation(module, [box], method, rows)
     assert not streamed
-    limit_bytes = max(1, int(share * 8 * plain.output.num_symbols * max(h.lower.numel() for h in plain.hulls.values())))
-    limited = walk(module, [box], method, rows, limit_bytes=limit_bytes)
+    limit_bytes = max(
+        1, int(share * 8 * plain.output.num_symbols * max(h.lower.numel() for h in plain.preactivations.values()))
+    )
+    limited = forward_propagation(module, [box], method, rows, limit_bytes=limit_bytes)
     assert streamed
     assert share or max(streamed) == 1
-    for node, hull in plain.hulls.items():
-        torch.testing.assert_close(tuple(limited.hulls[node]), tuple(hull), rtol=1e-9, atol=1e-9)
+    for node, hull in plain.preactivations.items():
+        torch.testing.assert_close(tuple(limited.preactivations[node]), tuple(hull), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(tuple(limited.bounds), tuple(plain.bounds), rtol=1e-9, atol=1e-9)
     assert torch.equal(limited.output.symbols, plain.output.symbols)
     torch.testing.assert_close(limited.output.generators(), plain.output.generators())
@@ -117,8 +119,8 @@ def test_streamed_walks_find_the_same_hulls_and_bounds(name, share, streamed):
 
 def test_a_limit_that_is_never_reached_changes_nothing(streamed):
     module, box = network("residual")
-    plain = walk(module, [box], BoundMethod.parse("zonotope"))
-    roomy = walk(module, [box], BoundMethod.parse("zonotope"), limit_bytes=2**30)
+    plain = forward_propagation(module, [box], BoundMethod.parse("zonotope"))
+    roomy = forward_propagation(module, [box], BoundMethod.parse("zonotope"), limit_bytes=2**30)
     assert not streamed
     assert torch.equal(plain.bounds.lower, roomy.bounds.lower)
 
@@ -138,9 +140,9 @@ def test_rounding_is_covered_while_streaming(rounding, streamed):
     exact_module, _ = network("residual")
     exact_box = Box(box.lower.double(), box.upper.double())
     method = BoundMethod.parse("zonotope")
-    plain = walk(module, [box], method, rounding=rounding).bounds
-    limited = walk(module, [box], method, rounding=rounding, limit_bytes=5_000).bounds
-    exact = walk(exact_module, [exact_box], method).bounds
+    plain = forward_propagation(module, [box], method, rounding=rounding).bounds
+    limited = forward_propagation(module, [box], method, rounding=rounding, limit_bytes=5_000).bounds
+    exact = forward_propagation(exact_module, [exact_box], method).bounds
     assert streamed
     assert bool((limited.lower.double() <= exact.lower).all() & (limited.upper.double() >= exact.upper).all())
     torch.testing.assert_close(limited.upper - limited.lower, plain.upper - plain.lower, rtol=1e-4, atol=0)
@@ -150,8 +152,8 @@ def test_rounding_is_covered_while_streaming(rounding, streamed):
 def test_symbols_of_a_ball_stay_in_memory_and_the_bounds_the_same(name):
     module, box = network(name)
     ball = LpBall(box.lower, 0.3, 2.0)
-    plain = walk(module, [ball], BoundMethod.parse("zonotope"))
-    limited = walk(module, [ball], BoundMethod.parse("zonotope"), limit_bytes=5_000)
+    plain = forward_propagation(module, [ball], BoundMethod.parse("zonotope"))
+    limited = forward_propagation(module, [ball], BoundMethod.parse("zonotope"), limit_bytes=5_000)
     torch.testing.assert_close(tuple(limited.bounds), tuple(plain.bounds), rtol=1e-9, atol=1e-9)
 
 
@@ -163,11 +165,11 @@ def test_gradients_of_slopes_flow_through_streamed_layers(streamed):
         source = SymbolSource()
         inputs = {module.input_name[0]: box.to_zonotope(source, module.input_name[0])}
         slopes = {name: torch.full_like(shapes[before].lower, 0.4).requires_grad_() for name, before in relus.items()}
-        options = WalkOptions(limit_bytes=limit_bytes)
+        options = PropagationOptions(limit_bytes=limit_bytes)
         propagate(module, inputs, source, options, slopes=slopes).bounds.lower.sum().backward()
         return {name: slope.grad for name, slope in slopes.items()}
 
-    shapes = walk(module, [box], BoundMethod.parse("zonotope")).hulls
+    shapes = forward_propagation(module, [box], BoundMethod.parse("zonotope")).preactivations
     plain = gradients(None)
     assert not streamed
     limited = gradients(2_000)
@@ -216,7 +218,7 @@ def test_zonotopes_are_freed_after_their_last_reader(monkeypatch):
         return image
 
     monkeypatch.setattr(Zonotope, "map", watched)
-    propagation = walk(module, [box], BoundMethod.parse("zonotope"))
+    propagation = forward_propagation(module, [box], BoundMethod.parse("zonotope"))
     assert len(alive) == 7
     assert most == 1
     assert sum(ref() is not None for ref in alive) == 1
@@ -235,18 +237,18 @@ def test_a_fork_keeps_its_value_until_its_last_reader_and_no_longer(monkeypatch)
         return image
 
     monkeypatch.setattr(Zonotope, "scale", watched)
-    walk(module, [box], BoundMethod.parse("zonotope"))
-    # One ReLU's scaled center in front of the fork, which stays while the branch is walked; then those behind it.
+    forward_propagation(module, [box], BoundMethod.parse("zonotope"))
+    # One ReLU's scaled center in front of the fork, which stays while the branch is propagated; then those behind it.
     assert len(counts) == 4
     assert max(counts) <= 2
 
 
 def test_only_unstable_neurons_get_symbols():
     module, box = network("residual")
-    propagation = walk(module, [box], BoundMethod.parse("zonotope"))
+    propagation = forward_propagation(module, [box], BoundMethod.parse("zonotope"))
     for origin in propagation.symbols.origins[1:]:
         reader = module[origin.node]
-        lower, upper = propagation.hulls[reader.inputs[0].name]
+        lower, upper = propagation.preactivations[reader.inputs[0].name]
         unstable = ((lower < 0) & (upper > 0)).flatten(1)
         assert origin.count == int(unstable.sum(dim=1).max()) < unstable.shape[1]
         for element, index in zip(unstable, origin.index, strict=True):

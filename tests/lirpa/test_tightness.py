@@ -1,4 +1,4 @@
-"""No looser than interval arithmetic, whatever the network; bounds from elsewhere count; combined methods gain."""
+"""No looser than interval arithmetic, whatever the network; caller-supplied bounds count; combined methods gain."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import HostError, SettingError
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.forward.slope_ranges import slope_range
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import ZonotopeModule, bound_set, walk
+from zonoplug.lirpa.module import ZonotopeModule, bound_set, forward_propagation
 from zonoplug.lirpa.operators.table import TRANSFORMERS, Call
 from zonoplug.lirpa.perturbations import bounded_input
 from zonoplug.testing import Function, check_contains_samples, tolerance
@@ -94,7 +94,7 @@ def host_of(module, shape, dtype=torch.float64):
 
 
 def check_inside_interval_arithmetic(module, shape, radius, seed, dtype=torch.float64):
-    """Bounds of the outputs and of C y by every kind of walk lie inside the host's IBP bounds."""
+    """Bounds of the outputs and of C y by every kind of propagation lie inside the host's IBP bounds."""
     host = host_of(module, shape, dtype)
     if host is None:
         return 0
@@ -186,7 +186,7 @@ def test_bounds_from_elsewhere_that_do_not_fit_are_named():
 def test_known_bounds_of_the_output_bound_the_output():
     _, host, box = two_layers()
     outer = Interval(torch.full((2, 2), -0.01), torch.full((2, 2), 0.01))
-    bounds = walk(host, [box], BoundMethod.parse("zonotope"), known={host.final_name: outer}).bounds
+    bounds = forward_propagation(host, [box], BoundMethod.parse("zonotope"), known={host.final_name: outer}).bounds
     assert bool((bounds.lower >= outer.lower).all() & (bounds.upper <= outer.upper).all())
 
 
@@ -233,7 +233,7 @@ def test_slopes_of_every_relaxation_are_optimised_soundly(name):
 
     source = SymbolSource()
     inputs = {host.input_name[0]: box.to_zonotope(source, "x")}
-    propagate(host, inputs, source, WalkOptions(), observe=observe)
+    propagate(host, inputs, source, PropagationOptions(), observe=observe)
     assert seen
     plain, _ = bound_set(host, box, BoundMethod.parse("zonotope"))
     best, _ = bound_set(host, box, BoundMethod.parse("alpha-zonotope"))

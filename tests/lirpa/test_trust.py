@@ -136,7 +136,7 @@ def test_constants_need_no_trust():
 # Who asks
 
 
-def test_the_walk_uses_no_interval_of_the_host_that_is_not_trusted(monkeypatch):
+def test_the_propagation_uses_no_interval_of_the_host_that_is_not_trusted(monkeypatch):
     from zonoplug.lirpa.operators.all import TRANSFORMERS
 
     graph = graph_of(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), (3,))

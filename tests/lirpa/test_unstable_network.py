@@ -1,4 +1,7 @@
-"""Networks written in their open ReLUs: they compute what the network computes, in as few columns as there can be."""
+"""Networks written in their unstable neurons:
+
+they compute what the network computes, in as few columns as there can be.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.backward import unstable_network as open_network
+from zonoplug.lirpa.backward import unstable_network as affine_form
 
-_location = importlib.util.spec_from_file_location("open_networks", Path(__file__).parents[1] / "unstable_networks.py")
+_location = importlib.util.spec_from_file_location(
+    "unstable_networks", Path(__file__).parents[1] / "unstable_networks.py"
+)
 nets = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(nets)
 
@@ -24,7 +29,7 @@ PRECISIONS = st.sampled_from([torch.float32, torch.float64])
 def misses(opened, count=40):
     """How far the forms of neurons and of outputs are from the network's values, each less its error, at most."""
     points = opened.points(count)
-    before = opened.open(points)
+    before = opened.unstable(points)
     relus, worst = before.clamp(min=0), -torch.inf
     network = opened.network  # what is rounded are sums of terms of this size
     size = 1 + float(torch.cat([network.all_lower, network.all_upper, opened.outputs(points).flatten()]).abs().max())
@@ -51,11 +56,11 @@ def test_forms_are_what_the_network_computes(kind, seed, dtype):
 def test_neurons_of_known_sign_have_no_columns(kind, seed):
     opened = nets.Opened.random(kind, seed)
     network = opened.network
-    ends = [torch.cat([end.flatten() for end in column]) for column in zip(*hulls_of(opened), strict=True)]
-    open_ = (ends[0] < 0) & (ends[1] > 0)
-    assert torch.equal(network.numbers, open_.nonzero().flatten())
-    assert torch.equal(network.lower, ends[0][open_])
-    assert torch.equal(network.upper, ends[1][open_])
+    ends = [torch.cat([end.flatten() for end in column]) for column in zip(*bounds_of_neurons(opened), strict=True)]
+    unstable = (ends[0] < 0) & (ends[1] > 0)
+    assert torch.equal(network.numbers, unstable.nonzero().flatten())
+    assert torch.equal(network.lower, ends[0][unstable])
+    assert torch.equal(network.upper, ends[1][unstable])
     assert network.forms.before.shape == (len(network), len(network))
     assert opened.forms.before.shape == (len(opened.rows), len(network))
     for section in network.sections:
@@ -63,14 +68,14 @@ def test_neurons_of_known_sign_have_no_columns(kind, seed):
     assert [section.start for section in network.sections][1:] == [one.stop for one in network.sections][:-1]
 
 
-def hulls_of(opened):
+def bounds_of_neurons(opened):
     """Of the layers, in their order."""
-    return [opened.hulls[at.source] for at in opened.layout.places]
+    return [opened.preactivations[at.source] for at in opened.layout.places]
 
 
 @pytest.mark.parametrize("shifts", [(0, 9, 0), (0, -9, 0), (9, 0, 0), (0, 0, -9), (9, 9, 9), (9, -9, 9)])
 @pytest.mark.parametrize("seed", range(3))
-def test_layers_without_open_neurons(seed, shifts):
+def test_layers_without_unstable_neurons(seed, shifts):
     model, box = nets.model_of("dense", seed)
     for place, (layer, shift) in enumerate(zip(model[::2], shifts, strict=False)):
         layer.bias.data += shift * 20**place
@@ -84,10 +89,10 @@ def test_layers_without_open_neurons(seed, shifts):
 @pytest.mark.parametrize("kind", nets.KINDS)
 def test_a_further_layer_leaves_the_forms_of_those_before_as_they_are(kind):
     opened = nets.Opened.random(kind, 1)
-    whole, grown = opened.network, open_network.OpenNetwork(opened.box, len(opened.network))
+    whole, grown = opened.network, affine_form.UnstableNetwork(opened.box, len(opened.network))
     for at, section in zip(opened.layout.places, whole.sections, strict=True):
         known = [part.clone() for part in grown.forms.parts()]
-        hull = opened.hulls[at.source]
+        hull = opened.preactivations[at.source]
         neurons = ((hull.lower < 0) & (hull.upper > 0)).flatten().nonzero().flatten()
         own = whole.forms.pick(torch.arange(section.start, section.stop))
         grown.append(at.relu, neurons, hull, replace(own, before=own.before[:, : section.start]))
@@ -101,23 +106,23 @@ def test_a_further_layer_leaves_the_forms_of_those_before_as_they_are(kind):
 
 def test_rows_are_the_same_in_parts_as_at_once(monkeypatch):
     opened = nets.Opened.random("residual", 2)
-    monkeypatch.setattr(open_network, "ROWS_AT_ONCE", 3)
-    parts = opened.network.forms_of(opened.backward, opened.hulls, opened.rows)
+    monkeypatch.setattr(affine_form, "ROWS_AT_ONCE", 3)
+    parts = opened.network.forms_of(opened.backward, opened.preactivations, opened.rows)
     for part, whole in zip(parts.parts(), opened.forms.parts(), strict=True):
         torch.testing.assert_close(part, whole)
 
 
 @pytest.mark.parametrize("end", ["lower", "upper"])
-def test_forms_behind_a_hull_that_is_not_known_have_no_finite_error(end):
+def test_forms_behind_a_bounds_that_is_not_known_have_no_finite_error(end):
     """NaN is no sign: a neuron that might be open has no column."""
     model, box = nets.model_of("dense", 0)
     known = nets.Opened(model, box)
     name = known.layout.places[1].source
 
-    def spoiled(hulls):
-        ends = {side: getattr(hulls[name], side).clone() for side in ("lower", "upper")}
+    def spoiled(preactivations):
+        ends = {side: getattr(preactivations[name], side).clone() for side in ("lower", "upper")}
         ends[end][0, 2] = torch.nan
-        return dict(hulls) | {name: Interval(**ends)}
+        return dict(preactivations) | {name: Interval(**ends)}
 
     opened = nets.Opened(model, box, known.rows, spoiled)
     assert bool(opened.forms.error.isnan().all())

@@ -134,9 +134,9 @@ def test_a_tracked_box_is_the_same_set(make_zonotope, mode, seed):
     assert torch.equal(tracked.box.masked_fill(~marks, 0), zonotope.box.masked_fill(~marks, 0))
     directions = torch.randn(20, 6, dtype=torch.float64)
     torch.testing.assert_close(tracked.support(directions), zonotope.support(directions))
-    born = [block for block in tracked.blocks if isinstance(block, DiagonalBlock)]
-    values = torch.cat([block.values for block in born], dim=1)
-    index = torch.cat([block.index for block in born], dim=1)
+    introduced = [block for block in tracked.blocks if isinstance(block, DiagonalBlock)]
+    values = torch.cat([block.values for block in introduced], dim=1)
+    index = torch.cat([block.index for block in introduced], dim=1)
     for i in range(2):
         own = index[i][values[i] != 0]
         assert own.unique().numel() == own.numel() == int(((~marks[i]) | torch.isin(torch.arange(6), own)).sum())

@@ -20,7 +20,7 @@ from zonoplug.reduction import (
 
 def test_schedules(make_zonotope):
     zonotope = make_zonotope(dense=5, diagonal=0)
-    layer = [ReductionContext(layer=number, born=10) for number in range(5)]
+    layer = [ReductionContext(layer=number, introduced=10) for number in range(5)]
     assert Never().budget(zonotope) is None
     assert AboveSymbols(5).budget(zonotope) is None
     assert AboveSymbols(4).budget(zonotope) == 4

@@ -110,11 +110,11 @@ def test_reductions_contain_every_point(make_pair, check_image, seed, dtype, box
 def test_maximum_and_minimum_contain_every_point(make_pair, check_image, seed, dtype, box, shared, radius):
     x, y, source = make_pair(((3, 4), (1, 4)), shared, radius, seed, dtype, box=box, diagonal=2)
     constant = torch.randn(3, 1, dtype=dtype)
-    hulls = (x.interval_hull(), y.interval_hull())
-    check_image(torch.maximum, (x, y), pooling.maximum(x, y, source, "max", hulls))
+    preactivations = (x.interval_hull(), y.interval_hull())
+    check_image(torch.maximum, (x, y), pooling.maximum(x, y, source, "max", preactivations))
     check_image(torch.minimum, (x, y), pooling.minimum(x, y, source, "min"))
     check_image(torch.maximum, (constant, y), pooling.maximum(constant, y, source, "max"))
-    check_image(torch.minimum, (x, constant), pooling.minimum(x, constant, source, "min", (hulls[0], None)))
+    check_image(torch.minimum, (x, constant), pooling.minimum(x, constant, source, "min", (preactivations[0], None)))
 
 
 def test_the_maximum_of_two_equal_zonotopes_is_that_zonotope(make_pair):
@@ -127,10 +127,10 @@ def test_the_maximum_of_two_equal_zonotopes_is_that_zonotope(make_pair):
 def test_bounds_of_a_maximum_are_those_of_intervals_at_least(make_pair):
     x, y, source = make_pair()
     for tight in (None, Interval(x.center - 0.01, x.center + 0.01)):
-        hulls = (x.interval_hull() if tight is None else tight, y.interval_hull())
+        preactivations = (x.interval_hull() if tight is None else tight, y.interval_hull())
         bounds = pooling.maximum(x, y, source, "max", (tight, None)).bounds
-        torch.testing.assert_close(bounds.lower, torch.maximum(hulls[0].lower, hulls[1].lower))
-        torch.testing.assert_close(bounds.upper, torch.maximum(hulls[0].upper, hulls[1].upper))
+        torch.testing.assert_close(bounds.lower, torch.maximum(preactivations[0].lower, preactivations[1].lower))
+        torch.testing.assert_close(bounds.upper, torch.maximum(preactivations[0].upper, preactivations[1].upper))
 
 
 def test_batch_elements_do_not_leak(make_pair):

@@ -79,7 +79,7 @@ OWN = {
     "inputs": lambda facts: facts.width,
     "signs": lambda facts: facts.coefficients.abs() * torch.minimum(-facts.lower, facts.upper),
     "mixed": lambda facts: torch.cat(
-        [facts.part.upper.where(facts.part.open_neurons, -1.0), facts.part.box_upper - facts.part.box_lower], dim=1
+        [facts.part.upper.where(facts.part.unstable_neurons, -1.0), facts.part.box_upper - facts.part.box_lower], dim=1
     ),
 }
 

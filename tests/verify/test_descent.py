@@ -54,7 +54,7 @@ def problem_of(tmp_path, network, lower, upper, outputs, *assertions):
     return load_problem(network, specification, Settings(20, device="cpu"))
 
 
-def hidden_in_signs(tmp_path, share, radius):
+def hidden_in_phases(tmp_path, share, radius):
     """A binarised network and a box around a point that decides more clearly than `share` of all points."""
     network, first, last = write_binary_network(tmp_path / "net.onnx")
     points = np.random.default_rng(1).uniform(-1, 1, (20000, 24))
@@ -64,7 +64,7 @@ def hidden_in_signs(tmp_path, share, radius):
 
 
 def test_a_descent_goes_through_signs_and_a_flat_softmax(tmp_path):
-    problem = hidden_in_signs(tmp_path, 0.993, 0.25)
+    problem = hidden_in_phases(tmp_path, 0.993, 0.25)
     middle = (problem.attack_box.lower + problem.attack_box.upper) / 2
     followed = outputs_to_follow(problem, middle.requires_grad_(True))
     assert followed.jumps
@@ -85,7 +85,7 @@ def test_a_descent_goes_through_signs_and_a_flat_softmax(tmp_path):
 
 
 def test_local_changes_go_on_where_descents_end(tmp_path):
-    problem = hidden_in_signs(tmp_path, 0.999, 0.15)
+    problem = hidden_in_phases(tmp_path, 0.999, 0.15)
     for seed in range(1, 4):
         attack = Attack(problem, seed)
         if attack.random_points(256) is not None or attack.descend(8, 40, Deadline(20)) is not None:
@@ -95,9 +95,9 @@ def test_local_changes_go_on_where_descents_end(tmp_path):
         assert found is not None or float(attack._pool.losses.min()) < before
 
 
-def test_left_out_ingredients_find_less(tmp_path):
-    problem = hidden_in_signs(tmp_path, 0.99, 0.25)
-    plain = Attack(problem, 0, without=("made-up-slopes", "local-changes"))
+def test_left_out_components_find_less(tmp_path):
+    problem = hidden_in_phases(tmp_path, 0.99, 0.25)
+    plain = Attack(problem, 0, without=("surrogate-gradients", "local-changes"))
     assert plain.descend(8, 40, Deadline(20)) is None
     assert plain.change_parts(Deadline(20), rounds=100) is None
     assert plain.jumps

@@ -14,7 +14,7 @@ from zonoplug.verify.bounds.bounder import Bounder
 from zonoplug.verify.bounds.dual_ascent import DualAscent
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
-from zonoplug.verify.subdomains.relu_phases import Aims
+from zonoplug.verify.subdomains.relu_phases import Properties
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
@@ -31,14 +31,14 @@ class Ascents:
         spec = files.write_specification(folder / "s.vnnlib", [-1] * 4, [1] * 4, 2, [unsafe])
         problem = load_problem(network, spec, Settings(device="cpu"))
         bounder = Bounder(problem)
-        self.box, self.aims = problem.box, Aims.of(problem.objective, 0)
-        self.backward, self.hulls = bounder.backward, bounder.hulls(problem.box)
-        self.layout = NeuronLayout(self.backward, self.hulls)
+        self.box, self.properties = problem.box, Properties.of(problem.objective, 0)
+        self.backward, self.preactivations = bounder.backward, bounder.preactivations(problem.box)
+        self.layout = NeuronLayout(self.backward, self.preactivations)
 
     def climb(self, part, weights, steps, error=lambda: 0.0, **options):
         """An ascent in which the error of each step is what `error` says."""
         count = len(part)
-        hulls = self.layout.hulls(part.lower, part.upper, self.hulls)
+        preactivations = self.layout.preactivations(part.lower, part.upper, self.preactivations)
         ascent = DualAscent(self.backward, self.layout, **options)
         genuine = Backward.bound
 
@@ -49,15 +49,15 @@ class Ascents:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Backward, "bound", bound)
             patch.setattr(DualAscent, "_mixture_error", lambda *_: 0.0)
-            errors = self.backward.errors(self.box, self.hulls)
-            return ascent.climb(part, self.box.expanded(count), hulls, self.aims, weights, steps, errors)
+            errors = self.backward.errors(self.box, self.preactivations)
+            return ascent.climb(part, self.box.expanded(count), preactivations, self.properties, weights, steps, errors)
 
 
 @pytest.mark.parametrize("keeps_best", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_multipliers_that_are_kept_give_the_best_bound_or_the_last(tmp_path, seed, keeps_best):
     world, errors = Ascents(tmp_path, seed), iter([0.0] * 4 + [100.0] * 9)
-    part = world.layout.root(world.hulls, 2)
+    part = world.layout.root(world.preactivations, 2)
     found = world.climb(part, torch.zeros(2, 2), 12, lambda: next(errors), keeps_best=keeps_best)
     again = world.climb(part, found.weights, 0)
     torch.testing.assert_close(again.bound, found.bound if keeps_best else found.margin)
@@ -67,7 +67,7 @@ def test_the_multipliers_that_are_kept_give_the_best_bound_or_the_last(tmp_path,
 
 def test_a_margin_that_is_enough_leaves_the_steps_to_the_others(tmp_path):
     world = Ascents(tmp_path, 0)
-    part = world.layout.root(world.hulls, 2)
+    part = world.layout.root(world.preactivations, 2)
     before = part.copy()
     least = float(world.climb(part.copy(), torch.zeros(2, 2), 0).margin[0])
     world.climb(part, torch.zeros(2, 2), 3, enough=least - 1)
@@ -83,14 +83,14 @@ def test_nothing_is_climbed_once_all_margins_are_above_0(tmp_path):
         calls.append(1)
         return 0.0
 
-    found = world.climb(world.layout.root(world.hulls), torch.zeros(1, 2), 12, error)
+    found = world.climb(world.layout.root(world.preactivations), torch.zeros(1, 2), 12, error)
     assert bool(found.bound > 0)
     assert len(calls) == 1
 
 
 def test_places_where_the_bound_is_least_lie_in_the_box(tmp_path):
     world = Ascents(tmp_path, 1)
-    found = world.climb(world.layout.root(world.hulls), torch.zeros(1, 2), 12)
+    found = world.climb(world.layout.root(world.preactivations), torch.zeros(1, 2), 12)
     slopes = found.slopes
     least = (slopes * found.minimiser).sum()
     corners = world.box.sample(400, torch.Generator().manual_seed(0))[:, 0]

@@ -12,17 +12,19 @@ import torch
 from zonoplug.lirpa.backward.passes import Backward
 from zonoplug.verify.bounds.bounder import Bounder
 from zonoplug.verify.bounds.dual_ascent import DualAscent
-from zonoplug.verify.bounds.graph_bounds import SignBounds
+from zonoplug.verify.bounds.graph_bounds import GraphBounds
 from zonoplug.verify.bounds.mixed_bounds import MixedBounds
-from zonoplug.verify.bounds.unstable_bounds import ERROR_SLACK, OpenBounds, OpenMargins
+from zonoplug.verify.bounds.unstable_bounds import ERROR_SLACK, UnstableBounds, UnstableMargins
 from zonoplug.verify.branching.activations import activation_rule
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.subdomains.relu_phases import Aims
+from zonoplug.verify.subdomains.relu_phases import Properties
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(files)
-_location = importlib.util.spec_from_file_location("open_networks", Path(__file__).parents[1] / "unstable_networks.py")
+_location = importlib.util.spec_from_file_location(
+    "unstable_networks", Path(__file__).parents[1] / "unstable_networks.py"
+)
 nets = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(nets)
 
@@ -30,15 +32,15 @@ STEPS = 12
 
 
 def signs(problem, bounder):
-    hulls, aims = bounder.hulls(problem.box), Aims.of(problem.objective, 0)
-    bounds = SignBounds(bounder.module, bounder.backward, problem.box, hulls, activation_rule("auto"))
-    return lambda: bounds.bound(bounds.layout.root(hulls), aims, STEPS)[0] + aims.goal[0]
+    preactivations, properties = bounder.preactivations(problem.box), Properties.of(problem.objective, 0)
+    bounds = GraphBounds(bounder.module, bounder.backward, problem.box, preactivations, activation_rule("auto"))
+    return lambda: bounds.bound(bounds.layout.root(preactivations), properties, STEPS)[0] + properties.goal[0]
 
 
 def mixed(problem, bounder):
-    aims = Aims.of(problem.objective, 0)
-    bounds = MixedBounds(bounder, problem.box, aims)
-    return lambda: bounds.margins(bounds.root(), STEPS).bound + aims.goal[0]
+    properties = Properties.of(problem.objective, 0)
+    bounds = MixedBounds(bounder, problem.box, properties)
+    return lambda: bounds.margins(bounds.root(), STEPS).bound + properties.goal[0]
 
 
 @pytest.mark.parametrize("prepared", [signs, mixed])
@@ -70,10 +72,10 @@ def test_the_best_step_is_lowered_by_its_own_error(tmp_path, monkeypatch, seed, 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_each_step_over_an_open_network_is_lowered_by_its_own_error(monkeypatch, seed):
+def test_each_step_over_an_affine_form_is_lowered_by_its_own_error(monkeypatch, seed):
     """Errors as large as bounds, so that each step's matters: it counts with the coefficients of that step."""
     opened, random = nets.Opened.random("dense", seed), torch.Generator().manual_seed(seed)
-    network, genuine, steps = opened.network, OpenBounds._backward, []
+    network, genuine, steps = opened.network, UnstableBounds._backward, []
     known, errors = network.forms, torch.rand(len(network), generator=random, dtype=torch.float64)
     goal = torch.full((4,), 100.0, dtype=torch.float64)
     forms = replace(opened.forms, error=torch.rand(4, generator=random, dtype=torch.float64))
@@ -88,9 +90,9 @@ def test_each_step_over_an_open_network_is_lowered_by_its_own_error(monkeypatch,
         steps.append((without, (shares * targets.error).sum(dim=1) + front.abs() @ errors, found[2]))
         return found
 
-    monkeypatch.setattr(OpenBounds, "_backward", noted)
-    margins = OpenMargins(opened.bounds, forms, opened.aims(goal))
-    found, _ = margins.bound(margins.root(1), opened.aims(goal), STEPS)
+    monkeypatch.setattr(UnstableBounds, "_backward", noted)
+    margins = UnstableMargins(opened.bounds, forms, opened.properties(goal))
+    found, _ = margins.bound(margins.root(1), opened.properties(goal), STEPS)
     without, error, lowered = (torch.stack(column) for column in zip(*steps, strict=True))
     assert len(without) == STEPS + 1
     torch.testing.assert_close(lowered, without - ERROR_SLACK * error)

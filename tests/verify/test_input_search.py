@@ -82,7 +82,7 @@ def test_bounds_without_slopes_shrink_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("name", INPUT_RULES.names())
-def test_every_rule_scores_what_can_be_halved(name):
+def test_every_rule_scores_what_can_be_bisected(name):
     box = Box(torch.zeros(3, 4), torch.tensor([[1.0, 2.0, 0.0, 0.5]]).expand(3, 4).contiguous())
     bounds = RowBounds(torch.zeros(3, 2), torch.zeros(3, 2), torch.randn(3, 2, 4) * torch.tensor([1.0, 1.0, 0.0, 1.0]))
     facts = InputFacts(box, bounds, torch.ones(3, 2), lambda points: 2 * points, torch.Generator().manual_seed(0))

@@ -10,15 +10,15 @@ import torch
 
 from zonoplug.clock import Deadline
 from zonoplug.lirpa.backward.passes import Backward
-from zonoplug.lirpa.backward.unstable_network import OpenNetwork
+from zonoplug.lirpa.backward.unstable_network import UnstableNetwork
 from zonoplug.verify.bounds.bounder import Bounder
-from zonoplug.verify.bounds.lp_duals import exact_multipliers
-from zonoplug.verify.bounds.unstable_bounds import OpenBounds, OpenMargins
+from zonoplug.verify.bounds.lp_duals import lp_duals
+from zonoplug.verify.bounds.unstable_bounds import UnstableBounds, UnstableMargins
 from zonoplug.verify.branching.activations import activation_rule
 from zonoplug.verify.search.neuron_search import NeuronSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
-from zonoplug.verify.subdomains.relu_phases import Aims, split_signs
+from zonoplug.verify.subdomains.relu_phases import Properties, split_relus
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
@@ -28,36 +28,38 @@ TWO_ROWS = "(or (and (<= Y_0 -3.0) (>= Y_1 3.0)))"
 
 
 class World:
-    """A random network of four inputs, written in its open ReLUs, and one disjunct of two rows."""
+    """A random network of four inputs, written in its unstable neurons, and one disjunct of two rows."""
 
     def __init__(self, folder, seed, rows=TWO_ROWS):
         network, _ = files.random_network(folder / "n.onnx", seed, sizes=(4, 10, 10, 2))
         spec = files.write_specification(folder / "s.vnnlib", [-1] * 4, [1] * 4, 2, [rows])
         self.problem = load_problem(network, spec, Settings(device="cpu"))
         bounder = Bounder(self.problem)
-        self.aims = Aims.of(self.problem.objective, 0)
+        self.properties = Properties.of(self.problem.objective, 0)
         rule, box, backward = activation_rule("auto"), self.problem.box, bounder.backward
-        hulls = bounder.hulls(box)
-        places = NeuronLayout(backward, hulls).places
-        hulls, self.network, _ = NeuronSearch(bounder.module, box, rule, places).sweep(hulls, 0, Deadline(60))
-        self.bounds = OpenBounds(self.network, rule)
-        forms = self.network.forms_of(backward, hulls, self.aims.rows.flatten(0, 1))
-        self.margins = OpenMargins(self.bounds, forms, self.aims)
+        preactivations = bounder.preactivations(box)
+        places = NeuronLayout(backward, preactivations).places
+        preactivations, self.network, _ = NeuronSearch(bounder.module, box, rule, places).tighten(
+            preactivations, 0, Deadline(60)
+        )
+        self.bounds = UnstableBounds(self.network, rule)
+        forms = self.network.forms_of(backward, preactivations, self.properties.rows.flatten(0, 1))
+        self.margins = UnstableMargins(self.bounds, forms, self.properties)
 
     def pieces(self, count):
         root = self.margins.root(1)
-        root.bound, scores = self.margins.bound(root, self.aims, 10)
-        return split_signs(root, scores, count)[0]
+        root.bound, scores = self.margins.bound(root, self.properties, 10)
+        return split_relus(root, scores, count)[0]
 
     def margin(self, point):
         """The network's own at one input."""
         output = self.problem.outputs(point.unsqueeze(0))
-        return float((output @ self.aims.rows[0].T - self.aims.goal[0]).amax())
+        return float((output @ self.properties.rows[0].T - self.properties.goal[0]).amax())
 
     def programmed(self, piece):
         """The program's multipliers of a piece, and what they prove without any step."""
-        target = self.margins.targets(self.aims)
-        found = exact_multipliers(self.network, piece, target, 10.0)
+        target = self.margins.targets(self.properties)
+        found = lp_duals(self.network, piece, target, 10.0)
         part = piece.copy()
         part.alpha, part.beta = found.alpha, found.beta
         return found, float(self.bounds.bound(part, target, 0, found.weights)[0])
@@ -71,7 +73,7 @@ def test_the_multipliers_prove_what_the_program_says_and_no_ascent_proves_more(t
     for at in range(len(pieces)):
         piece = pieces.pick(slice(at, at + 1))
         found, proved = world.programmed(piece)
-        ascended = float(world.margins.bound(piece.copy(), world.aims, 100)[0])
+        ascended = float(world.margins.bound(piece.copy(), world.properties, 100)[0])
         scale = 1e-3 * max(1.0, abs(found.least))
         # Where signs contradict one another, multipliers are large, and so is what rounding may do.
         error = 2e-2 * abs(found.least) if found.lack > 0 else 0.0
@@ -108,39 +110,39 @@ def test_signs_that_contradict_one_another_are_proved(tmp_path):
     spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 2, [1] * 2, 1, ["(>= Y_0 -50.0)"])
     problem = load_problem(network, spec, Settings(device="cpu"))
     bounder = Bounder(problem)
-    aims = Aims.of(problem.objective, 0)
-    open_network = OpenNetwork(problem.box, 3)
-    hulls = bounder.hulls(problem.box)
+    properties = Properties.of(problem.objective, 0)
+    affine_form = UnstableNetwork(problem.box, 3)
+    preactivations = bounder.preactivations(problem.box)
     relu = bounder.backward.relus[0]
     passes = Backward(bounder.module, relu.inputs[0].name)
-    forms = open_network.forms_of(passes, hulls, torch.eye(3))
-    open_network.append(relu.name, torch.arange(3), hulls[relu.inputs[0].name], forms)
-    bounds = OpenBounds(open_network, activation_rule("auto"))
-    forms = open_network.forms_of(bounder.backward, hulls, aims.rows.flatten(0, 1))
-    margins = OpenMargins(bounds, forms, aims)
+    forms = affine_form.forms_of(passes, preactivations, torch.eye(3))
+    affine_form.append(relu.name, torch.arange(3), preactivations[relu.inputs[0].name], forms)
+    bounds = UnstableBounds(affine_form, activation_rule("auto"))
+    forms = affine_form.forms_of(bounder.backward, preactivations, properties.rows.flatten(0, 1))
+    margins = UnstableMargins(bounds, forms, properties)
     piece = margins.root(1).copy()
     piece.sign[0, :2] = torch.tensor([-1.0, 1.0])  # z + 0.25 <= 0 and z - 0.25 >= 0
     piece.upper[0, 0], piece.lower[0, 1] = 0.0, 0.0
-    assert not bool(margins.bound(piece.copy(), aims, 20)[0] > 0)  # the output is far below -50 nowhere else
-    found = exact_multipliers(open_network, piece, margins.targets(aims), 10.0)
+    assert not bool(margins.bound(piece.copy(), properties, 20)[0] > 0)  # the output is far below -50 nowhere else
+    found = lp_duals(affine_form, piece, margins.targets(properties), 10.0)
     piece.alpha, piece.beta = found.alpha, found.beta
-    assert bool(bounds.bound(piece, margins.targets(aims), 0, found.weights)[0] > 0)
+    assert bool(bounds.bound(piece, margins.targets(properties), 0, found.weights)[0] > 0)
 
 
 def test_what_many_steps_leave_open_is_left_to_a_program(tmp_path, monkeypatch):
     world = World(tmp_path, 2, "(<= Y_0 50.0)")
     pieces = world.pieces(8)
     monkeypatch.setattr("zonoplug.verify.bounds.unstable_bounds.LAST_STEPS", 1)
-    few = world.margins.bound(pieces.copy(), world.aims, 1)[0]
-    last = world.margins.last(pieces.copy(), world.aims)
-    open_ = ~(few > 0)
-    assert world.margins.minimisers.shape[0] == int(open_.sum()) > 0
+    few = world.margins.bound(pieces.copy(), world.properties, 1)[0]
+    last = world.margins.last(pieces.copy(), world.properties)
+    unstable = ~(few > 0)
+    assert world.margins.minimisers.shape[0] == int(unstable.sum()) > 0
     assert bool((last >= few).all())
-    for at in open_.nonzero().flatten().tolist():
+    for at in unstable.nonzero().flatten().tolist():
         _, proved = world.programmed(pieces.pick(slice(at, at + 1)))
         assert float(last[at]) >= proved - 1e-5
 
 
 def test_a_program_that_takes_too_long_gives_nothing(tmp_path):
     world = World(tmp_path, 0)
-    assert exact_multipliers(world.network, world.margins.root(1), world.margins.targets(world.aims), 0.0) is None
+    assert lp_duals(world.network, world.margins.root(1), world.margins.targets(world.properties), 0.0) is None

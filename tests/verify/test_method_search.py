@@ -1,4 +1,4 @@
-"""The search on ReLU signs by any bound method, and zonotopes constrained by signs."""
+"""The search on the phases of ReLUs by any bound method, and zonotopes constrained by signs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.backward.passes import Backward
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import build, walk
+from zonoplug.lirpa.module import build, forward_propagation
 from zonoplug.verify import verifier
 from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.bounds.bounder import Bounder
 from zonoplug.verify.constraints import symbols as sign_constraints
-from zonoplug.verify.constraints.symbols import SignConstraints
+from zonoplug.verify.constraints.symbols import SplitConstraints
 from zonoplug.verify.outcome import Verdict
-from zonoplug.verify.search.method_search import MethodSigns
+from zonoplug.verify.search.method_search import MethodSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files
 
@@ -56,7 +56,7 @@ class _Layers(nn.Module):
 
 
 def _constrained(seed: int, method: str, fixed: int, steps: int = 30):
-    """A network, a set of fixed signs that some point has, the rows' bounds, and points with these signs."""
+    """A network, a set of split constraints that some point has, the rows' bounds, and points with these signs."""
     network = _Layers(seed, (4, 8, 8, 2)).eval()
     box = Box(-torch.ones(1, 4), torch.ones(1, 4))
     module = build(network, torch.zeros(1, 4))
@@ -71,9 +71,11 @@ def _constrained(seed: int, method: str, fixed: int, steps: int = 30):
     inside = (before * sign >= 0).all(dim=1)
     relus = [node.name for node in Backward(module).relus]
     signs = dict(zip(relus, sign.split(8, dim=1), strict=True))
-    constraints = SignConstraints(signs)
+    constraints = SplitConstraints(signs)
     with torch.no_grad():
-        found = walk(module, [box], BoundMethod.parse(method), torch.eye(2).unsqueeze(0), observe=constraints.observe)
+        found = forward_propagation(
+            module, [box], BoundMethod.parse(method), torch.eye(2).unsqueeze(0), observe=constraints.observe
+        )
     start = {name: torch.zeros(1, 8) for name in relus}
     free = torch.full((1, 2), torch.inf)
     bounds = [constraints.bound(found.output, free, torch.tensor([row]), start, steps)[0] for row in range(2)]
@@ -149,7 +151,7 @@ def test_signs_decide_what_the_method_alone_cannot(tmp_path, _only_signs):
     outcome = verify_files(network, spec, Settings(timeout_seconds=20, method="zonotope", device="cpu"))
     assert outcome.verdict is Verdict.HOLDS
     assert outcome.method == "zonotope with activation splits"
-    assert outcome.statistics.sign_splits > 0
+    assert outcome.statistics.activation_splits > 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -164,7 +166,7 @@ def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed):
     problem = load_problem(network, spec, cpu)
     attack = Attack(problem)
     attack.random_points(4)
-    search = MethodSigns(problem, Bounder(problem), attack, "zonotope", without=("inner-attack",))
+    search = MethodSearch(problem, Bounder(problem), attack, "zonotope", without=("inner-attack",))
     assert not search.run(problem.objective, Deadline(5)).proved
 
 
@@ -173,7 +175,7 @@ def test_networks_without_relus_are_refused(tmp_path):
     spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 2, [1] * 2, 1, ["(>= Y_0 1000.0)"])
     problem = load_problem(network, spec, Settings(device="cpu"))
     with pytest.raises(UnsupportedOperatorError, match="ReLU"):
-        MethodSigns(problem, Bounder(problem), Attack(problem), "zonotope")
+        MethodSearch(problem, Bounder(problem), Attack(problem), "zonotope")
 
 
 @pytest.mark.parametrize("activation", ["Sigmoid", "Tanh", "Atan"])

@@ -126,7 +126,7 @@ def test_bounds_in_a_half_space_are_sound_and_close(seed, limit):
     random = torch.Generator().manual_seed(seed)
     direction, slope = torch.randn(2, 6, 3, generator=random), torch.randn(2, 3, generator=random)
     room = torch.full((2,), limit)
-    found = least_in_half_space(direction, slope, room, halvings=30)
+    found = least_in_half_space(direction, slope, room, bisections=30)
     for place, number in itertools.product(range(2), range(6)):
         exact = linprog(
             direction[place, number].double(), slope[place, None].double(), room[place, None].double(), bounds=(-1, 1)
@@ -182,15 +182,15 @@ def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
 
 
 @pytest.mark.parametrize("without", [(), ("clipping",), ("contraction", "clipping")])
-def test_each_ingredient_can_be_left_out(tmp_path, without):
+def test_each_component_can_be_left_out(tmp_path, without):
     problem, bounder, attack, _ = prepared(tmp_path, 0, (6, 16, 1), 0.5)
     assert MixedSearch(problem, bounder, attack, without=without).run(problem.objective, Deadline(60)).proved
 
 
-def test_many_inputs_that_halving_alone_does_not_close(tmp_path):
+def test_many_inputs_that_bisecting_alone_does_not_close(tmp_path):
     """One hidden layer behind 24 inputs: a fifth of a second of the mixed search, and the other gets ten times that."""
     problem, bounder, attack, _ = prepared(tmp_path, 1, (24, 40, 1), 0.5)
     result = MixedSearch(problem, bounder, attack).run(problem.objective, Deadline(60))
     assert result.proved and result.subdomains < 2000
-    halved = BranchAndBound(problem, bounder, attack, "zonotope+crown").run(problem.objective, Deadline(2))
-    assert not halved.proved and halved.counterexample is None
+    bisected = BranchAndBound(problem, bounder, attack, "zonotope+crown").run(problem.objective, Deadline(2))
+    assert not bisected.proved and bisected.counterexample is None

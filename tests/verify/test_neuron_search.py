@@ -1,4 +1,7 @@
-"""Hulls narrowed by branch and bound on single neurons: they hold, never widen, and come to the exact ranges."""
+"""OperandBounds narrowed by branch and bound on single neurons:
+
+they hold, never widen, and come to the exact ranges.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,14 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.backward.refinement import unit_rows
-from zonoplug.lirpa.backward.unstable_network import OpenNetwork
+from zonoplug.lirpa.backward.unstable_network import UnstableNetwork
 from zonoplug.testing import tolerance
-from zonoplug.verify.bounds.unstable_bounds import OpenBounds
+from zonoplug.verify.bounds.unstable_bounds import UnstableBounds
 from zonoplug.verify.search import neuron_search
 
-_location = importlib.util.spec_from_file_location("open_networks", Path(__file__).parents[1] / "unstable_networks.py")
+_location = importlib.util.spec_from_file_location(
+    "unstable_networks", Path(__file__).parents[1] / "unstable_networks.py"
+)
 nets = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(nets)
 
@@ -44,10 +49,10 @@ class LooksLeft:
         return self
 
 
-def flat(opened, hulls):
+def flat(opened, preactivations):
     """The lower and the upper ends of all neurons, (all neurons,)."""
     sources = [at.source for at in opened.layout.places]
-    return tuple(torch.cat([end(hulls[name]).flatten() for name in sources]) for end in (lower_of, upper_of))
+    return tuple(torch.cat([end(preactivations[name]).flatten() for name in sources]) for end in (lower_of, upper_of))
 
 
 def lower_of(hull):
@@ -58,9 +63,9 @@ def upper_of(hull):
     return hull.upper
 
 
-def check_hold(opened, hulls, count=300):
+def check_hold(opened, preactivations, count=300):
     values = opened.every(opened.points(count))
-    lower, upper = flat(opened, hulls)
+    lower, upper = flat(opened, preactivations)
     assert bool((values >= lower - tolerance(values)).all() & (values <= upper + tolerance(values)).all())
 
 
@@ -74,9 +79,9 @@ def check_within(opened, narrow, wide):
 @pytest.mark.parametrize("kind", nets.KINDS)
 @given(seed=SEEDS, dtype=st.sampled_from([torch.float32, torch.float64]), leaves=st.sampled_from([1, 2, 7, 24]))
 @nets.few
-def test_swept_hulls_hold_and_never_widen(kind, seed, dtype, leaves):
+def test_tightened_bounds_hold_and_never_widen(kind, seed, dtype, leaves):
     opened = nets.Opened.random(kind, seed, dtype)
-    once, network, bounded = opened.sweep(leaves)
+    once, network, bounded = opened.tighten(leaves)
     check_hold(opened, once)
     check_within(opened, once, opened.zonotope)
     assert set(once) == set(opened.zonotope)
@@ -84,17 +89,17 @@ def test_swept_hulls_hold_and_never_widen(kind, seed, dtype, leaves):
     assert torch.equal(network.all_lower, lower)
     assert torch.equal(network.all_upper, upper)
     assert torch.equal(network.numbers, ((lower < 0) & (upper > 0)).nonzero().flatten())
-    twice, _, _ = opened.sweep(3 * leaves, hulls=once)
+    twice, _, _ = opened.tighten(3 * leaves, preactivations=once)
     check_hold(opened, twice)
     check_within(opened, twice, once)
     assert (bounded > 0) == any(section.start and section.stop > section.start for section in opened.network.sections)
 
 
 @pytest.mark.parametrize("kind", nets.KINDS)
-def test_more_leaves_make_narrower_hulls(kind):
+def test_more_leaves_make_narrower_bounds(kind):
     opened = nets.Opened.random(kind, 3)
-    once, _, few = opened.sweep(2)
-    twice, _, more = opened.sweep(40, hulls=once)
+    once, _, few = opened.tighten(2)
+    twice, _, more = opened.tighten(40, preactivations=once)
     assert check_within(opened, once, opened.zonotope) > 0
     assert check_within(opened, twice, once) > 0
     assert more > few > 0
@@ -105,8 +110,8 @@ def test_more_leaves_make_narrower_hulls(kind):
 @nets.few
 def test_leaves_of_every_tree_cover_the_box_and_bound_what_they_hold(kind, seed):
     opened = nets.Opened.random(kind, seed)
-    hulls, _, _ = opened.sweep(6)
-    hulls, _, _ = opened.sweep(15, hulls=hulls)
+    preactivations, _, _ = opened.tighten(6)
+    preactivations, _, _ = opened.tighten(15, preactivations=preactivations)
     check_trees(opened, opened.points(60, seed), 15)
 
 
@@ -129,32 +134,32 @@ def check_trees(opened, points, limit):
 
 
 @pytest.mark.parametrize("kind", nets.KINDS)
-def test_without_time_hulls_stay_as_they_are(kind):
+def test_without_time_bounds_stay_as_they_are(kind):
     opened = nets.Opened.random(kind, 0)
     for _ in range(2):
-        hulls, network, bounded = opened.sweep(20, seconds=0.0)
+        preactivations, network, bounded = opened.tighten(20, seconds=0.0)
         assert bounded == 0
-        assert check_within(opened, hulls, opened.zonotope) == 0
+        assert check_within(opened, preactivations, opened.zonotope) == 0
         assert torch.equal(network.numbers, opened.network.numbers)
 
 
 @pytest.mark.parametrize("kind", nets.KINDS)
 @given(seed=SEEDS, looks=st.integers(0, 40))
 @nets.few
-def test_hulls_hold_whenever_the_time_ends(kind, seed, looks):
+def test_bounds_hold_whenever_the_time_ends(kind, seed, looks):
     opened = nets.Opened.random(kind, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neuron_search, "BATCH", 4)  # so that some trees of a layer are begun and others are not
-        hulls, _, _ = opened.search.sweep(opened.zonotope, 20, LooksLeft(looks))
-        check_hold(opened, hulls)
-        check_within(opened, hulls, opened.zonotope)
-        again, _, _ = opened.search.sweep(hulls, 30, LooksLeft(looks))
+        preactivations, _, _ = opened.search.tighten(opened.zonotope, 20, LooksLeft(looks))
+        check_hold(opened, preactivations)
+        check_within(opened, preactivations, opened.zonotope)
+        again, _, _ = opened.search.tighten(preactivations, 30, LooksLeft(looks))
     check_hold(opened, again)
-    check_within(opened, again, hulls)
+    check_within(opened, again, preactivations)
 
 
 def both(one, other):
-    """The intersection of two hulls."""
+    """The intersection of two pre-activation bounds."""
     return Interval(torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper))
 
 
@@ -162,16 +167,19 @@ def both(one, other):
 @pytest.mark.parametrize("kind", nets.KINDS)
 @given(seed=SEEDS)
 @nets.few
-def test_signs_that_become_known_between_sweeps_do_no_harm(kind, seed, begun):
-    """Hulls of a smaller box within: what follows holds on its points. Leaves are kept, of what was open before."""
+def test_signs_that_become_known_between_tightening_do_no_harm(kind, seed, begun):
+    """OperandBounds of a smaller box within: what follows holds on its points.
+
+    Leaves are kept, of what was open before.
+    """
     model, box = nets.model_of(kind, seed)
     opened = nets.Opened(model, box)
     inner = nets.Opened(model, Box.ball(box.lower / 2 + box.upper / 2, (box.upper - box.lower) / 6))
-    first, known, _ = opened.search.sweep(opened.zonotope, 5, LooksLeft(10**6 if begun else 0))
+    first, known, _ = opened.search.tighten(opened.zonotope, 5, LooksLeft(10**6 if begun else 0))
     within = {name: both(hull, inner.zonotope[name]) for name, hull in first.items()}
-    hulls, network, _ = opened.sweep(12, hulls=within)
-    check_hold(inner, hulls)
-    check_within(opened, hulls, within)
+    preactivations, network, _ = opened.tighten(12, preactivations=within)
+    check_hold(inner, preactivations)
+    check_within(opened, preactivations, within)
     assert len(network) < len(known)
     check_trees(opened, inner.points(60), 12)
 
@@ -179,17 +187,17 @@ def test_signs_that_become_known_between_sweeps_do_no_harm(kind, seed, begun):
 def layer_of(opened, place):
     """What the search knows of a layer before its trees grow, and the trees."""
     at, passes = opened.search._passes[place]
-    network, hulls = OpenNetwork(opened.box, len(opened.network)), opened.zonotope
+    network, preactivations = UnstableNetwork(opened.box, len(opened.network)), opened.zonotope
     for before, section in zip(opened.layout.places[:place], opened.network.sections, strict=False):
         own = opened.network.forms.pick(torch.arange(section.start, section.stop))
-        hull = hulls[before.source]
+        hull = preactivations[before.source]
         own = replace(own, before=own.before[:, : section.start])
         network.append(before.relu, neuron_search._open(hull), hull, own)
-    hull = hulls[at.source]
+    hull = preactivations[at.source]
     neurons = neuron_search._open(hull)
     rows = unit_rows(neurons, passes.size, hull.lower)
-    forms = network.forms_of(passes, hulls, rows)
-    bounds = OpenBounds(network, nets.RULE)
+    forms = network.forms_of(passes, preactivations, rows)
+    bounds = UnstableBounds(network, nets.RULE)
     return neuron_search._Now(network, bounds, neurons, forms, hull), neuron_search._Trees(neurons, network)
 
 
@@ -217,7 +225,7 @@ def test_a_leaf_that_fixes_a_sign_which_its_neuron_does_not_have_holds_no_point(
 @pytest.mark.parametrize(("exactly", "allowed"), [(True, 1e-6), (False, 2e-2)])
 @pytest.mark.parametrize("seed", [2, 3, 6, 11, 13, 15])
 def test_trees_of_all_signs_come_to_the_exact_range(monkeypatch, seed, exactly, allowed):
-    """Two to six open neurons in front: a linear program for each pattern of their signs.
+    """Two to six unstable neurons in front: a linear program for each pattern of their signs.
 
     With exact bounds of leaves trees lose nothing. With its own steps, an ascent on piecewise linear bounds, little.
     """
@@ -225,7 +233,7 @@ def test_trees_of_all_signs_come_to_the_exact_range(monkeypatch, seed, exactly, 
     now, trees = layer_of(opened, 2)
     opened.network = now.network
     assert 2 <= len(now.network) <= 6
-    genuine = OpenBounds.bound
+    genuine = UnstableBounds.bound
 
     def exact(self, part, targets, steps):
         forms = [nets.Forms(*(one[i] for one in targets.parts()[:4])) for i in range(len(part))]
@@ -233,7 +241,7 @@ def test_trees_of_all_signs_come_to_the_exact_range(monkeypatch, seed, exactly, 
         return part.bound.new_tensor(lowest), genuine(self, part, targets, 0)[1]
 
     if exactly:
-        monkeypatch.setattr(OpenBounds, "bound", exact)
+        monkeypatch.setattr(UnstableBounds, "bound", exact)
     monkeypatch.setattr(neuron_search, "STEPS", 100)
     trees.grow(now, 64, Deadline(60))
     hull, gained = trees.narrowed(now.hull), 0.0
@@ -251,34 +259,36 @@ def test_trees_of_all_signs_come_to_the_exact_range(monkeypatch, seed, exactly, 
 
 
 @pytest.mark.parametrize("end", ["lower", "upper"])
-def test_an_end_of_a_hull_that_is_not_known_is_found(end):
+def test_an_end_of_a_bounds_that_is_not_known_is_found(end):
     model, box = nets.model_of("dense", 0)
     name = nets.Opened(model, box).layout.places[1].source
 
-    def spoiled(hulls):
-        ends = {side: getattr(hulls[name], side).clone() for side in ("lower", "upper")}
+    def spoiled(preactivations):
+        ends = {side: getattr(preactivations[name], side).clone() for side in ("lower", "upper")}
         ends[end][0, 2] = torch.nan
-        return dict(hulls) | {name: Interval(**ends)}
+        return dict(preactivations) | {name: Interval(**ends)}
 
     opened = nets.Opened(model, box, change=spoiled)
-    hulls, network, _ = opened.sweep(20)
-    assert bool(hulls[name].lower.isfinite().all() & hulls[name].upper.isfinite().all())
-    check_hold(opened, hulls)
-    as_known, _, _ = nets.Opened(model, box).sweep(20)
-    assert float(getattr(hulls[name], end)[0, 2]) == pytest.approx(float(getattr(as_known[name], end)[0, 2]), abs=0.2)
-    unswept, network, _ = opened.sweep(0)
+    preactivations, network, _ = opened.tighten(20)
+    assert bool(preactivations[name].lower.isfinite().all() & preactivations[name].upper.isfinite().all())
+    check_hold(opened, preactivations)
+    as_known, _, _ = nets.Opened(model, box).tighten(20)
+    assert float(getattr(preactivations[name], end)[0, 2]) == pytest.approx(
+        float(getattr(as_known[name], end)[0, 2]), abs=0.2
+    )
+    unswept, network, _ = opened.tighten(0)
     assert bool(torch.isnan(getattr(unswept[name], end)[0, 2]))
     place = opened.layout.places[1].section.start + 2
     assert place in network.numbers.tolist()  # open, not dead
 
 
-def test_layers_without_open_neurons_are_passed_over():
+def test_layers_without_unstable_neurons_are_passed_over():
     model, box = nets.model_of("dense", 1)
     model[2].bias.data += 100.0
     opened = nets.Opened(model, box)
-    hulls, network, _ = opened.sweep(8)
-    check_hold(opened, hulls)
+    preactivations, network, _ = opened.tighten(8)
+    check_hold(opened, preactivations)
     assert network.sections[1].start == network.sections[1].stop
     model[0].bias.data += 100.0
     opened = nets.Opened(model, box)
-    assert opened.sweep(8)[2] == 0
+    assert opened.tighten(8)[2] == 0

@@ -51,7 +51,7 @@ def test_statistics_of_a_proof(split_instance, monkeypatch, splittable):
     assert outcome.verdict is Verdict.HOLDS
     assert seen.subdomains == outcome.subdomains > 1
     assert (seen.input_splits > 0) == (splittable > 0)
-    assert (seen.sign_splits > 0) == (splittable == 0)
+    assert (seen.activation_splits > 0) == (splittable == 0)
     assert 1 <= seen.depth <= 60
     assert seen.open == 0
     assert seen.volume_proved == 1.0
@@ -77,11 +77,11 @@ def test_the_volume_is_that_of_the_boxes_that_were_proved():
     assert seen.worst_margin == pytest.approx(-0.3)
 
 
-@pytest.mark.parametrize(("halvings", "depth"), [(3, 3), (200, 200), (5000, 997)])
-def test_a_tree_may_be_deep(halvings, depth):
+@pytest.mark.parametrize(("bisections", "depth"), [(3, 3), (200, 200), (5000, 997)])
+def test_a_tree_may_be_deep(bisections, depth):
     observer = Observer()
     observer.search_starts(1)
-    share = torch.tensor([0.5, 0.5**halvings], dtype=torch.float64)
+    share = torch.tensor([0.5, 0.5**bisections], dtype=torch.float64)
     observer.pieces(share, torch.tensor([False, True]), torch.tensor([0.1, -0.1]), 0)
     assert (observer.statistics.depth, observer.statistics.volume_proved) == (depth, 0.5)
 
@@ -164,7 +164,7 @@ def test_harnesses_see_no_line(tmp_path):
     assert results.read_text() == "unsat\n"
 
 
-def test_ingredients_to_leave_out_are_known_by_name(split_instance):
+def test_components_to_leave_out_are_known_by_name(split_instance):
     with pytest.raises(UnknownNameError, match="Did you mean 'crown'"):
         verify_files(*split_instance, Settings(5, device="cpu", without=("crwn",)))
 
@@ -180,7 +180,7 @@ def test_ingredients_to_leave_out_are_known_by_name(split_instance):
         ("attack", Stage("attack", "attack")),
     ],
 )
-def test_an_ingredient_that_is_left_out_has_no_stage(split_instance, name, gone):
+def test_an_component_that_is_left_out_has_no_stage(split_instance, name, gone):
     def stages(*without):
         settings = Settings(5, device="cpu", without=without)
         run = Verification(load_problem(*split_instance, settings), settings, Deadline(5))

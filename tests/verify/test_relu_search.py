@@ -1,4 +1,4 @@
-"""The search on ReLU signs: right verdicts, sound pieces, honest ends."""
+"""The search on the phases of ReLUs: right verdicts, sound pieces, honest ends."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from zonoplug.lirpa.backward.passes import Backward
 from zonoplug.verify import verifier
 from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
-from zonoplug.verify.branching.activations import ACTIVATION_RULES, ActivationFacts, activation_rule, open_scores
+from zonoplug.verify.branching.activations import ACTIVATION_RULES, ActivationFacts, activation_rule, unstable_scores
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.search.base import SearchResult
 from zonoplug.verify.search.relu_search import ActivationSearch
-from zonoplug.verify.search.relu_tree import SignTree
+from zonoplug.verify.search.relu_tree import ReluTree
 from zonoplug.verify.search.tree_search import TreeSearch
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.subdomains.relu_phases import Aims, SignSubdomains, split_signs
+from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains, split_relus
 from zonoplug.verify.verifier import verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
@@ -94,24 +94,24 @@ def test_bounds_above_a_sampled_point_are_refused(absolute_difference, monkeypat
         search.run(problem.objective, Deadline(5))
 
 
-def test_hulls_that_exclude_a_sampled_point_are_refused(absolute_difference, monkeypatch):
+def test_bounds_that_exclude_a_sampled_point_are_refused(absolute_difference, monkeypatch):
     problem = load_problem(*absolute_difference("(<= Y_0 -0.001)"), CPU)
     attack = Attack(problem)
     attack.random_points(64)
-    genuine = zonoplug.lirpa.backward.refinement.refine_hulls
+    genuine = zonoplug.lirpa.backward.refinement.refine_bounds
 
     def wrong(*arguments):
         return {name: type(hull)(hull.lower + 0.3, hull.upper) for name, hull in genuine(*arguments).items()}
 
-    monkeypatch.setattr(zonoplug.lirpa.backward.refinement, "refine_hulls", wrong)
-    with pytest.raises(BrokenMethodError, match="hulls are broken"):
+    monkeypatch.setattr(zonoplug.lirpa.backward.refinement, "refine_bounds", wrong)
+    with pytest.raises(BrokenMethodError, match="pre-activation bounds are broken"):
         ActivationSearch(problem, Bounder(problem), attack).run(problem.objective, Deadline(5))
 
 
 def subdomains(n=3, neurons=5, seed=0):
     random = torch.Generator().manual_seed(seed)
     zero = torch.zeros(n, neurons)
-    return SignSubdomains(
+    return ReluSubdomains(
         -torch.rand(n, neurons, generator=random),
         torch.rand(n, neurons, generator=random),
         zero,
@@ -127,7 +127,7 @@ def scores_of(part, coefficients, rule="auto"):
     facts = ActivationFacts(
         part.lower, part.upper, coefficients, part.alpha, open_, lambda: (part.lower + part.upper) / 2, random
     )
-    return open_scores(activation_rule(rule), facts)
+    return unstable_scores(activation_rule(rule), facts)
 
 
 @pytest.mark.parametrize("rule", ACTIVATION_RULES.names())
@@ -139,7 +139,7 @@ def test_the_pieces_of_a_split_cover_every_sign_pattern(room, rule):
     scores = scores_of(part, torch.randn(3, 5), rule)
     assert scores[0, 2] == -1
     assert scores[1, 3] == -1
-    pieces, stuck = split_signs(part, scores, room)
+    pieces, stuck = split_relus(part, scores, room)
     assert stuck == 0
     random = torch.Generator().manual_seed(1)
     for element in range(3):
@@ -152,11 +152,11 @@ def test_the_pieces_of_a_split_cover_every_sign_pattern(room, rule):
     assert bool((pieces.bound[1:] <= pieces.bound[:-1]).all())
 
 
-def test_a_subdomain_without_open_neurons_is_counted_not_lost():
+def test_a_subdomain_without_unstable_neurons_is_counted_not_lost():
     part = subdomains()
     part.lower[1], part.upper[1] = 0.1, 0.2
     scores = scores_of(part, torch.ones(3, 5))
-    pieces, stuck = split_signs(part, scores, 0)
+    pieces, stuck = split_relus(part, scores, 0)
     assert stuck == 1
     assert len(pieces) == 4
 
@@ -166,7 +166,7 @@ def test_an_unknown_rule_is_answered_with_those_there_are():
         activation_rule("widesst")
 
 
-@pytest.mark.parametrize("without", [("open-network",), ("neuron-search",)])
+@pytest.mark.parametrize("without", [("affine-form",), ("neuron-search",)])
 @pytest.mark.parametrize("rule", ACTIVATION_RULES.names())
 def test_every_rule_proves_what_holds_and_nothing_else(tmp_path, rule, without):
     network, _ = files.random_network(tmp_path / "n.onnx", 1, sizes=(4, 10, 10, 1))
@@ -196,7 +196,7 @@ class OneStep:
         return self.looks > 1
 
 
-@pytest.mark.parametrize("left_out", ["open-network", "neuron-search"])
+@pytest.mark.parametrize("left_out", ["affine-form", "neuron-search"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_tree_that_is_put_aside_again_and_again_proves_what_it_would_in_one_go(tmp_path, monkeypatch, seed, left_out):
     whole = TreeSearch.search
@@ -237,10 +237,10 @@ def test_a_piece_that_cannot_be_split_keeps_its_tree_open_for_good(tmp_path):
     attack.random_points(4)
     search = ActivationSearch(problem, Bounder(problem), attack)
     assert search.run(problem.objective, Deadline(5)).proved
-    aim = Aims.of(problem.objective, 0)
-    part = search.bounds.layout.root(search.bounds.hulls)
-    part.bound, _ = search.bounds.bound(part, aim, 0)
-    tree, result = SignTree.of(search.bounds, part, aim), SearchResult()
+    target = Properties.of(problem.objective, 0)
+    part = search.bounds.layout.root(search.bounds.preactivations)
+    part.bound, _ = search.bounds.bound(part, target, 0)
+    tree, result = ReluTree.of(search.bounds, part, target), SearchResult()
     tree.stuck = 1
     assert not search._trees.search(tree, Deadline(5), result)
     tree.queue.clear()
@@ -253,8 +253,8 @@ def test_a_piece_that_cannot_be_split_keeps_its_tree_open_for_good(tmp_path):
 def test_how_deep_a_tree_looks(bounds, deep):
     part = subdomains(n=1, neurons=80)
     part.bound = torch.tensor([-1.0])
-    tree = SignTree.of(None, part, None)
-    pieces = SignSubdomains.join([part, part])
+    tree = ReluTree.of(None, part, None)
+    pieces = ReluSubdomains.join([part, part])
     pieces.sign[:, :5] = 1.0
     pieces.bound = torch.tensor(bounds)
     tree.note(pieces, ~(pieces.bound > 0))

@@ -19,7 +19,7 @@ TYPES = [np.float32, np.float64]
 def specified(rows):
     """A specification of rows (coefficients, bound) in rational numbers, each a disjunct of its own."""
     values, sides = zip(*(rounded(a) for coefficients, _ in rows for a in coefficients), strict=True)
-    bounds, bound_sides = zip(*(rounded(bound) for _, bound in rows), strict=True)
+    bounds, bound_triangle = zip(*(rounded(bound) for _, bound in rows), strict=True)
     sizes = [len(coefficients) for coefficients, _ in rows]
     count = np.arange(len(rows))
     exact = {k: (bound, dict(enumerate(coefficients))) for k, (coefficients, bound) in enumerate(rows)}
@@ -36,7 +36,7 @@ def specified(rows):
         entry_row=np.repeat(count, sizes),
         entry_output=np.concatenate([np.arange(size) for size in sizes]),
         entry_value=np.array(values),
-        exact=ExactRows(np.array(bound_sides, np.int8), np.array(sides, np.int8), count, exact),
+        exact=ExactRows(np.array(bound_triangle, np.int8), np.array(sides, np.int8), count, exact),
     )
 
 

@@ -13,7 +13,7 @@ from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
 from zonoplug.verify.search.base import BoxwiseSearch, SearchResult
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.subdomains.relu_phases import Aims
+from zonoplug.verify.subdomains.relu_phases import Properties
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
 files = importlib.util.module_from_spec(_location)
@@ -74,9 +74,9 @@ def test_points_are_tried_in_their_boxes_unless_that_is_left_out(absolute_differ
 def test_a_bound_of_a_whole_box_is_held_against_the_points_of_that_box(absolute_difference, number):
     """The margin of  y >= 3  is  3 - y:  one above the least that was seen is refused, one just below is not."""
     problem, search = search_of(absolute_difference)
-    search._box_number, aims = number, Aims.of(problem.objective, number)
+    search._box_number, properties = number, Properties.of(problem.objective, number)
     seen = search._attack.referee.of_box(number)
     least = 3.0 - float(seen.max())
-    search._check_root(torch.tensor([least - 1e-3]), aims)
+    search._check_root(torch.tensor([least - 1e-3]), properties)
     with pytest.raises(BrokenMethodError, match="below its bound"):
-        search._check_root(torch.tensor([least + 1e-3]), aims)
+        search._check_root(torch.tensor([least + 1e-3]), properties)

@@ -19,7 +19,7 @@ from zonoplug.reduction import REDUCTIONS
 from zonoplug.verify import verifier
 from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.bounds.bounder import Bounder
-from zonoplug.verify.components import INGREDIENTS
+from zonoplug.verify.components import COMPONENTS
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification
@@ -104,8 +104,8 @@ def test_no_search_proves_the_planted_point_away(name, method, splittable, folde
     assert outcome.verdict is not Verdict.HOLDS, outcome.summary()
 
 
-@pytest.mark.parametrize("without", sorted(INGREDIENTS))
-def test_leaving_out_an_ingredient_makes_no_wrong_proof(without, folder):
+@pytest.mark.parametrize("without", sorted(COMPONENTS))
+def test_leaving_out_an_component_makes_no_wrong_proof(without, folder):
     settings = Settings(SECONDS, device="cpu", without=(*BLIND, without))
     problem = load_problem(*planted("relu").write(folder), settings)
     assert Verification(problem, settings, Deadline(SECONDS)).run().verdict is not Verdict.HOLDS

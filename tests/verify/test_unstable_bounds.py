@@ -1,4 +1,7 @@
-"""Bounds over a network in its open ReLUs: sound, as tight as linear programs over the triangles, right gradients."""
+"""Bounds over a network in its unstable neurons:
+
+sound, as tight as linear programs over the triangles, right gradients.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,13 @@ from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.backward.ascent import Adam
 from zonoplug.testing import tolerance
 from zonoplug.verify.bounds import unstable_bounds as open_bounds
-from zonoplug.verify.bounds.graph_bounds import SignBounds
-from zonoplug.verify.bounds.unstable_bounds import OpenBounds, OpenMargins, Targets
+from zonoplug.verify.bounds.graph_bounds import GraphBounds
+from zonoplug.verify.bounds.unstable_bounds import Targets, UnstableBounds, UnstableMargins
 from zonoplug.verify.branching.activations import ACTIVATION_RULES, activation_rule
 
-_location = importlib.util.spec_from_file_location("open_networks", Path(__file__).parents[1] / "unstable_networks.py")
+_location = importlib.util.spec_from_file_location(
+    "unstable_networks", Path(__file__).parents[1] / "unstable_networks.py"
+)
 nets = importlib.util.module_from_spec(_location)
 _location.loader.exec_module(nets)
 
@@ -39,7 +44,7 @@ def test_no_point_of_a_subdomain_lies_below_its_bound(kind, seed, share, steps, 
     """The signs of some points are fixed; each of their subdomains has all points that share them."""
     opened = nets.Opened.random(kind, seed)
     points = opened.points(200, seed)
-    before, values = opened.open(points), side * opened.outputs(points)[:, 1]
+    before, values = opened.unstable(points), side * opened.outputs(points)[:, 1]
     part = opened.fixed(nets.signs_of(before[:6], share, seed))
     part.beta = torch.rand(part.beta.shape, dtype=torch.float64)
     part.alpha = torch.rand(part.alpha.shape, dtype=torch.float64)
@@ -59,19 +64,19 @@ def test_no_point_of_a_subdomain_lies_below_its_bound(kind, seed, share, steps, 
 @nets.few
 def test_equal_multipliers_give_the_bound_of_a_pass_through_the_whole_graph(kind, seed, share):
     opened = nets.Opened.random(kind, seed)
-    signs = nets.signs_of(opened.open(opened.points(3, seed)), share, seed)
+    signs = nets.signs_of(opened.unstable(opened.points(3, seed)), share, seed)
     own, goal = opened.fixed(signs), torch.randn(len(opened.rows), dtype=torch.float64)
     own.alpha, own.beta = torch.rand(own.alpha.shape).to(goal), torch.rand(own.beta.shape).to(goal)
-    graph = SignBounds(opened.module, opened.backward, opened.box, opened.hulls, nets.RULE)
-    whole = graph.layout.root(opened.hulls, len(own))
+    graph = GraphBounds(opened.module, opened.backward, opened.box, opened.preactivations, nets.RULE)
+    whole = graph.layout.root(opened.preactivations, len(own))
     for name in ("lower", "upper", "sign", "alpha", "beta"):
         values = getattr(whole, name).clone()
         values[:, opened.network.numbers] = getattr(own, name)
         setattr(whole, name, values)
-    aims = opened.aims(goal).pick(torch.zeros(len(own), dtype=torch.int64))
-    margins = OpenMargins(opened.bounds, opened.forms, opened.aims(goal))
-    found, scores = margins.bound(own, aims, 0)
-    wanted, all_scores = graph.bound(whole, aims, 0)
+    properties = opened.properties(goal).pick(torch.zeros(len(own), dtype=torch.int64))
+    margins = UnstableMargins(opened.bounds, opened.forms, opened.properties(goal))
+    found, scores = margins.bound(own, properties, 0)
+    wanted, all_scores = graph.bound(whole, properties, 0)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(scores, all_scores[:, opened.network.numbers], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(margins.minimisers, graph.minimisers)
@@ -83,13 +88,13 @@ def test_equal_multipliers_give_the_bound_of_a_pass_through_the_whole_graph(kind
 def test_gradients_are_those_of_the_bound(kind, seed, share):
     """Against autograd through one bound: of slopes, of multipliers, of the mixture of rows."""
     opened = nets.Opened.random(kind, seed)
-    part = opened.fixed(nets.signs_of(opened.open(opened.points(5, seed)), share, seed))
+    part = opened.fixed(nets.signs_of(opened.unstable(opened.points(5, seed)), share, seed))
     random = torch.Generator().manual_seed(seed)
     part.alpha, part.beta = (torch.rand(part.alpha.shape, generator=random).to(part.lower) for _ in range(2))
     exact = opened.network.forms = replace(opened.network.forms, error=torch.zeros_like(opened.network.forms.error))
     goal = torch.full((len(opened.rows),), 50.0, dtype=torch.float64)  # out of reach: no bound is enough
     forms = replace(opened.forms, error=torch.zeros_like(opened.forms.error))
-    margins = OpenMargins(opened.bounds, forms, opened.aims(goal))
+    margins = UnstableMargins(opened.bounds, forms, opened.properties(goal))
     moves, given_ = [], []
 
     def noted(self, gradients):
@@ -100,7 +105,7 @@ def test_gradients_are_those_of_the_bound(kind, seed, share):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Adam, "step", noted)
-        margins.bound(part, opened.aims(goal).pick(torch.zeros(len(part), dtype=torch.int64)), 2)
+        margins.bound(part, opened.properties(goal).pick(torch.zeros(len(part), dtype=torch.int64)), 2)
     assert len(moves) == 2
     for (alpha, beta, weights), found in zip(given_, moves, strict=True):
         free = [value.requires_grad_(True) for value in (alpha, beta, weights)]
@@ -135,7 +140,7 @@ def reference(part, own, forms, opened, goal, alpha, beta, weights):
 def test_many_steps_come_close_to_the_linear_program_and_never_above(kind, seed):
     """Over the triangles of a subdomain the dual's best bound is the program's least value."""
     opened = nets.Opened.random(kind, seed)
-    signs = nets.signs_of(opened.open(opened.points(4, seed)), 0.4, seed)
+    signs = nets.signs_of(opened.unstable(opened.points(4, seed)), 0.4, seed)
     signs[0] = 0.0
     part, targets = opened.fixed(signs), single(opened, 0, 1, 4)
     targets = replace(targets, constant=targets.constant - 100.0)  # below 0: no bound is enough
@@ -157,12 +162,12 @@ def test_mixtures_of_rows_come_close_to_the_linear_program(seed):
     values = opened.outputs(points)
     goal = values.mean(dim=0) + 100.0
     there = torch.tensor([True, True, False, True])
-    margins = OpenMargins(opened.bounds, opened.forms, opened.aims(goal, there))
+    margins = UnstableMargins(opened.bounds, opened.forms, opened.properties(goal, there))
     part = margins.root(1)
-    aims = opened.aims(goal, there)
-    even = margins.bound(part.copy(), aims, 0)[0] + 100.0
+    properties = opened.properties(goal, there)
+    even = margins.bound(part.copy(), properties, 0)[0] + 100.0
     for _ in range(4):
-        found = margins.bound(part, aims, 150)[0] + 100.0
+        found = margins.bound(part, properties, 150)[0] + 100.0
     rows = there.nonzero().flatten()
     lowest = nets.least(opened, opened.forms.pick(rows), [0] * len(opened.network), (goal - 100.0)[rows].tolist())
     assert float(found) <= lowest + 1e-7
@@ -176,19 +181,19 @@ def test_a_row_that_is_not_there_has_no_part():
     alone = nets.Opened(*nets.model_of("dense", 3), opened.rows[[0, 2]])
     there = torch.tensor([True, False, True, False])
     found = []
-    for one, aims in ((opened, opened.aims(goal, there)), (alone, alone.aims(goal[[0, 2]]))):
-        margins = OpenMargins(one.bounds, one.forms, aims)
-        found.append(margins.bound(margins.root(1), aims, 8)[0])
+    for one, properties in ((opened, opened.properties(goal, there)), (alone, alone.properties(goal[[0, 2]]))):
+        margins = UnstableMargins(one.bounds, one.forms, properties)
+        found.append(margins.bound(margins.root(1), properties, 8)[0])
     torch.testing.assert_close(*found)
 
 
-def test_each_subdomain_is_bounded_for_its_own_aim():
+def test_each_subdomain_is_bounded_for_its_own_property():
     opened = nets.Opened.random("residual", 1)
     rows, numbers = opened.rows.unsqueeze(1), torch.tensor([1, 4, 5, 9])
     goal = torch.randn(4, 1, dtype=torch.float64)
-    aims = open_bounds.Aims(rows, goal, torch.ones_like(goal, dtype=torch.bool), numbers)
-    margins = OpenMargins(opened.bounds, opened.forms, aims)
-    together, _ = margins.bound(margins.root(3), aims.pick(torch.tensor([3, 0, 3])), 0)
+    properties = open_bounds.Properties(rows, goal, torch.ones_like(goal, dtype=torch.bool), numbers)
+    margins = UnstableMargins(opened.bounds, opened.forms, properties)
+    together, _ = margins.bound(margins.root(3), properties.pick(torch.tensor([3, 0, 3])), 0)
     lowest = opened.outputs(opened.points(100)) - goal.T
     for place, row in enumerate((3, 0, 3)):
         target = single(opened, row, 1, 1)
@@ -210,14 +215,14 @@ def test_a_bound_that_is_not_a_number_is_none(spoiled):
 
 
 @pytest.mark.parametrize("end", ["lower", "upper"])
-def test_behind_a_hull_that_is_not_known_nothing_is(end):
+def test_behind_a_bounds_that_is_not_known_nothing_is(end):
     model, box = nets.model_of("dense", 0)
     name = nets.Opened(model, box).layout.places[1].source
 
-    def spoiled(hulls):
-        ends = {side: getattr(hulls[name], side).clone() for side in ("lower", "upper")}
+    def spoiled(preactivations):
+        ends = {side: getattr(preactivations[name], side).clone() for side in ("lower", "upper")}
         ends[end][0, 2] = torch.nan
-        return dict(hulls) | {name: Interval(**ends)}
+        return dict(preactivations) | {name: Interval(**ends)}
 
     opened = nets.Opened(model, box, change=spoiled)
     found, _ = opened.bounds.bound(opened.bounds.root(1), single(opened, 0, 1, 1), 5)
@@ -225,11 +230,11 @@ def test_behind_a_hull_that_is_not_known_nothing_is(end):
 
 
 @pytest.mark.parametrize("rule", ACTIVATION_RULES.names())
-def test_scores_are_for_open_neurons_alone(rule):
+def test_scores_are_for_unstable_neurons_alone(rule):
     opened = nets.Opened.random("dense", 2)
-    bounds = OpenBounds(opened.network, activation_rule(rule))
-    part = opened.fixed(nets.signs_of(opened.open(opened.points(5)), 0.4, 2))
+    bounds = UnstableBounds(opened.network, activation_rule(rule))
+    part = opened.fixed(nets.signs_of(opened.unstable(opened.points(5)), 0.4, 2))
     part.lower[1, 0] = 0.1
     _, scores = bounds.bound(part, single(opened, 0, 1, 5), 3)
-    assert torch.equal(scores == -1, ~part.open_neurons)
-    assert bool((scores[part.open_neurons] >= 0).all())
+    assert torch.equal(scores == -1, ~part.unstable_neurons)
+    assert bool((scores[part.unstable_neurons] >= 0).all())

@@ -1,4 +1,7 @@
-"""The search over a network in its open ReLUs: what holds is proved, nothing else, and wrong bounds are refused."""
+"""The search over a network in its unstable neurons:
+
+what holds is proved, nothing else, and wrong bounds are refused.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from zonoplug.domain.zonotope import Interval
 from zonoplug.verify import verifier
 from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
-from zonoplug.verify.bounds.unstable_bounds import OpenMargins
+from zonoplug.verify.bounds.unstable_bounds import UnstableMargins
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.search import unstable_search as open_search
 from zonoplug.verify.search.neuron_search import NeuronSearch
 from zonoplug.verify.search.relu_search import ActivationSearch
 from zonoplug.verify.search.tree_search import TreeSearch
-from zonoplug.verify.search.unstable_search import OpenSearch
+from zonoplug.verify.search.unstable_search import UnstableSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files
 
@@ -34,7 +37,9 @@ SIZES = (5, 14, 14, 3)
 
 @pytest.fixture(autouse=True)
 def _straight_to_the_open_network(monkeypatch):
-    """Every instance takes the way of networks with many inputs, and no disjunct is proved before the first sweep."""
+    """Every instance takes the way of networks with many inputs, and no disjunct is proved before the first
+    bound-tightening pass.
+    """
     monkeypatch.setattr(verifier, "SPLITTABLE_INPUTS", 0)
     monkeypatch.setattr(open_search, "ROOT_STEPS", 0)
 
@@ -78,14 +83,14 @@ class Planted:
 
 @pytest.fixture
 def sweeps(monkeypatch):
-    """The leaves that each sweep was to make, in the order of sweeps."""
-    noted, genuine = [], NeuronSearch.sweep
+    """The leaves that each bound-tightening pass was to make, in the order of bound-tightening passes."""
+    noted, genuine = [], NeuronSearch.tighten
 
-    def sweep(self, hulls, leaves, deadline):
+    def tighten(self, preactivations, leaves, deadline):
         noted.append(leaves)
-        return genuine(self, hulls, leaves, deadline)
+        return genuine(self, preactivations, leaves, deadline)
 
-    monkeypatch.setattr(NeuronSearch, "sweep", sweep)
+    monkeypatch.setattr(NeuronSearch, "sweep", tighten)
     return noted
 
 
@@ -155,12 +160,12 @@ def test_rows_of_a_disjunct_exclude_together_what_each_allows(tmp_path, sweeps, 
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_hulls_that_exclude_a_sampled_point_are_refused(tmp_path, monkeypatch, first):
-    """Of the sweep without leaves, and of the next."""
-    planted, calls, genuine = Planted(tmp_path, 0), [], NeuronSearch.sweep
+def test_bounds_that_exclude_a_sampled_point_are_refused(tmp_path, monkeypatch, first):
+    """Of the bound-tightening pass without leaves, and of the next."""
+    planted, calls, genuine = Planted(tmp_path, 0), [], NeuronSearch.tighten
 
-    def wrong(self, hulls, leaves, deadline):
-        found, network, bounded = genuine(self, hulls, leaves, deadline)
+    def wrong(self, preactivations, leaves, deadline):
+        found, network, bounded = genuine(self, preactivations, leaves, deadline)
         calls.append(leaves)
         if len(calls) <= first:
             return found, network, bounded
@@ -170,56 +175,56 @@ def test_hulls_that_exclude_a_sampled_point_are_refused(tmp_path, monkeypatch, f
 
     monkeypatch.setattr(NeuronSearch, "sweep", wrong)
     search, problem = planted.search(f"(>= Y_0 {planted.level(1, 0, 0)!r})")
-    with pytest.raises(BrokenMethodError, match="hulls are broken"):
+    with pytest.raises(BrokenMethodError, match="pre-activation bounds are broken"):
         search.run(problem.objective, Deadline(10))
     assert len(calls) == first + 1
 
 
 def test_root_bounds_that_exclude_a_sampled_point_are_refused(tmp_path, monkeypatch):
-    planted, genuine = Planted(tmp_path, 0), OpenMargins.bound
+    planted, genuine = Planted(tmp_path, 0), UnstableMargins.bound
 
-    def wrong(self, part, aims, steps):
-        bound, scores = genuine(self, part, aims, steps)
+    def wrong(self, part, properties, steps):
+        bound, scores = genuine(self, part, properties, steps)
         return bound + 10.0, scores
 
-    monkeypatch.setattr(OpenMargins, "bound", wrong)
+    monkeypatch.setattr(UnstableMargins, "bound", wrong)
     search, problem = planted.search(f"(>= Y_0 {planted.level(1, 0, 0)!r})")
     with pytest.raises(BrokenMethodError, match="below its bound"):
         search.run(problem.objective, Deadline(10))
 
 
 @pytest.mark.parametrize("gains", [True, False])
-def test_where_sweeps_gain_nothing_the_search_ends_in_trees(tmp_path, monkeypatch, gains):
+def test_where_tightening_gain_nothing_the_search_ends_in_trees(tmp_path, monkeypatch, gains):
     """The last trees get all the time that is left, and may be as deep as they need; those before may not."""
-    planted, calls, genuine = Planted(tmp_path, 1), [], NeuronSearch.sweep
+    planted, calls, genuine = Planted(tmp_path, 1), [], NeuronSearch.tighten
     monkeypatch.setattr(open_search, "PROGRESS", -10.0 if gains else 0.1)
 
-    def sweep(self, hulls, leaves, deadline):
+    def tighten(self, preactivations, leaves, deadline):
         calls.append(("sweep", leaves))
-        _, network, bounded = genuine(self, hulls, 0, deadline)
-        return dict(hulls), network, bounded
+        _, network, bounded = genuine(self, preactivations, 0, deadline)
+        return dict(preactivations), network, bounded
 
     def close(self, trees, deadline, result, deepest=torch.inf):
         calls.append(("trees", deepest, round(deadline.left_seconds / whole.left_seconds, 2)))
         if len(calls) > 5:
             result.counterexample = "one"
 
-    monkeypatch.setattr(NeuronSearch, "sweep", sweep)
+    monkeypatch.setattr(NeuronSearch, "sweep", tighten)
     monkeypatch.setattr(TreeSearch, "close", close)
     search, problem = planted.search(f"(>= Y_0 {planted.level(1, 0, 0)!r})")
     whole = Deadline(600.0)
     result = search.run(problem.objective, whole)
     assert not result.proved
-    (_, early), (leaves, later) = open_search.SWEEPS[:2]
+    (_, early), (leaves, later) = open_search.TIGHTENING_PASSES[:2]
     assert calls[:3] == [("sweep", 0), ("trees", open_search.DEEPEST, early), ("sweep", leaves)]
     if gains:
-        assert calls[3:5] == [("trees", open_search.DEEPEST, later), ("sweep", open_search.SWEEPS[2][0])]
+        assert calls[3:5] == [("trees", open_search.DEEPEST, later), ("sweep", open_search.TIGHTENING_PASSES[2][0])]
     else:
         assert calls[3:] == [("trees", torch.inf, 1.0)]
 
 
 @pytest.mark.parametrize("holds", [True, False])
-def test_without_sweeps_there_is_one_round_of_trees(tmp_path, sweeps, holds):
+def test_without_tightening_there_is_one_round_of_trees(tmp_path, sweeps, holds):
     planted = Planted(tmp_path, 2)
     level, without = planted.level(1, 0, 0, above=0.2 if holds else 0.0), ("inner-attack", "neuron-search")
     result, _ = planted.run(f"(>= Y_0 {level!r})", seconds=20.0 if holds else 1.0, without=without)
@@ -243,12 +248,12 @@ def test_a_passed_deadline_proves_nothing(tmp_path, monkeypatch):
     planted = Planted(tmp_path, 0)
     search, problem = planted.search(f"(>= Y_0 {planted.level(1, 0, 0, above=0.2)})")
     asked = []
-    genuine = OpenSearch.run
+    genuine = UnstableSearch.run
 
-    def late(self, hulls, aims, deadline, result):
-        asked.append(aims)
-        return genuine(self, hulls, aims, Deadline(0.0), result)
+    def late(self, preactivations, properties, deadline, result):
+        asked.append(properties)
+        return genuine(self, preactivations, properties, Deadline(0.0), result)
 
-    monkeypatch.setattr(OpenSearch, "run", late)
+    monkeypatch.setattr(UnstableSearch, "run", late)
     assert not search.run(problem.objective, Deadline(20)).proved
     assert len(asked[0]) == 1

@@ -3,7 +3,7 @@
 The bound of a row is the value, at the corner x of the input box where the row's linear form is least, of the network
 in which every activation is replaced by the line that the pass used. So its derivative by a ReLU's lower slope is the
 coefficient behind the ReLU, where that is positive, times the ReLU's input at x in that network; and by the multiplier
-of a fixed sign, minus the sign times that input.
+of a split constraint, minus the sign times that input.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class _Adam:
 
 @dataclass(slots=True, eq=False)
 class Choices:
-    """Lower slopes, and multipliers of fixed signs, by the start of a ReLU, (batch, n) each."""
+    """Lower slopes, and multipliers of split constraints, by the start of a ReLU, (batch, n) each."""
 
     alpha: dict[int, Floats] = field(default_factory=dict)
     beta: dict[int, Floats] = field(default_factory=dict)
 
 
 def ascend(
-    bounds: Bounds, places: Places, rows: Floats, goal: Floats, signs: dict[int, Floats], start: Choices, steps: int
+    bounds: Bounds, places: Places, rows: Floats, goal: Floats, phases: dict[int, Floats], start: Choices, steps: int
 ) -> Floats:
     """The best lower bound of one row for each box of a batch over some gradient steps: (batch,).
 
@@ -55,7 +55,7 @@ def ascend(
         bounds: of every place, on the batch.
         places, rows: (n,) and (batch, 1, n).
         goal: (batch,) bounds above it are good enough.
-        signs: the signs of ReLUs' inputs that are known on each box, (batch, n) in {-1, 0, 1}.
+        phases: the signs of ReLUs' inputs that are known on each box, (batch, n) in {-1, 0, 1}.
         start: what to begin with; the slopes that waste less, and no multipliers, where it says nothing.
     """
     network = bounds.network
@@ -63,11 +63,11 @@ def ascend(
     relus = [block for block in network.relus if block.start < last]
     bounds.make_lines("adaptive", start.alpha or None)
     alpha = {block.start: bounds.lines[block.start].below_slope.copy() for block in relus}
-    beta = {at: start.beta.get(at, np.zeros(sign.shape)) for at, sign in signs.items() if at in alpha}
+    beta = {at: start.beta.get(at, np.zeros(sign.shape)) for at, sign in phases.items() if at in alpha}
     climbers = {at: _Adam(RATE) for at in alpha} | {-1 - at: _Adam(RATE) for at in beta}
     best = np.full(bounds.lower.shape[0], -np.inf)
     for step in range(steps + 1):
-        passed = bounds.rows_below(places, rows, {at: beta[at] * signs[at] for at in beta}, keep=True)
+        passed = bounds.rows_below(places, rows, {at: beta[at] * phases[at] for at in beta}, keep=True)
         best = np.fmax(best, passed.lower[:, 0])
         if step == steps or (best > goal).all():
             break
@@ -80,14 +80,14 @@ def ascend(
             gradient[:, :width] = positive * z[:, :width]
             alpha[at] = np.clip(alpha[at] + climbers[at].step(np.nan_to_num(gradient)), 0.0, 1.0)
             if at in beta:
-                pull = climbers[-1 - at].step(np.nan_to_num(-signs[at] * z))
-                beta[at] = np.maximum(beta[at] + pull, 0.0) * (signs[at] != 0)
+                pull = climbers[-1 - at].step(np.nan_to_num(-phases[at] * z))
+                beta[at] = np.maximum(beta[at] + pull, 0.0) * (phases[at] != 0)
         bounds.make_lines("adaptive", alpha)
     return best
 
 
 def tighten(network: Network, lower: Floats, upper: Floats, steps: int) -> tuple[Floats, Floats]:
-    """Bounds of every place on one box, (1, places) each; each open ReLU gets slopes of its own.
+    """Bounds of every place on one box, (1, places) each; each unstable neuron gets slopes of its own.
 
     Args:
         lower, upper: the input box, (inputs,).
@@ -99,11 +99,11 @@ def tighten(network: Network, lower: Floats, upper: Floats, steps: int) -> tuple
         open_ = np.unique(block.places[(low < 0) & (high > 0)])
         for part in np.array_split(open_, max(1, 2 * open_.size * network.size // ENTRIES)) if open_.size else []:
             many = np.repeat(part, 2)
-            signs = np.tile([1.0, -1.0], part.size)
+            phases = np.tile([1.0, -1.0], part.size)
             boxes = np.broadcast_to(lower, (many.size, lower.size)), np.broadcast_to(upper, (many.size, upper.size))
             bounds = Bounds(network, *boxes, (whole.lower, whole.upper))
             rows = np.zeros((many.size, 1, part.size))
-            rows[np.arange(many.size), 0, np.repeat(np.arange(part.size), 2)] = signs
+            rows[np.arange(many.size), 0, np.repeat(np.arange(part.size), 2)] = phases
             found = ascend(bounds, part, rows, np.zeros(many.size), {}, Choices(), steps)
             whole.lower[0, part] = np.fmax(whole.lower[0, part], found[::2])
             whole.upper[0, part] = np.fmin(whole.upper[0, part], -found[1::2])

@@ -9,8 +9,8 @@
 
 Hashes are of the uncompressed files. Boxes and disjuncts are numbered as in the Specification, layers as the ReLUs of
 the ONNX file, neurons in C order. `alpha` holds the lower slopes of all ReLUs, layers one after another, as float16,
-deflated, in base64; `beta` the multipliers of the fixed signs. A tree says nothing about boxes: they follow from the
-specification and the splits, so a tree without holes covers its input box whatever numbers it has.
+deflated, in base64; `beta` the multipliers of the split constraints. A tree says nothing about boxes: they follow from
+the specification and the splits, so a tree without holes covers its input box whatever numbers it has.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class InputSplit:
 
 
 @dataclass(frozen=True, slots=True)
-class SignSplit:
+class ReluSplit:
     """The input of a ReLU's neuron >= 0, and <= 0."""
 
     layer: int
@@ -76,7 +76,7 @@ class Leaf:
     beta: tuple[tuple[int, int, float], ...] = ()
 
 
-Node = InputSplit | SignSplit | Leaf
+Node = InputSplit | ReluSplit | Leaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def read_certificate(path: str | Path) -> Certificate:
 def _as_json(node: Node) -> dict[str, Any]:
     if isinstance(node, InputSplit):
         return {"split": "input", "input": node.input, "at": node.at}
-    if isinstance(node, SignSplit):
+    if isinstance(node, ReluSplit):
         return {"split": "relu", "layer": node.layer, "neuron": node.neuron}
     shown: dict[str, Any] = {"leaf": node.method}
     if node.alpha is not None:
@@ -178,7 +178,7 @@ def _from_json(value: dict[str, Any]) -> Node:
     if kind == "input":
         return InputSplit(_natural(value["input"]), _finite(value["at"]))
     if kind == "relu":
-        return SignSplit(_natural(value["layer"]), _natural(value["neuron"]))
+        return ReluSplit(_natural(value["layer"]), _natural(value["neuron"]))
     if kind is not None or not isinstance(value["leaf"], str):
         raise ValueError(f"no node of a tree: {value!r:.80}")
     alpha = None

@@ -1,8 +1,8 @@
 """Checks a certificate of `unsat`: its trees cover every input box, and every leaf is proved again.
 
-Nothing that a certificate says is believed. Boxes come from the specification, signs from the tree; recorded slopes and
-multipliers are suggestions that any value of would be sound. What is shared with the search is the reader of VNN-LIB
-files; networks are read, and bounded, by code of its own, in float64 with outward rounding.
+Nothing that a certificate says is believed. Boxes come from the specification, split constraints from the tree;
+recorded slopes and multipliers are suggestions that any value of would be sound. What is shared with the search is the
+reader of VNN-LIB files; networks are read, and bounded, by code of its own, in float64 with outward rounding.
 
 A valid certificate says that no point of an input box reaches the unsafe set: neither for the function over real
 numbers that the file describes, nor for what ONNX Runtime may compute in the model's own number type, in any order of
@@ -26,7 +26,7 @@ from zonoplug.certificates.certificate import (
     Floats,
     InputSplit,
     Proof,
-    SignSplit,
+    ReluSplit,
     read_certificate,
     sha256_of,
 )
@@ -121,19 +121,19 @@ def regions_of(proof: Proof, lower: Floats, upper: Floats, network: Network, fir
     for place, node in enumerate(proof.nodes):
         if not stack:
             raise CertificateError(f"The tree of box {proof.box} is complete before its node {place}.")
-        low, high, signs = stack.pop()
+        low, high, phases = stack.pop()
         if isinstance(node, InputSplit):
             axis = node.input
             if not (axis < low.size and low[axis] <= node.at <= high[axis]):
                 raise CertificateError(f"Node {place} of box {proof.box}: its split lies outside of its subdomain.")
             middle_high, middle_low = high.copy(), low.copy()
             middle_high[axis] = middle_low[axis] = node.at
-            stack += [(middle_low, high, signs), (low, middle_high, signs)]
-        elif isinstance(node, SignSplit):
+            stack += [(middle_low, high, phases), (low, middle_high, phases)]
+        elif isinstance(node, ReluSplit):
             key = (node.layer, node.neuron)
-            if not (node.layer < len(sizes) and node.neuron < sizes[node.layer] and key not in signs):
+            if not (node.layer < len(sizes) and node.neuron < sizes[node.layer] and key not in phases):
                 raise CertificateError(f"Node {place} of box {proof.box}: there is no neuron {key} to split on.")
-            stack += [(low, high, {**signs, key: -1}), (low, high, {**signs, key: 1})]
+            stack += [(low, high, {**phases, key: -1}), (low, high, {**phases, key: 1})]
         else:
             if any(layer >= len(sizes) or neuron >= sizes[layer] for layer, neuron, _ in node.beta):
                 raise CertificateError(f"Node {place} of box {proof.box}: multipliers of neurons that do not exist.")
@@ -141,7 +141,7 @@ def regions_of(proof: Proof, lower: Floats, upper: Floats, network: Network, fir
                 raise CertificateError(
                     f"Node {place} of box {proof.box}: {node.alpha.size} slopes for {sum(sizes)} ReLU neurons."
                 )
-            yield Region(low, high, signs, node, number)
+            yield Region(low, high, phases, node, number)
             number += 1
     if stack:
         raise CertificateError(f"The tree of box {proof.box} is not complete: {len(stack)} subdomains are missing.")
@@ -193,8 +193,8 @@ def _require_all_disjuncts(claim: Certificate, spec: Specification) -> None:
 
 
 def _describe(region: Region, proof: Proof) -> str:
-    signs = f", {len(region.signs)} signs" if region.signs else ""
+    phases = f", {len(region.phases)} split constraints" if region.phases else ""
     method = f", proved by {region.leaf.method}" if region.leaf.method else ", not bounded by the search"
     moving = np.flatnonzero(region.upper > region.lower)[:6]
     ranges = "".join(f", x_{i} in [{region.lower[i]:.6g}, {region.upper[i]:.6g}]" for i in moving)
-    return f"box {proof.box}{signs}{method}{ranges}"
+    return f"box {proof.box}{phases}{method}{ranges}"

@@ -200,11 +200,11 @@ class _Reader:
             self._constant(node, place)
         return self._as_places(node.input[place])
 
-    def _total(self, parts: list[Places], signs: Floats) -> Places:
+    def _total(self, parts: list[Places], phases: Floats) -> Places:
         """The sum of tensors, broadcast."""
         wide = np.broadcast_arrays(*parts)
         places = np.stack([part.reshape(-1) for part in wide], axis=1)
-        weight = np.broadcast_to(signs, places.shape)
+        weight = np.broadcast_to(phases, places.shape)
         return self.network.sparse(places, weight, np.zeros(places.shape[0]), "addition").reshape(wide[0].shape)
 
     def _mul(self, node: NodeProto, _: dict[str, Any]) -> Places:

@@ -29,14 +29,14 @@ class Region:
 
     Attributes:
         lower, upper: its input box, (inputs,).
-        signs: (layer, neuron) to 1 or -1, the sign of a ReLU's input that is known.
+        phases: (layer, neuron) to 1 or -1, the sign of a ReLU's input that is known.
         leaf: the certificate's leaf that it is, or is a part of.
         number: the leaf's, counted from 0 through the file.
     """
 
     lower: Floats
     upper: Floats
-    signs: dict[tuple[int, int], int]
+    phases: dict[tuple[int, int], int]
     leaf: Leaf
     number: int
 
@@ -116,7 +116,7 @@ class Prover:
     Args:
         network, rows: of what.
         lower, upper: the input box, (inputs,).
-        shared: bounds of the whole box, kept for the provers of its other disjuncts; made where splits on signs or
+        shared: bounds of the whole box, kept for the provers of its other disjuncts; made where splits of ReLUs or
             too many inputs to split make a good start worth it.
     """
 
@@ -142,7 +142,7 @@ class Prover:
             batch, waiting = waiting[-self.batch :], waiting[: -self.batch]
             open_ = batch
             scores: list[Choice] = []
-            if any(region.signs for region in batch):
+            if any(region.phases for region in batch):
                 self._tighten()
             for effort in EFFORTS:
                 if open_:
@@ -167,9 +167,9 @@ class Prover:
     def _attempt(self, regions: list[Region], strategies: tuple[str, ...]) -> tuple[list[Region], list[Choice]]:
         """The regions that stay open, and where to split each: an input, a neuron, or nowhere."""
         lower, upper = (np.stack([getattr(region, side) for region in regions]) for side in ("lower", "upper"))
-        signs = self._signs(regions)
+        phases = self._phases(regions)
         bounds = Bounds(self._network, lower, upper, self._shared[0] if self._shared else None)
-        bounds.run(signs, strategies)
+        bounds.run(phases, strategies)
         excluded = np.zeros((len(regions), self._rows.count), np.bool_)
         excluded |= bounds.empty[:, None]
         if excluded.all():
@@ -187,7 +187,7 @@ class Prover:
             if excluded.all():
                 return [], []
         if strategies == EFFORTS[-1]:
-            self._ascend(bounds, regions, signs, alpha, last.lower - limits, limits, excluded)
+            self._ascend(bounds, regions, phases, alpha, last.lower - limits, limits, excluded)
         open_ = np.flatnonzero(~excluded.all(axis=1))
         if not open_.size:
             return [], []
@@ -210,7 +210,7 @@ class Prover:
         self,
         bounds: Bounds,
         regions: list[Region],
-        signs: dict[int, Floats],
+        phases: dict[int, Floats],
         alpha: dict[int, Floats],
         margins: Floats,
         limits: Floats,
@@ -228,7 +228,7 @@ class Prover:
             limit = limits[every, row]
             goal = np.where(excluded[:, disjunct], -np.inf, limit)
             rows = self._rows.coefficients[row][:, None]
-            found = ascent.ascend(bounds, self._network.outputs, rows, goal, signs, start, LEAF_STEPS)
+            found = ascent.ascend(bounds, self._network.outputs, rows, goal, phases, start, LEAF_STEPS)
             excluded[:, disjunct] |= found > limit
 
     def _neuron(
@@ -244,18 +244,18 @@ class Prover:
             height = np.where(open_, -low * high / np.where(open_, high - low, 1.0), 0.0)
             cost = np.abs(coefficients[block.start][place, row]) * height[: coefficients[block.start].shape[2]]
             neuron = int(cost.argmax())
-            if cost[neuron] > best and (layer, neuron) not in region.signs:
+            if cost[neuron] > best and (layer, neuron) not in region.phases:
                 best, found = float(cost[neuron]), (layer, neuron)
         return found
 
-    def _signs(self, regions: list[Region]) -> dict[int, Floats]:
-        signs: dict[int, Floats] = {}
+    def _phases(self, regions: list[Region]) -> dict[int, Floats]:
+        phases: dict[int, Floats] = {}
         for place, region in enumerate(regions):
-            for (layer, neuron), sign in region.signs.items():
+            for (layer, neuron), sign in region.phases.items():
                 block = self._relus[layer]
-                table = signs.setdefault(block.start, np.zeros((len(regions), block.places.size)))
+                table = phases.setdefault(block.start, np.zeros((len(regions), block.places.size)))
                 table[place, neuron] = sign
-        return signs
+        return phases
 
     def _alpha(self, regions: list[Region]) -> dict[int, Floats]:
         """The recorded slopes by ReLU; 0 where a region has none. Empty if none has any, or if they do not fit."""
@@ -273,7 +273,7 @@ class Prover:
         pulls: dict[int, Floats] = {}
         for place, region in enumerate(regions):
             for layer, neuron, beta in region.leaf.beta:
-                sign = region.signs.get((layer, neuron), 0)
+                sign = region.phases.get((layer, neuron), 0)
                 if sign:
                     block = self._relus[layer]
                     table = pulls.setdefault(block.start, np.zeros((len(regions), block.places.size)))
@@ -284,13 +284,13 @@ class Prover:
 def _pieces(region: Region, choice: tuple[int, int] | int) -> list[Region]:
     if isinstance(choice, tuple):
         return [
-            Region(region.lower, region.upper, {**region.signs, choice: sign}, region.leaf, region.number)
+            Region(region.lower, region.upper, {**region.phases, choice: sign}, region.leaf, region.number)
             for sign in (1, -1)
         ]
     middle = region.lower[choice] + (region.upper[choice] - region.lower[choice]) / 2
     high, low = region.upper.copy(), region.lower.copy()
     high[choice] = low[choice] = middle
     return [
-        Region(region.lower, high, region.signs, region.leaf, region.number),
-        Region(low, region.upper, region.signs, region.leaf, region.number),
+        Region(region.lower, high, region.phases, region.leaf, region.number),
+        Region(low, region.upper, region.phases, region.leaf, region.number),
     ]

@@ -14,7 +14,7 @@ coefficients A at the outputs takes |A| d off. These coefficients have their sig
 by its own way to the output alone. See runtime_rounding.py for d.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1 (gamma); Zhang et al., NeurIPS 2018 (linear
-bounds backward); Wang et al., NeurIPS 2021 (multipliers of fixed signs).
+bounds backward); Wang et al., NeurIPS 2021 (multipliers of split constraints).
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ class Bounds:
         self._errors: dict[int, Floats] = {}
         self._peak = np.maximum(np.abs(lower), np.abs(upper)).max(axis=1, initial=1.0)
 
-    def run(self, signs: dict[int, Floats], strategies: tuple[str, ...] = ()) -> None:
+    def run(self, phases: dict[int, Floats], strategies: tuple[str, ...] = ()) -> None:
         """Bound all places from the inputs on.
 
         Args:
-            signs: by an activation's start, its inputs' signs, (batch, n) in {-1, 0, 1}, 0 where nothing is known.
+            phases: by an activation's start, its inputs' signs, (batch, n) in {-1, 0, 1}, 0 where nothing is known.
             strategies: slopes of backward passes that tighten the inputs of activations: "adaptive", "parallel".
         """
         for block in self.network.blocks:
@@ -87,8 +87,8 @@ class Bounds:
             else:
                 for strategy in strategies:
                     self._tighten(block, strategy)
-                if block.start in signs:
-                    self._apply_signs(block, signs[block.start])
+                if block.start in phases:
+                    self._apply_phases(block, phases[block.start])
                 self._image(block)
 
     def make_lines(self, strategy: str, alpha: dict[int, Floats] | None = None) -> None:
@@ -96,7 +96,7 @@ class Bounds:
 
         Args:
             strategy: "parallel" for the chord's slope on both sides, "adaptive" for the slope that wastes less.
-            alpha: by an activation's start, lower slopes in [0, 1] to use where a ReLU's sign is open.
+            alpha: by an activation's start, lower slopes in [0, 1] to use where a ReLU is unstable.
         """
         for block in self.network.activations:
             self._choose_lines(block, strategy, None if alpha is None else alpha.get(block.start))
@@ -250,7 +250,7 @@ class Bounds:
         self.lower[:, where] = np.fmax(self.lower[:, where], lower)
         self.upper[:, where] = np.fmin(self.upper[:, where], upper)
 
-    def _apply_signs(self, block: Activation, sign: Floats) -> None:
+    def _apply_phases(self, block: Activation, sign: Floats) -> None:
         low, high = self.lower[:, block.places], self.upper[:, block.places]
         none = ((sign > 0) & (high < 0)).any(axis=1) | ((sign < 0) & (low > 0)).any(axis=1)
         self.empty |= none & ~self.overflows

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zonoplug.certificates.certificate import Floats, InputSplit, Leaf, Node, SignSplit
+from zonoplug.certificates.certificate import Floats, InputSplit, Leaf, Node, ReluSplit
 
 Ints = NDArray[np.int64]
 MAX_NODES = 4_000_000
@@ -22,14 +22,14 @@ class LeafTable:
 
     Attributes:
         lower, upper: their boxes, (leaves, inputs).
-        signs: of each, the neurons whose sign is fixed: code + 1 where it is >= 0, -(code + 1) where it is <= 0.
+        phases: of each, the split neurons: code + 1 where it is >= 0, -(code + 1) where it is <= 0.
         layers: (layers,) the first code of each ReLU layer.
         leaves: what is written for each.
     """
 
     lower: Floats
     upper: Floats
-    signs: list[Ints]
+    phases: list[Ints]
     layers: Ints
     leaves: list[Leaf]
 
@@ -37,7 +37,7 @@ class LeafTable:
 def find_tree(table: LeafTable, lower: Floats, upper: Floats) -> list[Node]:
     """A tree in preorder over the box [lower, upper] (inputs,) each, whose leaves are those of the table.
 
-    At each step a cut is looked for that no leaf lies across: a coordinate and a value, or a neuron whose sign all
+    At each step a cut is looked for that no leaf lies across: a coordinate and a value, or a neuron whose phase all
     leaves fix. Where leaves overlap and no cut exists, the first of them stands for all.
     """
     nodes: list[Node] = []
@@ -59,10 +59,10 @@ def find_tree(table: LeafTable, lower: Floats, upper: Floats) -> list[Node]:
         neuron = _common_neuron(table, members, known)
         if neuron is not None:
             layer = int(np.searchsorted(table.layers, neuron, side="right")) - 1
-            nodes.append(SignSplit(layer, neuron - int(table.layers[layer])))
+            nodes.append(ReluSplit(layer, neuron - int(table.layers[layer])))
             code, known = neuron + 1, known | {neuron}
-            positive = np.array([member for member in members if code in table.signs[member]], np.int64)
-            negative = np.array([member for member in members if -code in table.signs[member]], np.int64)
+            positive = np.array([member for member in members if code in table.phases[member]], np.int64)
+            negative = np.array([member for member in members if -code in table.phases[member]], np.int64)
             stack += [(low, high, negative, known), (low, high, positive, known)]
             continue
         nodes.append(table.leaves[members[0]] if members.size else Leaf(""))
@@ -98,12 +98,12 @@ def _face(lower: Floats, upper: Floats, low: Floats, high: Floats) -> tuple[int,
 
 
 def _common_neuron(table: LeafTable, members: Ints, known: frozenset[int]) -> int | None:
-    """A neuron, not yet split on here, whose sign every member fixes; the most even one."""
+    """A neuron, not yet split on here, whose phase every member fixes; the most even one."""
     if not members.size:
         return None
-    signs = np.concatenate([table.signs[member] for member in members])
-    neurons, counts = np.unique(np.abs(signs), return_counts=True)
+    phases = np.concatenate([table.phases[member] for member in members])
+    neurons, counts = np.unique(np.abs(phases), return_counts=True)
     shared = [int(neuron) for neuron in neurons[counts == members.size] if int(neuron) - 1 not in known]
     if not shared:
         return None
-    return max(shared, key=lambda neuron: -abs(members.size - 2 * int((signs == neuron).sum()))) - 1
+    return max(shared, key=lambda neuron: -abs(members.size - 2 * int((phases == neuron).sum()))) - 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from zonoplug.domain.convolutions import LocalMap
 from zonoplug.domain.dense_block import DenseBlock, GeneratorBlock, dual_norm, join_dense, join_small
 from zonoplug.domain.linear_maps import LinearMap, Shape
-from zonoplug.domain.patches import PatchBlock, born, entries_of, single_entries, sum_patches
+from zonoplug.domain.patches import PatchBlock, entries_of, introduced, single_entries, sum_patches
 from zonoplug.domain.symbols import SymbolIds
 
 __all__ = [
@@ -63,7 +63,7 @@ class DiagonalBlock(GeneratorBlock):
 
     def map(self, linear: LinearMap) -> GeneratorBlock:
         if isinstance(linear, LocalMap) and len(self.coordinates) == linear.rank + 1:
-            return born(linear, self.symbols, self.values, self.index, self.coordinates, self.norm)
+            return introduced(linear, self.symbols, self.values, self.index, self.coordinates, self.norm)
         return DenseBlock(self.symbols, linear.columns(self.values, self.index, self.coordinates), self.norm)
 
     def reshape(self, shape: Shape) -> DiagonalBlock:

@@ -119,7 +119,7 @@ def entries_of(window: Shape, linear: LocalMap, shape: Shape) -> int:
     return shape[0] * prod(image) if pays(image, shape) else prod(shape)
 
 
-def born(
+def introduced(
     linear: LocalMap, symbols: SymbolIds, values: Tensor, index: Tensor, shape: Shape, norm: float
 ) -> GeneratorBlock:
     """Images of generators with one entry each: values (batch, k) at flat coordinates index (batch, k) of `shape`."""

@@ -60,28 +60,28 @@ class Stage:
         shape: of the columns.
         inputs: earlier stages.
         function: the inputs' blocks, all for the same few symbols, -> blocks.
-        born: blocks in which symbols begin; only in stages without inputs, whose function gets their selection.
+        introduced: blocks in which symbols begin; only in stages without inputs, whose function gets their selection.
     """
 
     shape: Shape
     inputs: tuple[Stage, ...]
     function: Callable[..., Blocks]
-    born: Blocks = ()
+    introduced: Blocks = ()
 
     def blocks(self, ids: SymbolIds, earlier: Sequence[Blocks]) -> Blocks:
         """The blocks of this stage for the symbols `ids`."""
         if self.inputs:
             return self.function(*earlier)
-        marks = [(block, torch.isin(block.symbols, ids)) for block in self.born]
+        marks = [(block, torch.isin(block.symbols, ids)) for block in self.introduced]
         return tuple(block.select(mark) for block, mark in marks if bool(mark.any()))
 
 
 def stage_of(blocks: Blocks) -> Stage:
     """A stage with the columns of some blocks, of which some may be streamed."""
     streamed = [block.last for block in blocks if isinstance(block, StreamedBlock)]
-    born = tuple(block for block in blocks if not isinstance(block, StreamedBlock))
+    introduced = tuple(block for block in blocks if not isinstance(block, StreamedBlock))
     shape = blocks[0].shape
-    stages = (*streamed, Stage(shape, (), tuple, born)) if born else tuple(streamed)
+    stages = (*streamed, Stage(shape, (), tuple, introduced)) if introduced else tuple(streamed)
     return stages[0] if len(stages) == 1 else Stage(shape, stages, lambda *parts: sum(parts, ()))
 
 
@@ -159,7 +159,7 @@ class StreamedBlock(GeneratorBlock):
         size = max(self.num_symbols, 1)
         if self.limit_bytes is not None:
             number_bytes = self.like.shape[0] * self.like.element_size()
-            held = number_bytes * sum(block.entries for stage in order for block in stage.born)
+            held = number_bytes * sum(block.entries for stage in order for block in stage.introduced)
             room = max(3 * self.limit_bytes // 4 - held, self.limit_bytes // 4)
             size = max(1, room // (number_bytes * _live_entries(order)))
         for start in range(0, self.num_symbols, size):

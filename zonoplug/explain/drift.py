@@ -1,8 +1,8 @@
 """What symbol reduction does to an explanation: how maps drift, and how the unattributed mass grows.
 
 Reducing symbols that are not the input's moves their mass to the box and leaves every a_i as it was at that point of
-the network. Behind it, wider hulls choose other relaxations, so the a_i of the output may still change. A reduction
-that takes input symbols takes their pixels out of the map.
+the network. Behind it, wider pre-activation bounds choose other relaxations, so the a_i of the output may still change.
+A reduction that takes input symbols takes their pixels out of the map.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zonoplug.errors import ZonoplugError
 from zonoplug.explain.decision import Decision
 from zonoplug.explain.influence import Influence, decompose
 from zonoplug.explain.metrics import spearman, top_agreement
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.propagation import Propagation, propagate
 from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.reduction import REDUCTIONS, AboveSymbols, Reduction
@@ -45,25 +45,35 @@ def reduced_influence(
         reduction: None for none.
         max_symbols: the budget at every layer.
         protect_inputs: whether the input set's symbols stay, even above the budget.
-        known: bounds of nodes that hold from elsewhere; with an unreduced walk's, relaxations stay what they were.
+        known: bounds of nodes that hold from elsewhere; with an unreduced propagation's, relaxations stay what they
+            were.
     """
     symbols = SymbolSource()
     name = module.input_name[0]
     with torch.no_grad():
         inputs = input_set.to_zonotope(symbols, name)
-        options = WalkOptions()
+        options = PropagationOptions()
         if reduction is not None:
-            options = WalkOptions(reduction, AboveSymbols(max_symbols), protect_inputs)
-        hulls = {name: input_set.interval_hull(), **(known or {})}
+            options = PropagationOptions(reduction, AboveSymbols(max_symbols), protect_inputs)
+        preactivations = {name: input_set.interval_hull(), **(known or {})}
         slopes = _chords(module, known or {})
-        propagation = propagate(module, {name: inputs}, symbols, options, decision.rows, known=hulls, slopes=slopes)
+        propagation = propagate(
+            module, {name: inputs}, symbols, options, decision.rows, known=preactivations, slopes=slopes
+        )
     return decompose(propagation, module, inputs, decision), propagation
 
 
-def _chords(module: ZonotopeModule, hulls: Mapping[str, Interval]) -> dict[str, Tensor]:
-    """ReLU -> the slope that an unreduced walk with these hulls takes; a box in a reduced one may change it."""
+def _chords(module: ZonotopeModule, preactivations: Mapping[str, Interval]) -> dict[str, Tensor]:
+    """ReLU -> the slope that an unreduced propagation with these pre-activation bounds takes;
+
+    a box in a reduced one may change it.
+    """
     relus = [node for node in module._modules.values() if type(node).__name__ == "BoundRelu"]
-    return {node.name: relu(*hulls[node.inputs[0].name]).slope for node in relus if node.inputs[0].name in hulls}
+    return {
+        node.name: relu(*preactivations[node.inputs[0].name]).slope
+        for node in relus
+        if node.inputs[0].name in preactivations
+    }
 
 
 @dataclass(frozen=True, slots=True)

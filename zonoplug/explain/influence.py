@@ -2,7 +2,7 @@
 
 After one propagation a margin is
 
-    m  in  c + sum_i a_i e_i + sum_j b_j e_j +/- box,      e_i of the inputs, e_j born inside the network,
+    m  in  c + sum_i a_i e_i + sum_j b_j e_j +/- box,      e_i of the inputs, e_j introduced inside the network,
 
 so |a_i| is how far input i moves it within the certified relaxation, the sign of a_i says which way, and
 sum_j |b_j| + box is the *unattributed mass*: what the relaxation adds and no input accounts for.
@@ -26,7 +26,7 @@ from zonoplug.explain.decision import Decision, as_target, network_outputs, take
 from zonoplug.lirpa.compat import check_graph
 from zonoplug.lirpa.forward.propagation import Propagation
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import ZonotopeModule, build, walk
+from zonoplug.lirpa.module import ZonotopeModule, build, forward_propagation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,7 +241,7 @@ class SymbolInfluence:
             raise SettingError(f"The network takes one input at a time, and got {inputs.shape[0]}.")
         decision = decision if decision.batch == inputs.shape[0] else decision.repeat(inputs.shape[0])
         with torch.no_grad():
-            propagation = walk(module, [input_set], self.method, decision.rows, rounding=self.rounding)
+            propagation = forward_propagation(module, [input_set], self.method, decision.rows, rounding=self.rounding)
             zonotope = input_set.to_zonotope(SymbolSource(), module.input_name[0])
         return decompose(propagation, module, zonotope, decision)
 

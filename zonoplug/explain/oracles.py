@@ -29,8 +29,8 @@ SAMPLES = 64
 
 
 @dataclass(slots=True, eq=False)
-class BoundJudge:
-    """Judges by one bound method on the whole box: PROVED or UNKNOWN.
+class BoundOracle:
+    """Oracles by one bound method on the whole box: PROVED or UNKNOWN.
 
     Attributes:
         module: the network in the host.
@@ -64,8 +64,8 @@ class BoundJudge:
 
 
 @dataclass(slots=True, eq=False)
-class VerifierJudge:
-    """Judges by the whole verifier, attack and search included.
+class VerifierOracle:
+    """Oracles by the whole verifier, attack and search included.
 
     Attributes:
         model: the network as read from its file.
@@ -91,22 +91,22 @@ class VerifierJudge:
 
 
 @dataclass(slots=True, eq=False)
-class CascadeJudge:
-    """Asks one judge after the other until one knows: cheap ones first."""
+class CascadeOracle:
+    """Asks one oracle after the other until one knows: cheap ones first."""
 
-    judges: tuple[BoundJudge | VerifierJudge | AttackJudge, ...]
+    oracles: tuple[BoundOracle | VerifierOracle | AttackOracle, ...]
 
     def __call__(self, free: Tensor) -> Answer:
-        for judge in self.judges:
-            answer = judge(free)
+        for oracle in self.oracles:
+            answer = oracle(free)
             if answer is not Answer.UNKNOWN:
                 return answer
         return Answer.UNKNOWN
 
 
 @dataclass(slots=True, eq=False)
-class AttackJudge:
-    """Judges by attack alone: REFUTED or UNKNOWN."""
+class AttackOracle:
+    """Oracles by attack alone: REFUTED or UNKNOWN."""
 
     network: torch.nn.Module
     region: Region

@@ -1,8 +1,8 @@
 """Certified sufficient sets: features that alone settle the decision, whatever all others do in the box.
 
-First certificates from single propagations free many features at once; then a traversal asks a judge about the rest;
+First certificates from single propagations free many features at once; then a traversal asks a oracle about the rest;
 last, an attack shows for each feature that is left what happens without it. What is proved stays proved: the set
-returned was the very question of a certificate or of a judge that said yes.
+returned was the very question of a certificate or of a oracle that said yes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOST_PASSES = 24
 LEAST_STEP = 1 / 50  # of all features: smaller steps are the traversal's
 ATTACK_BATCH = 256
 
-JudgeTensor = Callable[[Tensor], Answer]  # (features,) bool, True where free
+OracleTensor = Callable[[Tensor], Answer]  # (features,) bool, True where free
 
 
 @dataclass(slots=True, eq=False)
@@ -37,10 +37,10 @@ class SufficientSet:
     Attributes:
         kept: features whose values settle the decision, most influential first.
         free: (features,) the others: whatever they are in the box, the decision stands.
-        needed: (features,) True where an attack or the judge showed that freeing this one too breaks the decision.
+        needed: (features,) True where an attack or the oracle showed that freeing this one too breaks the decision.
         importance: (features,) influence, as last known.
         by_certificate: how many features the certificates freed.
-        passes, calls: propagations for certificates, and questions to the judge.
+        passes, calls: propagations for certificates, and questions to the oracle.
         counterexamples: feature -> a point (1, *shape) where the decision falls if that feature is freed too.
         seconds: wall time.
     """
@@ -69,7 +69,7 @@ def sufficient_set(
     explainer: SymbolInfluence | None,
     region: Region,
     decision: Decision,
-    judge: JudgeTensor | None = None,
+    oracle: OracleTensor | None = None,
     traversal: str = "binary",
     importance: Tensor | None = None,
     network: torch.nn.Module | None = None,
@@ -79,14 +79,14 @@ def sufficient_set(
     """A sufficient set of features for the decision at the region's point.
 
     Args:
-        explainer: for the certificates; without one only the judge frees features.
-        judge: asked about the rest; any function from free features to an answer, such as a `BoundJudge`, a
-            `VerifierJudge`, or a bound on a smaller network that stands for this one. None: certificates only.
-        traversal: the order of questions to the judge; see `TRAVERSALS`.
+        explainer: for the certificates; without one only the oracle frees features.
+        oracle: asked about the rest; any function from free features to an answer, such as a `BoundOracle`, a
+            `VerifierOracle`, or a bound on a smaller network that stands for this one. None: certificates only.
+        traversal: the order of questions to the oracle; see `TRAVERSALS`.
         importance: (features,) the order in which features are kept; by symbol influence if None.
         network: attacked at the end, to show which features are needed; None: not attacked.
         deadline: no question is asked after it, and what is proved by then is returned.
-        patience: the judge is not asked any more once it refused this many single features in a row; None: it is asked
+        patience: the oracle is not asked any more once it refused this many single features in a row; None: it is asked
             about all. Least influential features are asked about first, so later ones are the less likely to be freed.
     Raises:
         SettingError: the decision does not stand at the point itself, or there is neither explainer nor importance.
@@ -105,8 +105,8 @@ def sufficient_set(
     free, calls = found.free, 0
     needed, examples = nothing.clone(), dict[int, Tensor]()
     order = [int(f) for f in found.importance.argsort(stable=True) if not bool(free[f])]
-    if judge is not None and order:
-        asked = _Recorded(judge, region.num_features, deadline, free, patience)
+    if oracle is not None and order:
+        asked = _Recorded(oracle, region.num_features, deadline, free, patience)
         TRAVERSALS.get(traversal)(order, frozenset(free.nonzero().flatten().tolist()), asked)
         free, calls = asked.largest, asked.calls
         for question in asked.refuted:
@@ -135,7 +135,7 @@ def sufficient_set(
 class _Recorded:
     """The judge as traversals see it: counts, remembers, and asks nothing after the deadline."""
 
-    judge: JudgeTensor
+    oracle: OracleTensor
     features: int
     deadline: Deadline
     largest: Tensor
@@ -150,7 +150,7 @@ class _Recorded:
         question = torch.zeros(self.features, dtype=torch.bool)
         question[list(free)] = True
         self.calls += 1
-        answer = self.judge(question)
+        answer = self.oracle(question)
         if answer is Answer.PROVED and int(question.sum()) > int(self.largest.sum()):
             self.largest = question
             self.refusals = 0

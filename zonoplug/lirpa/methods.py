@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from zonoplug.errors import UnknownNameError
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.reduction.spelling import ReductionChoice
 
 HOST_SPELLING = {
@@ -18,8 +18,8 @@ HOST_SPELLING = {
     "forward+crown": "Forward+Backward",
 }
 HOST_METHODS = tuple(HOST_SPELLING)
-# Behind a "+": backward bounds of the output over our hulls alone; or ("full") over hulls that the host computes
-# backward too, layer by layer, each intersected with ours.
+# Behind a "+": backward bounds of the output over our pre-activation bounds alone; or ("full") over pre-activation
+# bounds that the host computes backward too, layer by layer, each intersected with ours.
 BACKWARD = ("crown", "alpha-crown", "full-crown", "full-alpha-crown")
 HOST_SPELLING |= {f"full-{name}": HOST_SPELLING[name] for name in ("crown", "alpha-crown")}
 
@@ -29,10 +29,10 @@ class BoundMethod:
     """A way to bound a network.
 
     Attributes:
-        zonotope: whether our walk runs; if not, `backward` names a method of the host.
-        alpha: whether the walk's slopes are optimised.
-        reduction: how and when the walk reduces symbols, or None.
-        backward: the host's method that uses the walk's hulls as intermediate bounds, or None.
+        zonotope: whether our propagation runs; if not, `backward` names a method of the host.
+        alpha: whether the propagation's slopes are optimised.
+        reduction: how and when the propagation reduces symbols, or None.
+        backward: the host's method that uses the propagation's pre-activation bounds as intermediate bounds, or None.
     """
 
     zonotope: bool
@@ -63,7 +63,7 @@ class BoundMethod:
         return self.backward is not None and self.backward.endswith("alpha-crown")
 
     @property
-    def takes_hulls(self) -> bool:
+    def takes_preactivations(self) -> bool:
         """Whether bounds of inner nodes that are known beforehand make the method's bounds tighter."""
         return self.zonotope or self.backward in ("crown", "alpha-crown")
 
@@ -72,12 +72,12 @@ class BoundMethod:
         """Whether a method's name asks for a zonotope."""
         return text is not None and text.strip().lower().removeprefix("alpha-").startswith("zonotope")
 
-    def walk_options(self) -> WalkOptions:
-        """The options of our walk for this method."""
+    def propagation_options(self) -> PropagationOptions:
+        """The options of our propagation for this method."""
         choice = self.reduction
         if choice is None or choice.merging is not None:
-            return WalkOptions(merging=None if choice is None else choice.merging)
-        return WalkOptions(choice.reduction(), choice.schedule, choice.protect_inputs)
+            return PropagationOptions(merging=None if choice is None else choice.merging)
+        return PropagationOptions(choice.reduction(), choice.schedule, choice.protect_inputs)
 
     def __str__(self) -> str:
         if not self.zonotope:

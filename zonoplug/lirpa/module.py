@@ -17,7 +17,7 @@ from zonoplug.errors import SettingError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.forward.alpha import optimise_slopes
 from zonoplug.lirpa.forward.backoff import back_off
-from zonoplug.lirpa.forward.options import PRODUCTS, Fallback, Products, WalkOptions
+from zonoplug.lirpa.forward.options import PRODUCTS, Fallback, Products, PropagationOptions
 from zonoplug.lirpa.forward.propagation import Observer, Propagation, intersect, propagate
 from zonoplug.lirpa.methods import HOST_SPELLING, BoundMethod
 from zonoplug.lirpa.perturbations import InputSetPerturbation, bounded_input, input_set
@@ -44,7 +44,7 @@ class _Options:
     intermediate_bounds: KnownBounds | None = None
 
     def choices(self) -> dict[str, Any]:
-        """What goes into the options of the walk."""
+        """What goes into the options of the propagation."""
         return {name: getattr(self, name) for name in ("fallback", "rounding", "products", "sum_to_one", "limit_bytes")}
 
 
@@ -70,8 +70,9 @@ class ZonotopeModule(compat.BoundedModule):  # type: ignore[misc]
             C: specification matrix (batch, rows, outputs).
             method: such as "zonotope", "zonotope[girard,512]", "zonotope+crown", "CROWN".
             kwargs: for a method of the host what that takes. For ours bound_lower, bound_upper, final_node_name,
-                fallback, rounding, products, sum_to_one, limit_bytes (see `WalkOptions`); and reference_bounds or
-                the host's intermediate bounds (`interm_bounds` in 0.7, `intermediate_layer_bounds` in 0.3): node name
+                fallback, rounding, products, sum_to_one, limit_bytes (see `PropagationOptions`); and reference_bounds
+                or the host's intermediate bounds (`interm_bounds` in 0.7, `intermediate_layer_bounds` in 0.3): node
+                name
                 -> (lower, upper), each (batch, *shape), that hold for all points of the input set. Under either name
                 they are used where they are tighter than our own, so looser ones do no harm; the host's methods let
                 the second kind replace what they would compute.
@@ -155,8 +156,10 @@ def _compute_bounds(
     if options.products not in PRODUCTS:
         raise SettingError(f"Products {options.products!r} is unknown. Known: {', '.join(PRODUCTS)}.")
     known = checked_bounds(module, options.reference_bounds, options.intermediate_bounds)
-    propagation = walk(module, inputs, parsed, C, options.final_node_name, known=known, **options.choices())
-    propagation.hulls = {**known, **propagation.hulls}
+    propagation = forward_propagation(
+        module, inputs, parsed, C, options.final_node_name, known=known, **options.choices()
+    )
+    propagation.preactivations = {**known, **propagation.preactivations}
     bounds = propagation.bounds
     if parsed.backward is not None:
         bounds = _backward(original, module, values, parsed.backward, bounds, propagation, C, options)
@@ -183,9 +186,11 @@ def _backward(
     rows: Tensor | None,
     options: _Options,
 ) -> Interval:
-    """The walk's bounds, intersected with the host's backward bounds over the walk's hulls."""
+    """The propagation's bounds, intersected with the host's backward bounds over the propagation's pre-activation
+    bounds.
+    """
     argument = "reference_bounds" if method.startswith("full-") else compat.intermediate_bounds_argument()
-    hulls = {name: tuple(hull) for name, hull in propagation.hulls.items() if name in module._modules}
+    preactivations = {name: tuple(hull) for name, hull in propagation.preactivations.items() if name in module._modules}
     with compat.working_in(bounds.lower.dtype):
         lower, upper = original(
             values,
@@ -195,7 +200,7 @@ def _backward(
             bound_lower=options.bound_lower,
             bound_upper=options.bound_upper,
             final_node_name=options.final_node_name,
-            **{argument: hulls},
+            **{argument: preactivations},
         )
     return intersect(
         bounds,
@@ -203,7 +208,7 @@ def _backward(
     )
 
 
-def walk(
+def forward_propagation(
     module: Any,
     inputs: list[InputSet | Tensor],
     method: BoundMethod,
@@ -214,7 +219,7 @@ def walk(
     observe: Observer | None = None,
     **choices: Any,
 ) -> Propagation:
-    """Our walk over a host module, from input sets (or plain tensors where nothing is perturbed).
+    """Our propagation over a host module, from input sets (or plain tensors where nothing is perturbed).
 
     Args:
         final: name of the node to bound; the output by default.
@@ -223,15 +228,15 @@ def walk(
         known: node name -> bounds (batch, *shape) from elsewhere that hold for all points of the input sets; used
             wherever they are tighter than the zonotope's own.
         observe: is shown each relaxation with its operands; not where slopes are optimised.
-        choices: fields of `WalkOptions` that the method leaves open.
+        choices: fields of `PropagationOptions` that the method leaves open.
     """
-    options = replace(method.walk_options(), **choices)
+    options = replace(method.propagation_options(), **choices)
     places = zip(module.input_name, module.input_index, strict=True)
     sets = {name: inputs[index] for name, index in places if index is not None}
     limits = {name: value.interval_hull() for name, value in sets.items() if isinstance(value, InputSet)}
     outer = {**limits, **{name: within(limits.get(name), bounds) for name, bounds in (known or {}).items()}}
 
-    def walk_with(options: WalkOptions) -> Propagation:
+    def propagate_with(options: PropagationOptions) -> Propagation:
         def once(
             slopes: Mapping[str, Tensor], known: Mapping[str, Interval], observe: Observer | None = None
         ) -> Propagation:
@@ -245,8 +250,8 @@ def walk(
         return optimise_slopes(once, goal) if method.alpha else once({}, {}, observe)
 
     if isinstance(options.schedule, Backoff):
-        return back_off(walk_with, options, options.schedule, goal)
-    return walk_with(options)
+        return back_off(propagate_with, options, options.schedule, goal)
+    return propagate_with(options)
 
 
 def bound_set(
@@ -259,7 +264,7 @@ def bound_set(
     measure: bool = False,
     known: Mapping[str, Interval] | None = None,
 ) -> tuple[Interval, Propagation | None]:
-    """Bounds over an input set by any method, ours or the host's, and the walk behind them if there was one.
+    """Bounds over an input set by any method, ours or the host's, and the propagation behind them if there was one.
 
     Args:
         inputs: a box or another set, (batch, *input_shape).
@@ -289,8 +294,10 @@ def bound_set(
         with compat.working_in(like.dtype):
             lower, upper = host(values, None, full, HOST_SPELLING[str(method)], bound_upper=rows is None, **given)
         return Interval(lower.detach(), torch.full_like(lower, torch.inf) if upper is None else upper.detach()), None
-    propagation = walk(module, [inputs], method, rows, goal=goal, known=known, rounding=rounding, measure=measure)
-    propagation.hulls = {**(known or {}), **propagation.hulls}
+    propagation = forward_propagation(
+        module, [inputs], method, rows, goal=goal, known=known, rounding=rounding, measure=measure
+    )
+    propagation.preactivations = {**(known or {}), **propagation.preactivations}
     bounds = propagation.bounds
     if method.backward is not None:
         bounds = _backward(host, module, values, method.backward, bounds, propagation, full, options)
@@ -298,20 +305,20 @@ def bound_set(
 
 
 def host_bound(
-    module: ZonotopeModule, box: Box, method: BoundMethod, rows: Tensor, hulls: Mapping[str, Interval] | None
+    module: ZonotopeModule, box: Box, method: BoundMethod, rows: Tensor, preactivations: Mapping[str, Interval] | None
 ) -> Tensor:
     """Lower bounds of C y, (batch, rows), by the host's part of a method, as the host gives them.
 
     Args:
         box: (batch, *input_shape).
         rows: C, (batch or 1, rows, outputs).
-        hulls: node name -> bounds (batch, *shape) that a method with a walk of ours, or one that takes bounds of inner
-            nodes, uses instead of what the host would compute; "full" methods intersect them.
+        preactivations: node name -> bounds (batch, *shape) that a method with a propagation of ours, or one that takes
+            bounds of inner nodes, uses instead of what the host would compute; "full" methods intersect them.
     """
     name = method.backward or ""
     argument = "reference_bounds" if name.startswith("full-") else compat.intermediate_bounds_argument()
-    given = {name: tuple(hull) for name, hull in (hulls or {}).items() if name in module._modules}
-    options: dict[str, Any] = {argument: given} if given and method.takes_hulls else {}
+    given = {name: tuple(hull) for name, hull in (preactivations or {}).items() if name in module._modules}
+    options: dict[str, Any] = {argument: given} if given and method.takes_preactivations else {}
     with compat.working_in(box.lower.dtype):
         host = super(ZonotopeModule, module).compute_bounds
         full = rows.expand(box.lower.shape[0], -1, -1)

@@ -1,4 +1,4 @@
-"""Bounds from elsewhere that a caller passes for nodes of the graph."""
+"""Bounds that a caller supplies for nodes of the graph."""
 
 from __future__ import annotations
 

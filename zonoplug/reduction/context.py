@@ -49,7 +49,7 @@ class ReductionContext:
         elsewhere: the other live values that share symbols with this one.
         ahead: the exact operators that follow, up to the next that is not, one function for each reader.
         widest: the most coordinates of a value from here to the next operator that is not exact; 0 if unknown.
-        born: how many symbols inputs and operators have introduced so far; 0 if unknown.
+        introduced: how many symbols inputs and operators have introduced so far; 0 if unknown.
     """
 
     node: str = ""
@@ -59,7 +59,7 @@ class ReductionContext:
     elsewhere: tuple[LiveValue, ...] = ()
     ahead: tuple[Ahead, ...] = ()
     widest: int = 0
-    born: int = 0
+    introduced: int = 0
 
 
 ALONE = ReductionContext()

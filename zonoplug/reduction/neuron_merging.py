@@ -168,14 +168,14 @@ def track_box(zonotope: Zonotope, marks: Tensor, source: SymbolSource, node: str
         return zonotope
     left = zonotope.box.masked_fill(marks, 0)
     box = zonotope.box.masked_fill(~marks, 0) if bool(marks.any()) else None
-    born = [origin.first for origin in source.origins[-1:] if origin.node == node]
+    introduced = [origin.first for origin in source.origins[-1:] if origin.node == node]
     blocks = list(zonotope.blocks)
     for place, block in enumerate(blocks):
         if (
-            not born
+            not introduced
             or not isinstance(block, DiagonalBlock)
             or block.norm != inf
-            or bool((block.symbols < born[0]).any())
+            or bool((block.symbols < introduced[0]).any())
         ):
             continue
         owns = block.values != 0  # the rest is padding

@@ -122,7 +122,7 @@ class Proportional(Schedule):
             raise SettingError(f"Proportional: share is {self.share}, and must be between 0 and 1.")
 
     def budget(self, zonotope: Zonotope, context: ReductionContext = ALONE) -> int | None:
-        limit = ceil(self.share * (context.born or zonotope.num_symbols))
+        limit = ceil(self.share * (context.introduced or zonotope.num_symbols))
         return limit if context.layer and zonotope.num_symbols > limit else None
 
     def __str__(self) -> str:

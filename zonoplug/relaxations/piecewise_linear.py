@@ -49,7 +49,7 @@ def two_pieces(
 
 @RELAXATIONS.register("relu")
 def relu(lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Relaxation:
-    """Enclose max(x, 0): exact where the sign is known, else the parallelogram of smallest area."""
+    """Enclose max(x, 0): exact where the neuron is stable, else the parallelogram of smallest area."""
     return two_pieces(lower, upper, 0.0, 1.0, slope)
 
 

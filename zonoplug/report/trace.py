@@ -79,7 +79,7 @@ def measure_trace(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "method": str(method),
         "margin": unit * float(margins[0, row]),
-        "walk_margin": float(own),
+        "propagation_margin": float(own),
         "unreduced_margin": float(own) + lost,
         "lost": lost,
         "reductions": reductions,

@@ -53,7 +53,7 @@ def reached(module: nn.Module, box: Box, rows: Tensor | None = None, seed: int =
 
 
 def _descend(values: Any, points: Tensor, box: Box, sign: float) -> Tensor:
-    """The least of sign * output i on a walk from points[i], (batch, outputs)."""
+    """The least of sign * output i on a propagation from points[i], (batch, outputs)."""
     width = box.upper - box.lower
     best = torch.full((points.shape[1], points.shape[0]), torch.inf, dtype=points.dtype)
     for step in range(STEPS):

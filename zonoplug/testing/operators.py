@@ -27,7 +27,7 @@ def check_operator(module: nn.Module, center: Tensor, radius: float) -> set[str]
         center: (1, *shape), the middle of a box inside the module's domain.
         radius: of that box, for each coordinate.
     Returns:
-        The classes of the host's nodes that the walk met, patterns included.
+        The classes of the host's nodes that the propagation met, patterns included.
     """
     from zonoplug.domain.input_sets import Box
     from zonoplug.lirpa import compat
@@ -107,7 +107,7 @@ def check_gradient_reaches_slopes(module: nn.Module, center: Tensor, radius: flo
     """
     from zonoplug.domain.input_sets import Box
     from zonoplug.lirpa import compat
-    from zonoplug.lirpa.forward.options import WalkOptions
+    from zonoplug.lirpa.forward.options import PropagationOptions
     from zonoplug.lirpa.forward.propagation import propagate
     from zonoplug.lirpa.module import ZonotopeModule
 
@@ -117,7 +117,7 @@ def check_gradient_reaches_slopes(module: nn.Module, center: Tensor, radius: flo
     name = next(node.name for node in host._modules.values() if type(node).__name__ == "BoundRelu")
     slope = torch.full_like(center, 0.4).requires_grad_()
     inputs = {host.input_name[0]: box.to_zonotope(source, "input")}
-    bounds = propagate(host, inputs, source, WalkOptions(), slopes={name: slope}).bounds
+    bounds = propagate(host, inputs, source, PropagationOptions(), slopes={name: slope}).bounds
     (gradient,) = torch.autograd.grad((bounds.upper - bounds.lower).sum(), slope, allow_unused=True)
     require(gradient is not None and bool(gradient.isfinite().all()), "no finite gradient reaches a slope in front")
 

@@ -6,29 +6,29 @@ from collections.abc import Iterable
 
 from zonoplug.errors import UnknownNameError
 
-INGREDIENTS = {
+COMPONENTS = {
     "attack": "gradient descent before and between bounds; random points stay, as evidence against wrong bounds",
-    "made-up-slopes": "slopes for signs and roundings, and outputs before a softmax, for descents to follow",
+    "surrogate-gradients": "slopes for Sign, Round and the like, and outputs before a softmax, for descents to follow",
     "local-changes": "changes of parts of the lowest points that descents found",
     "inner-attack": "the middle and the zonotope's lowest corner of open subdomains, the minimisers of their bounds",
     "zonotope-root": "one zonotope bound of the whole input box, before stronger methods",
-    "crown": "CROWN bounds over the zonotope's hulls, alone or with it",
-    "input-splits": "the search that halves input boxes",
-    "influence": "the choice of the coordinate to halve by its effect on the margin; else the widest",
+    "crown": "CROWN bounds over the zonotope's pre-activation bounds, alone or with it",
+    "input-splits": "the search that bisects input boxes",
+    "influence": "the choice of the coordinate to bisect by its effect on the margin; else the widest",
     "contraction": "the cutting of subdomains by the unsafe set, as constraints on noise symbols",
-    "activation-splits": "the search that fixes the signs of ReLUs",
-    "mixed-splits": "the search that splits boxes and signs in one tree, where more inputs vary than halving can do",
-    "refined-hulls": "the tightening of hulls layer by layer before signs are fixed",
-    "tuned-planes": "the planes of products and softmax, chosen by gradient before signs are fixed",
-    "open-network": "the writing of a network in its open ReLUs, over which signs are cheap to bound and to split",
-    "neuron-search": "branch and bound on single neurons, which narrows the hulls of such a network",
-    "linear-programs": "exact multipliers of a last few subdomains of such a network, which cannot be split any more",
-    "clipping": "the tightening of hulls by fixed signs and by the negated specification, in the search of both splits",
+    "activation-splits": "the search that splits ReLUs",
+    "mixed-splits": "the search that splits boxes and ReLUs in one tree, where more inputs vary than bisecting can do",
+    "refined-bounds": "the tightening of pre-activation bounds layer by layer before ReLUs are split",
+    "tuned-linear-bounds": "the linear bounds of products and softmax, chosen by gradient before ReLUs are split",
+    "affine-form": "the affine form of a network over its unstable neurons, over which splits of them are cheap",
+    "neuron-search": "branch and bound on single neurons, which narrows the pre-activation bounds of such a network",
+    "linear-programs": "LP duals of a last few subdomains of such a network, which cannot be split any more",
+    "clipping": "tighter pre-activation bounds by split constraints and the negated specification, in the mixed search",
 }
 
 
-def check_ingredients(names: Iterable[str]) -> None:
-    """Raise UnknownNameError, which lists the known names, if one of the names is no ingredient."""
+def check_components(names: Iterable[str]) -> None:
+    """Raise UnknownNameError, which lists the known names, if one of the names is no component."""
     for name in names:
-        if name not in INGREDIENTS:
-            raise UnknownNameError("ingredient of the search", name, INGREDIENTS)
+        if name not in COMPONENTS:
+            raise UnknownNameError("component of the search", name, COMPONENTS)

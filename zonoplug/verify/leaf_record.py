@@ -13,7 +13,7 @@ from zonoplug.certificates.certificate import Certificate, Leaf, Proof, sha256_o
 from zonoplug.certificates.tree import LeafTable, find_tree
 from zonoplug.domain.input_sets import Box
 from zonoplug.verify.problem.problem import Problem
-from zonoplug.verify.subdomains.relu_phases import SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import ReluSubdomains
 
 MAX_LEAVES = 300_000
 SLOPE_BYTES = 256 * 2**20
@@ -23,11 +23,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(slots=True)
 class _Leaves:
-    """Leaves of one tree: boxes, fixed signs as codes (see LeafTable), and what is written of each."""
+    """Leaves of one tree: boxes, split constraints as codes (see LeafTable), and what is written of each."""
 
     lower: list[Floats] = field(default_factory=list)
     upper: list[Floats] = field(default_factory=list)
-    signs: list[NDArray[np.int64]] = field(default_factory=list)
+    phases: list[NDArray[np.int64]] = field(default_factory=list)
     leaves: list[Leaf] = field(default_factory=list)
 
 
@@ -72,8 +72,8 @@ class LeafRecord:
         for place, number in enumerate(group[closed].tolist()):
             self._add((number, None), lower[place], upper[place], nothing, Leaf(method))
 
-    def signs(self, box: int, disjunct: int, part: SignSubdomains, closed: Tensor, method: str) -> None:
-        """Subdomains with fixed signs, of one disjunct of an input box."""
+    def phases(self, box: int, disjunct: int, part: ReluSubdomains, closed: Tensor, method: str) -> None:
+        """Subdomains with split constraints, of one disjunct of an input box."""
         lower, upper = (
             side[box].flatten().double().cpu().numpy() for side in (self._problem.box.lower, self._problem.box.upper)
         )
@@ -107,7 +107,7 @@ class LeafRecord:
             table = LeafTable(
                 np.stack(kept.lower),
                 np.stack(kept.upper),
-                kept.signs,
+                kept.phases,
                 np.concatenate([[0], np.cumsum(self.layer_sizes)])[:-1].astype(np.int64),
                 kept.leaves,
             )
@@ -126,7 +126,7 @@ class LeafRecord:
         return Certificate(sha256_of(model), sha256_of(specification), proofs, made_by)
 
     def _add(
-        self, key: tuple[int, int | None], lower: Floats, upper: Floats, signs: NDArray[np.int64], leaf: Leaf
+        self, key: tuple[int, int | None], lower: Floats, upper: Floats, phases: NDArray[np.int64], leaf: Leaf
     ) -> None:
         self._count += 1
         if self._count > MAX_LEAVES:
@@ -134,5 +134,5 @@ class LeafRecord:
         tree = self._trees.setdefault(key, _Leaves())
         tree.lower.append(lower)
         tree.upper.append(upper)
-        tree.signs.append(signs)
+        tree.phases.append(phases)
         tree.leaves.append(leaf)

@@ -93,7 +93,7 @@ def prove_by_merging(
         rates: increasing, in (0, 1].
         merging: buckets and tracking; its rate is replaced.
         chain: the network as layers, from `lirpa.network_reduction.chain_of`: reduced networks are written out then,
-            as torch modules. None merges inside the walk over the graph, whatever network it is.
+            as torch modules. None merges inside the propagation over the graph, whatever network it is.
     Raises:
         SettingError: the rates do not increase.
     """
@@ -126,7 +126,7 @@ def _attempts(
         with torch.no_grad():
             rows = objective.rows(group)
             if chain is None:
-                bounds, neurons, num_symbols = _in_walk(module, box, rows, chosen)
+                bounds, neurons, num_symbols = _in_propagation(module, box, rows, chosen)
                 network = None
             else:
                 bounds, network, num_symbols = _written_out(chain, box, rows, chosen)
@@ -141,11 +141,13 @@ def _attempts(
     return tuple(tried)
 
 
-def _in_walk(module: Any, box: Box, rows: Tensor, merging: NeuronMerging) -> tuple[Interval, tuple[int, ...], int]:
-    from zonoplug.lirpa.forward.network_reduction import walk_merged
+def _in_propagation(
+    module: Any, box: Box, rows: Tensor, merging: NeuronMerging
+) -> tuple[Interval, tuple[int, ...], int]:
+    from zonoplug.lirpa.forward.network_reduction import propagate_merged
 
-    walk = walk_merged(module, box, merging, rows, rounding="inference")
-    return walk.bounds, tuple(int(kept[0]) for kept in walk.kept.values()), walk.output.num_symbols
+    propagation = propagate_merged(module, box, merging, rows, rounding="inference")
+    return propagation.bounds, tuple(int(kept[0]) for kept in propagation.kept.values()), propagation.output.num_symbols
 
 
 def _written_out(

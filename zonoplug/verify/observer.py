@@ -19,7 +19,7 @@ from zonoplug.domain.input_sets import Box
 if TYPE_CHECKING:
     from zonoplug.verify.leaf_record import LeafRecord
     from zonoplug.verify.progress import ProgressLine
-    from zonoplug.verify.subdomains.relu_phases import SignSubdomains
+    from zonoplug.verify.subdomains.relu_phases import ReluSubdomains
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Statistics:
 
     Attributes:
         subdomains: how many were bounded, by any stage.
-        input_splits, sign_splits: into two, each.
+        input_splits, activation_splits: into two, each.
         depth: most splits above a subdomain that was bounded.
         open: subdomains that wait or resist, in the last search.
         worst_margin: the least bound of a margin among the open subdomains of the last step; None before the first.
@@ -40,7 +40,7 @@ class Statistics:
 
     subdomains: int = 0
     input_splits: int = 0
-    sign_splits: int = 0
+    activation_splits: int = 0
     depth: int = 0
     open: int = 0
     worst_margin: float | None = None
@@ -120,8 +120,8 @@ class Observer:
         if self.record is not None:
             self.record.boxes(box, group, ~open_, self._stage)
 
-    def signs(self, part: SignSubdomains, open_: Tensor, worst: Tensor, waiting: int) -> None:
-        """A batch of subdomains with fixed signs was bounded; else as `boxes`."""
+    def phases(self, part: ReluSubdomains, open_: Tensor, worst: Tensor, waiting: int) -> None:
+        """A batch of subdomains with split constraints was bounded; else as `boxes`."""
         fixed = (part.sign != 0).sum(dim=1).double()
         self._bounded(0.5**fixed, int(fixed.max()), open_, worst, waiting)
 
@@ -134,8 +134,8 @@ class Observer:
         deepest = round(-float(share.double().amin().clamp(min=1e-300).log2()))
         self._bounded(share, deepest, open_, worst, waiting)
 
-    def sign_leaves(self, box: int, disjuncts: Tensor, part: SignSubdomains, layer_sizes: list[int]) -> None:
-        """Subdomains with fixed signs that are proved, and that the proof needs.
+    def relu_leaves(self, box: int, disjuncts: Tensor, part: ReluSubdomains, layer_sizes: list[int]) -> None:
+        """Subdomains with split constraints that are proved, and that the proof needs.
 
         Args:
             box: the input box.
@@ -145,7 +145,7 @@ class Observer:
         if self.record is not None and len(part):
             self.record.layer_sizes = layer_sizes
             for number in disjuncts.unique().tolist():
-                self.record.signs(box, number, part, disjuncts == number, self._stage)
+                self.record.phases(box, number, part, disjuncts == number, self._stage)
 
     def split(self, kind: str, count: int) -> None:
         """So many subdomains were split in two.
@@ -156,7 +156,7 @@ class Observer:
         if kind == "input":
             self.statistics.input_splits += count
         else:
-            self.statistics.sign_splits += count
+            self.statistics.activation_splits += count
 
     def _bounded(self, volume: Tensor, depth: int, open_: Tensor, worst: Tensor, waiting: int) -> None:
         seen = self.statistics

@@ -9,7 +9,7 @@ import torch
 
 from zonoplug.errors import SettingError, UnknownNameError
 from zonoplug.verify.branching.by_name import Branching
-from zonoplug.verify.components import check_ingredients
+from zonoplug.verify.components import check_components
 from zonoplug.verify.problem.input_numbers import INPUT_BOUNDS
 from zonoplug.verify.problem.problem import Problem
 
@@ -23,7 +23,7 @@ class Settings:
         method: "auto", or the bound method to use at the root and in the search.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
         seed: of all random choices.
-        without: names of INGREDIENTS to leave out of the search, to see what they are worth.
+        without: names of COMPONENTS to leave out of the search, to see what they are worth.
         branching: "auto", or a rule by which every search splits that has one of this name.
         input_bounds: "written", or "nearest": where no number of the model's type satisfies the bounds of an input,
             both are read as the numbers nearest to them, as the competition's checker does.
@@ -43,7 +43,7 @@ class Settings:
             from zonoplug.lirpa.methods import BoundMethod
 
             BoundMethod.parse(self.method)
-        check_ingredients(self.without)
+        check_components(self.without)
         Branching.named(self.branching)
         if self.input_bounds not in INPUT_BOUNDS:
             raise UnknownNameError("reading of input bounds", self.input_bounds, INPUT_BOUNDS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-FEW_INPUTS = 8  # up to so many, halving them alone does better than fixing signs too
-TRIAL_SHARE = 0.04  # for halving inputs, before signs are fixed too: what it can close, it mostly closes soon
+FEW_INPUTS = 8  # up to so many, bisecting them alone does better than fixing signs too
+TRIAL_SHARE = 0.04  # for bisecting inputs, before ReLUs are split too: what it can close, it mostly closes soon
 SLOW_TRIAL_SHARE = 0.6  # where a few subdomains take longer than that
-SIGNS_SHARE = 0.5  # for fixing signs alone, as long as that gets on
+RELU_SHARE = 0.5  # for fixing signs alone, as long as that gets on
 MIXED_SHARE = 0.6
 
 
@@ -17,7 +17,7 @@ class Stage(NamedTuple):
 
     Attributes:
         share: of the time that is left when it starts.
-        trial: the share after which it gives up if it has bounded subdomains enough to judge by, and splits on signs
+        trial: the share after which it gives up if it has bounded subdomains enough to judge by, and splits of ReLUs
             once they gain little; None for never.
     """
 
@@ -33,7 +33,7 @@ class Stage(NamedTuple):
         return f"{self.method} at the root" if self.kind == "root" else f"{self.method} with {self.kind}"
 
     def needs(self, without: Iterable[str]) -> bool:
-        """Whether one of the ingredients to leave out is all that this stage is about."""
+        """Whether one of the components to leave out is all that this stage is about."""
         needed = {
             "attack": self.kind == "attack",
             "zonotope-root": self == Stage("root", "zonotope"),
@@ -45,7 +45,7 @@ class Stage(NamedTuple):
         return any(needed.get(name, False) for name in without)
 
 
-OWN_SIGNS = Stage("activation splits", "alpha-zonotope")  # with multipliers of its own for fixed signs
+OWN_SPLITS = Stage("activation splits", "alpha-zonotope")  # with multipliers of its own for split constraints
 
 
 def stages(method: str, perturbed: int | None, recording: bool) -> list[Stage]:
@@ -54,22 +54,22 @@ def stages(method: str, perturbed: int | None, recording: bool) -> list[Stage]:
     Args:
         method: "auto", or the one to use at the root and in the search.
         perturbed: how many inputs vary; None for more than can be split.
-        recording: whether leaves are collected, which the mixed search does not give: it contracts boxes and hulls by
-            multipliers that are not kept.
+        recording: whether leaves are collected, which the mixed search does not give: it contracts boxes and
+            pre-activation bounds by multipliers that are not kept.
     """
     from zonoplug.lirpa.methods import BoundMethod
 
     if method != "auto":
         if perturbed is not None:
             return [Stage("root", method), Stage("input splits", method)]
-        splits = [Stage("activation splits", method)] if BoundMethod.parse(method).takes_hulls else []
+        splits = [Stage("activation splits", method)] if BoundMethod.parse(method).takes_preactivations else []
         return [Stage("root", method), *splits]
     first = [Stage("root", "zonotope"), Stage("root", "zonotope+crown")]
     if perturbed is None:
         return [
             *first,
             Stage("attack", "attack"),
-            OWN_SIGNS,
+            OWN_SPLITS,
             Stage("root", "alpha-zonotope"),
             Stage("activation splits", "zonotope+crown"),  # of S-shaped ones too
         ]
@@ -82,7 +82,7 @@ def stages(method: str, perturbed: int | None, recording: bool) -> list[Stage]:
     return [
         *first,
         boxes[0]._replace(share=SLOW_TRIAL_SHARE, trial=TRIAL_SHARE),
-        OWN_SIGNS._replace(share=SIGNS_SHARE, trial=SIGNS_SHARE),
+        OWN_SPLITS._replace(share=RELU_SHARE, trial=RELU_SHARE),
         mixed._replace(share=MIXED_SHARE),
         *boxes,
     ]

@@ -19,11 +19,11 @@ from zonoplug.verify.outcome import Counterexample, Outcome, Verdict
 from zonoplug.verify.problem.problem import Objective, Problem
 from zonoplug.verify.search.base import Search
 from zonoplug.verify.search.input_search import BranchAndBound
-from zonoplug.verify.search.method_search import MethodSigns
+from zonoplug.verify.search.method_search import MethodSearch
 from zonoplug.verify.search.mixed_search import MixedSearch
 from zonoplug.verify.search.relu_search import ActivationSearch
 from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.stages import OWN_SIGNS, Stage, stages
+from zonoplug.verify.stages import OWN_SPLITS, Stage, stages
 
 AGREEMENT_POINTS = 8
 ROOT_BATCH = 64
@@ -207,10 +207,10 @@ class Verification:
         if stage.kind == "input splits":
             trial = None if stage.trial is None else self._deadline.part(stage.trial)
             return BranchAndBound(*what, stage.method, branching=self._branching.inputs, trial=trial, **options)
-        if stage[:2] == OWN_SIGNS[:2]:
-            rule = self._branching.signs
+        if stage[:2] == OWN_SPLITS[:2]:
+            rule = self._branching.phases
             return ActivationSearch(*what, branching=rule, trial=stage.trial is not None, **options)
-        return MethodSigns(*what, stage.method, branching=self._branching.signs, **options)
+        return MethodSearch(*what, stage.method, branching=self._branching.phases, **options)
 
     def _keep_attacking(self, excluded: Tensor | None) -> Outcome:
         """Nothing can be proved any more: spend the time that is left on the attack, where there is what to attack."""

@@ -14,9 +14,9 @@ from zonoplug.domain.linear_maps import LinearMap, Shape
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa.backward import quotient as planes_quotient  # noqa: F401 - they file their planes
-from zonoplug.lirpa.backward import softmax as planes_softmax  # noqa: F401 - they file their planes
-from zonoplug.lirpa.backward.linear_relaxations import PLANES, Planes
+from zonoplug.lirpa.backward import quotient as quotient
+from zonoplug.lirpa.backward import softmax as softmax
+from zonoplug.lirpa.backward.linear_relaxations import LINEAR_RELAXATIONS, LinearRelaxation
 from zonoplug.lirpa.forward.plan import constant_value, plan_for
 from zonoplug.lirpa.operators.all import Call, NotApplicableError, entry_for
 
@@ -32,7 +32,8 @@ class PerturbedGraph:
     Args:
         module: the host's module.
         final: the name of the last node; the module's output by default.
-        cuts: whether operators that are neither exact nor of one variable, and have no planes, are taken for constants
+        cuts: whether operators that are neither exact nor of one variable, and have no linear bounds, are taken for
+            constants
             in their bounds: passes backward end there.
     Raises:
         UnsupportedOperatorError: there is such an operator, and they are not to be cut.
@@ -53,9 +54,11 @@ class PerturbedGraph:
         self.nodes: list[Any] = []
         self.constants: dict[str, Tensor] = {}
         self._perturbed = {self.input}
-        self._with_planes: set[str] = set()
+        self._relaxed: set[str] = set()
         self._maps: dict[str, tuple[LinearMap | None, Tensor | None, Sequence[int]]] = {}
-        for node in plan_for(module, self.final, patterns=True).order:  # as the walk that gives the hulls does
+        for node in plan_for(
+            module, self.final, patterns=True
+        ).order:  # as the propagation that gives the pre-activation bounds does
             if any(parent.name in self._perturbed for parent in node.inputs):
                 self._perturbed.add(node.name)
                 self.nodes.append(node)
@@ -64,8 +67,8 @@ class PerturbedGraph:
                 values = [self.constants[parent.name] for parent in node.inputs]
                 self.constants[node.name] = constant_value(module, node, values)
         for node in self.nodes:
-            if self.has_planes(node):
-                self._require_planes(node)
+            if self.has_relaxation(node):
+                self._require_relaxation(node)
 
     @property
     def curves(self) -> list[Any]:
@@ -78,17 +81,17 @@ class PerturbedGraph:
         return [node for node in self.nodes if is_relu(node)]
 
     @property
-    def uses_planes(self) -> bool:
-        """Whether some node has planes."""
-        return bool(self._with_planes)
+    def uses_relaxations(self) -> bool:
+        """Whether some node has linear bounds."""
+        return bool(self._relaxed)
 
     def is_cut(self, node: Any) -> bool:
         """Whether passes backward end at a node, with its bounds."""
         return self._cut is not None and node.name in self._cut
 
-    def has_planes(self, node: Any) -> bool:
-        """Whether a node is bounded by planes."""
-        return node.name in self._with_planes
+    def has_relaxation(self, node: Any) -> bool:
+        """Whether a node is bounded by linear bounds."""
+        return node.name in self._relaxed
 
     def source(self, relu: str) -> str:
         """The name of a ReLU's input."""
@@ -104,19 +107,19 @@ class PerturbedGraph:
         """Whether a node depends on the input; the input itself does."""
         return name in self._perturbed
 
-    def moving(self, node: Any) -> list[int]:
+    def perturbed(self, node: Any) -> list[int]:
         """The places of a node's operands that depend on the input."""
         return [place for place, parent in enumerate(node.inputs) if parent.name in self._perturbed]
 
-    def planes(self, hulls: Mapping[str, Interval]) -> dict[str, Planes]:
-        """The planes of nodes that have them over given hulls, by name."""
-        return {node.name: self.planes_of(node, hulls) for node in self.nodes if self.has_planes(node)}
+    def relaxations(self, preactivations: Mapping[str, Interval]) -> dict[str, LinearRelaxation]:
+        """The linear bounds of nodes that have them over given pre-activation bounds, by name."""
+        return {node.name: self.relaxation_of(node, preactivations) for node in self.nodes if self.has_relaxation(node)}
 
-    def planes_of(self, node: Any, hulls: Mapping[str, Interval]) -> Planes:
-        """The planes of one node over given hulls."""
+    def relaxation_of(self, node: Any, preactivations: Mapping[str, Interval]) -> LinearRelaxation:
+        """The linear bounds of one node over given pre-activation bounds."""
         names = [parent.name for parent in node.inputs]
-        ranges = [hulls[n] if self.depends(n) else self.constants[n] for n in names]
-        return PLANES[type(node).__name__](node, ranges, hulls)
+        ranges = [preactivations[n] if self.depends(n) else self.constants[n] for n in names]
+        return LINEAR_RELAXATIONS[type(node).__name__](node, ranges, preactivations)
 
     def single_map(self, node: Any, place: int, like: Tensor) -> tuple[LinearMap | None, Tensor | None, Sequence[int]]:
         """The linear map and offset that an exact operator with one moving operand consists of.
@@ -146,14 +149,14 @@ class PerturbedGraph:
         return known[node.name]
 
     def _count_terms(self, node: Any, like: Tensor) -> int:
-        kind, moving = type(node).__name__, self.moving(node)
-        size, shapes = prod(self.shape(node.name)), [self.shape(node.inputs[place].name) for place in moving]
+        kind, perturbed = type(node).__name__, self.perturbed(node)
+        size, shapes = prod(self.shape(node.name)), [self.shape(node.inputs[place].name) for place in perturbed]
         copies = max(-(-size // max(prod(shape), 1)) for shape in shapes)
         if kind in _REDUCTIONS:
             return 1 + max(-(-prod(shape) // max(size, 1)) for shape in shapes)
-        if len(moving) > 1 or kind in _ARITHMETIC:
+        if len(perturbed) > 1 or kind in _ARITHMETIC:
             return 4 * len(node.inputs) + (copies if copies > 1 else 0)
-        maps, _ = self._maps_of(node, moving[0], like)
+        maps, _ = self._maps_of(node, perturbed[0], like)
         return sum(
             (one.linear.terms(one.shape) + one.linear.transposed_terms(one.shape, one.out) for one in maps), start=0
         )
@@ -168,33 +171,39 @@ class PerturbedGraph:
             image = image_of(Call(node, operands, SymbolSource()))
         return list(_Probe.noted), image
 
-    def _require_planes(self, node: Any) -> None:
-        """Refuse, or cut, what does not fit the planes of a node."""
+    def _require_relaxation(self, node: Any) -> None:
+        """Refuse, or cut, what does not fit the linear bounds of a node."""
         names = [parent.name for parent in node.inputs]
         zeros = {name: torch.zeros(1, *self.shape(name)) for name in names if self.depends(name)}
-        hulls = {name: Interval(zero, zero) for name, zero in zeros.items()}
+        preactivations = {name: Interval(zero, zero) for name, zero in zeros.items()}
         try:
-            PLANES[type(node).__name__](node, [hulls[n] if n in hulls else self.constants[n] for n in names], hulls)
+            LINEAR_RELAXATIONS[type(node).__name__](
+                node, [preactivations[n] if n in preactivations else self.constants[n] for n in names], preactivations
+            )
         except UnsupportedOperatorError:
             if self._cut is None:
                 raise
-            self._with_planes.discard(node.name)
+            self._relaxed.discard(node.name)
             self._cut.add(node.name)
 
     def _require(self, node: Any) -> None:
-        entry, moving = entry_for(node), self.moving(node)
+        entry, perturbed = entry_for(node), self.perturbed(node)
         kind = type(node).__name__
-        divides = kind == "BoundDiv" and 1 in moving
-        if kind in PLANES and entry is not None and (entry.kind != "exact" or len(moving) > 1 or divides):
-            self._with_planes.add(node.name)
+        divides = kind == "BoundDiv" and 1 in perturbed
+        if (
+            kind in LINEAR_RELAXATIONS
+            and entry is not None
+            and (entry.kind != "exact" or len(perturbed) > 1 or divides)
+        ):
+            self._relaxed.add(node.name)
             return
-        if entry is None or (entry.kind != "exact" and (entry.kind != "relaxation" or len(moving) != 1)):
+        if entry is None or (entry.kind != "exact" and (entry.kind != "relaxation" or len(perturbed) != 1)):
             if self._cut is not None:
                 self._cut.add(node.name)
                 return
             raise UnsupportedOperatorError(
                 f"No backward bounds through {kind} (node {node.name!r}): it is neither exact nor a"
-                " function of one variable, and has no planes."
+                " function of one variable, and has no linear bounds."
             )
 
 

@@ -1,7 +1,7 @@
 """Linear bounds of operators of several variables, with free shares among them: what a backward pass sends A through.
 
 A plane  p . x + q  below f and one above it are all that a backward pass needs. Each family here has shares in [0, 1]
-that choose among its planes. Every share is sound, so they may be optimised.
+that choose among its linear bounds. Every share is sound, so they may be optimised.
 
 Source: McCormick, Mathematical Programming 10, 1976, for products; Shi et al., ICLR 2020, for their place in backward
 bounds; Shi et al., TACAS 2025 (GenBaB), for optimising the mixture.
@@ -20,20 +20,20 @@ from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
 
 
-class Planes(ABC):
-    """Planes of one operator f on given bounds of its operands."""
+class LinearRelaxation(ABC):
+    """LinearRelaxation of one operator f on given bounds of its operands."""
 
     @abstractmethod
-    def shares(self) -> Tensor:
+    def parameters(self) -> Tensor:
         """Good shares to start from, (batch, any shape), each in [0, 1]."""
 
     @abstractmethod
-    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
+    def pass_backward(self, a: Tensor, parameters: Tensor) -> tuple[list[Tensor], Tensor]:
         """A linear lower bound of  a . f  in terms of the perturbed operands.
 
         Args:
             a: (batch, rows, *shape of f).
-            shares: like those of `shares`, with batch or 1 in front.
+            parameters: like those of `parameters`, with batch or 1 in front.
         Returns:
             its coefficients at each operand, (batch, rows, *shape), and its constant, (batch, rows).
         """
@@ -43,18 +43,19 @@ class Planes(ABC):
         """At least the sum of absolute terms of a plane,  |p| . |x| + |q|  as they are computed, (batch, *shape)."""
 
 
-PlanesOf = Callable[[Any, Sequence[Interval | Tensor], Mapping[str, Interval]], Planes]
-PLANES: dict[str, PlanesOf] = {}
+RelaxationOf = Callable[[Any, Sequence[Interval | Tensor], Mapping[str, Interval]], LinearRelaxation]
+LINEAR_RELAXATIONS: dict[str, RelaxationOf] = {}
 
 
-def planes(*names: str) -> Callable[[PlanesOf], PlanesOf]:
-    """Decorator that files what makes the planes of an operator under names of the host's classes.
+def relaxations(*names: str) -> Callable[[RelaxationOf], RelaxationOf]:
+    """Decorator that files what makes the linear bounds of an operator under names of the host's classes.
 
-    It is called with the node, bounds of its operands (or their value, for constants), and all hulls of the walk.
+    It is called with the node, bounds of its operands (or their value, for constants), and all pre-activation bounds of
+    the propagation.
     """
 
-    def file(family: PlanesOf) -> PlanesOf:
-        PLANES.update(dict.fromkeys(names, family))
+    def file(family: RelaxationOf) -> RelaxationOf:
+        LINEAR_RELAXATIONS.update(dict.fromkeys(names, family))
         return family
 
     return file
@@ -66,8 +67,8 @@ def by_sign(a: Tensor) -> tuple[Tensor, Tensor]:
     return a - below, below
 
 
-class ProductPlanes(Planes):
-    """Mixtures of the two planes on either side of McCormick's envelope of x y, where x and y broadcast.
+class ProductRelaxation(LinearRelaxation):
+    """Mixtures of the two linear bounds on either side of McCormick's envelope of x y, where x and y broadcast.
 
     x y >= (s l_y + (1 - s) u_y) x + (s l_x + (1 - s) u_x) y - s l_x l_y - (1 - s) u_x u_y
     x y <= (t u_y + (1 - t) l_y) x + (t l_x + (1 - t) u_x) y - t l_x u_y - (1 - t) u_x l_y
@@ -76,15 +77,15 @@ class ProductPlanes(Planes):
     def __init__(self, left: Interval, right: Interval) -> None:
         self._left, self._right = left, right
 
-    def shares(self) -> Tensor:
+    def parameters(self) -> Tensor:
         batch, *shape = torch.broadcast_shapes(self._left.lower.shape, self._right.lower.shape)
         return self._left.lower.new_full((batch, 2, *shape), 0.5)
 
-    def _planes(self, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients of x and of y and constants, (batch, 2, *shape) each: below x y, then above it."""
         lx, ux = (side.unsqueeze(1) for side in self._left)
         ly, uy = (side.unsqueeze(1) for side in self._right)
-        s, t = shares[:, :1], shares[:, 1:]
+        s, t = parameters[:, :1], parameters[:, 1:]
         of_x = torch.cat([uy + s * (ly - uy), ly + t * (uy - ly)], dim=1)
         of_y = torch.cat([ux + s * (lx - ux), ux + t * (lx - ux)], dim=1)
         constant = torch.cat([ux * uy + s * (lx * ly - ux * uy), ux * ly + t * (lx * uy - ux * ly)], dim=1)
@@ -98,21 +99,21 @@ class ProductPlanes(Planes):
         left, right = (torch.maximum(side.lower.abs(), side.upper.abs()) for side in (self._left, self._right))
         return left, right
 
-    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
-        parts = [sum_of(each, by_sign(a)) for each in self._planes(shares)]
+    def pass_backward(self, a: Tensor, parameters: Tensor) -> tuple[list[Tensor], Tensor]:
+        parts = [sum_of(each, by_sign(a)) for each in self._parts(parameters)]
         left, right = (torch.Size((*a.shape[:2], *side.lower.shape[1:])) for side in (self._left, self._right))
         return [parts[0].sum_to_size(left), parts[1].sum_to_size(right)], parts[2].flatten(2).sum(
             2, dtype=torch.float64
         )
 
 
-def sum_of(planes: Tensor, signs: tuple[Tensor, Tensor]) -> Tensor:
-    """Lower planes times the positive part of A, plus upper planes times the negative one."""
-    return signs[0] * planes[:, :1] + signs[1] * planes[:, 1:]
+def sum_of(relaxations: Tensor, signs: tuple[Tensor, Tensor]) -> Tensor:
+    """Lower linear bounds times the positive part of A, plus upper linear bounds times the negative one."""
+    return signs[0] * relaxations[:, :1] + signs[1] * relaxations[:, 1:]
 
 
-class MatrixProductPlanes(ProductPlanes):
-    """Planes of a matrix product (rows, m) by (m, columns): those of each product in it, added up."""
+class MatrixProductRelaxation(ProductRelaxation):
+    """LinearRelaxation of a matrix product (rows, m) by (m, columns): those of each product in it, added up."""
 
     def __init__(self, left: Interval, right: Interval) -> None:
         super().__init__(
@@ -122,9 +123,9 @@ class MatrixProductPlanes(ProductPlanes):
     def magnitude(self) -> Tensor:
         return super().magnitude().sum(-2)
 
-    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
-        of_x, of_y, constant = self._planes(shares)  # (batch, 2, *axes, rows, m, columns)
-        signs, batch = by_sign(a), shares.shape[0]
+    def pass_backward(self, a: Tensor, parameters: Tensor) -> tuple[list[Tensor], Tensor]:
+        of_x, of_y, constant = self._parts(parameters)  # (batch, 2, *axes, rows, m, columns)
+        signs, batch = by_sign(a), parameters.shape[0]
         left, right = a.new_zeros(()), a.new_zeros(())
         for side, part in enumerate(signs):
             along_rows = part.movedim(1, -2)  # (batch, *axes, rows, of A, columns)
@@ -175,15 +176,19 @@ def _constant(x: Tensor, rank: int) -> Tensor:
     return x.reshape([1] * (rank - x.dim()) + list(x.shape)).unsqueeze(1)
 
 
-@planes("BoundMul")
-def _product(node: Any, operands: Sequence[Interval | Tensor], hulls: Mapping[str, Interval]) -> Planes:
-    return ProductPlanes(*same_rank(operands))
+@relaxations("BoundMul")
+def _product(
+    node: Any, operands: Sequence[Interval | Tensor], preactivations: Mapping[str, Interval]
+) -> LinearRelaxation:
+    return ProductRelaxation(*same_rank(operands))
 
 
-@planes("BoundMatMul")
-def _matrix_product(node: Any, operands: Sequence[Interval | Tensor], hulls: Mapping[str, Interval]) -> Planes:
+@relaxations("BoundMatMul")
+def _matrix_product(
+    node: Any, operands: Sequence[Interval | Tensor], preactivations: Mapping[str, Interval]
+) -> LinearRelaxation:
     if any(isinstance(operand, Tensor) or operand.lower.dim() < 3 for operand in operands):
         raise UnsupportedOperatorError(
             f"No backward bounds through {type(node).__name__} (node {node.name!r}) of less than rank 3."
         )
-    return MatrixProductPlanes(*same_rank(operands))
+    return MatrixProductRelaxation(*same_rank(operands))

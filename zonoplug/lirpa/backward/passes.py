@@ -1,12 +1,12 @@
-"""Linear bounds backward through the host's graph, over the zonotope's hulls.
+"""Linear bounds backward through the host's graph, over the zonotope's pre-activation bounds.
 
     lower bound of  C y  =  C f(x)  >=  A x + const  on the input box, from the last node to the first
 
 Exact operators of the table pass A by the transpose of their linear part, whatever they are, so nothing is written
 twice. A ReLU gets the two sides of its triangle: the slope of the lower side is free in [0, 1] (alpha), the upper side
-is the chord. Products and softmax get planes with free shares in [0, 1] (`planes`). Signs of pre-activations that a
-search has fixed enter by multipliers (beta): where s z >= 0 is known, min A z >= min (A - beta s) z for every
-beta >= 0. Other relaxations pass their band. Every alpha, share and beta >= 0 is sound.
+is the chord. Products and softmax get linear bounds with free shares in [0, 1] (`relaxations`). Signs of
+pre-activations that a search has fixed enter by multipliers (beta): where s z >= 0 is known, min A z >= min (A - beta
+s) z for every beta >= 0. Other relaxations pass their band. Every alpha, share and beta >= 0 is sound.
 
 What rounding may do, in the network's evaluation and in the pass itself, is the sum over nodes of |A| times each node's
 local error; `LinearBounds.error` is taken off before a bound counts.
@@ -29,8 +29,8 @@ from zonoplug.domain.rounding import gamma, unit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.lirpa.backward.graph import PerturbedGraph, image_of, is_curve, is_exact, is_relu, operand_name
-from zonoplug.lirpa.backward.linear_relaxations import Planes
-from zonoplug.lirpa.backward.triangle import Multipliers, relu_sides, through_relu
+from zonoplug.lirpa.backward.linear_relaxations import LinearRelaxation
+from zonoplug.lirpa.backward.triangle import Multipliers, backward_relu, relu_triangle
 from zonoplug.lirpa.operators.all import Call
 from zonoplug.lirpa.rounding.local_errors import LocalErrors, local_errors
 
@@ -45,7 +45,7 @@ class LinearBounds:
         inputs: A at the input, (batch, rows, *input_shape).
         coefficients: A behind each ReLU, by the node's name, (batch, rows, *shape).
         curves: A behind each S-shaped node, as `coefficients`.
-        others: A at the operands of each operator bounded by planes, by `operand_name`.
+        others: A at the operands of each operator bounded by linear bounds, by `operand_name`.
     """
 
     lower: Tensor
@@ -84,15 +84,15 @@ class Backward:
     Args:
         module: the host's module.
         final: the node whose flattened value is bounded; the module's output by default.
-        cuts: whether an operator that is neither exact nor of one variable, and has no planes, is taken for a constant
-            in its bounds, which `hulls` then have to name too.
+        cuts: whether an operator that is neither exact nor of one variable, and has no linear bounds, is taken for a
+            constant in its bounds, which `preactivations` then have to name too.
         network: the type in which the network is evaluated, where that is not the module's.
     Raises:
         UnsupportedOperatorError: there is such an operator between the input and `final`, and it is not to be cut.
 
     Attributes:
-        dtype: of the module, in which boxes, hulls and rows are to be.
-        shares: of planes, (1, ...) by the node's name, for passes that choose none.
+        dtype: of the module, in which boxes, pre-activation bounds and rows are to be.
+        parameters: of linear bounds, (1, ...) by the node's name, for passes that choose none.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Backward:
         weights = [value for value in self._graph.constants.values() if value.is_floating_point()]
         self.dtype = weights[0].dtype if weights else torch.get_default_dtype()
         self._network = network
-        self.shares: dict[str, Tensor] = {}
+        self.parameters: dict[str, Tensor] = {}
 
     @property
     def curves(self) -> list[Any]:
@@ -115,9 +115,9 @@ class Backward:
         return self._graph.relus
 
     @property
-    def uses_planes(self) -> bool:
+    def uses_relaxations(self) -> bool:
         """Whether operators of several variables are on the way."""
-        return self._graph.uses_planes
+        return self._graph.uses_relaxations
 
     @property
     def has_cuts(self) -> bool:
@@ -126,14 +126,14 @@ class Backward:
 
     @property
     def is_affine(self) -> bool:
-        """Whether every node on the way is exact, so that no hulls are needed."""
+        """Whether every node on the way is exact, so that no pre-activation bounds are needed."""
         return all(is_exact(node) for node in self._graph.nodes)
 
     @property
     def only_relus(self) -> bool:
         """Whether every node on the way is exact or a ReLU."""
         plain = all(is_exact(node) or is_relu(node) for node in self._graph.nodes)
-        return plain and not self.uses_planes and not self.has_cuts
+        return plain and not self.uses_relaxations and not self.has_cuts
 
     @property
     def size(self) -> int:
@@ -144,18 +144,22 @@ class Backward:
         """The name of a ReLU's input."""
         return self._graph.source(relu)
 
-    def sides(self, hulls: Mapping[str, Interval]) -> dict[str, Any]:
-        """The triangles of all ReLUs over given hulls, and the planes of other operators, by the node's name."""
-        return {node.name: relu_sides(hulls[node.inputs[0].name]) for node in self.relus} | self.planes(hulls)
+    def triangles(self, preactivations: Mapping[str, Interval]) -> dict[str, Any]:
+        """The triangles of all ReLUs over given pre-activation bounds, and the linear bounds of other operators, by
+        the node's name.
+        """
+        return {
+            node.name: relu_triangle(preactivations[node.inputs[0].name]) for node in self.relus
+        } | self.relaxations(preactivations)
 
-    def planes(self, hulls: Mapping[str, Interval]) -> dict[str, Planes]:
-        """The planes of operators of several variables over given hulls, by the node's name."""
-        return self._graph.planes(hulls)
+    def relaxations(self, preactivations: Mapping[str, Interval]) -> dict[str, LinearRelaxation]:
+        """The linear bounds of operators of several variables over given pre-activation bounds, by the node's name."""
+        return self._graph.relaxations(preactivations)
 
-    def errors(self, box: Box, hulls: Mapping[str, Interval]) -> LocalErrors:
+    def errors(self, box: Box, preactivations: Mapping[str, Interval]) -> LocalErrors:
         """The local errors of all nodes on a box, for passes on it and on parts of it; see `local_errors`."""
         with torch.no_grad():
-            return local_errors(self._graph, box, hulls, self._network or box.lower.dtype)
+            return local_errors(self._graph, box, preactivations, self._network or box.lower.dtype)
 
     def output_size(self, errors: LocalErrors) -> Tensor:
         """The largest |y| of each output on the errors' boxes, (batch, outputs)."""
@@ -164,24 +168,25 @@ class Backward:
     def bound(
         self,
         box: Box,
-        hulls: Mapping[str, Interval],
+        preactivations: Mapping[str, Interval],
         rows: Tensor,
         multipliers: Multipliers | None = None,
-        sides: Mapping[str, Any] | None = None,
+        triangles: Mapping[str, Any] | None = None,
         errors: LocalErrors | None = None,
     ) -> LinearBounds:
         """Lower bounds of C y.
 
         Args:
             box: the inputs, (batch, *input_shape).
-            hulls: bounds of the inputs of every non-exact operator, (batch, *shape).
+            preactivations: bounds of the inputs of every non-exact operator, (batch, *shape).
             rows: C, (batch, rows, outputs); a number of at most one unit roundoff from what it stands for.
             multipliers: alpha, beta and signs; the default alpha follows the chord's slope.
-            sides: what `sides(hulls)` gives, for a caller who uses the same hulls many times.
+            triangles: what `triangles(pre-activation bounds)` gives, for a caller who uses the same pre-activation
+                bounds many times.
             errors: what `errors` gives for the box or one around it; without them errors are not known.
         """
         chosen = multipliers or Multipliers()
-        sides = self.sides(hulls) if sides is None else sides
+        triangles = self.triangles(preactivations) if triangles is None else triangles
         batch, count = rows.shape[:2]
         pending: dict[str, Tensor] = {self._graph.final: rows.flatten(0, 1)}  # (batch * rows, *shape) throughout
         zero = torch.zeros(batch, count, dtype=torch.float64, device=rows.device)
@@ -189,7 +194,7 @@ class Backward:
         if errors is not None:
             size = errors.size(self._graph.final)
             sums.err(rows, size * (4 * unit(size.dtype)) + torch.finfo(size.dtype).tiny)
-        coefficients, others = self._walk(pending, sums, hulls, chosen, sides, errors)
+        coefficients, others = self._pass(pending, sums, preactivations, chosen, triangles, errors)
         at_input = (
             pending[self._graph.input]
             if self._graph.input in pending
@@ -204,19 +209,19 @@ class Backward:
         curves = {node.name: coefficients.pop(node.name) for node in self.curves if node.name in coefficients}
         return LinearBounds(lower.to(rows.dtype), _up(error, rows.dtype), at_input, coefficients, others, curves)
 
-    def _walk(
+    def _pass(
         self,
         pending: dict[str, Tensor],
         sums: _Sums,
-        hulls: Mapping[str, Interval],
+        preactivations: Mapping[str, Interval],
         chosen: Multipliers,
-        sides: Mapping[str, Any],
+        triangles: Mapping[str, Any],
         errors: LocalErrors | None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Take `pending` from the last node to the input.
 
         Returns:
-            the coefficients behind each ReLU, and at the operands of planes.
+            the coefficients behind each ReLU, and at the operands of linear bounds.
         """
         batch, count = sums.constant.shape
         coefficients: dict[str, Tensor] = {}
@@ -229,14 +234,16 @@ class Backward:
             if errors is not None and node.name in errors.behind:
                 sums.err(shaped, errors.behind[node.name])
             if self._graph.is_cut(node):
-                sums.add(_least(shaped, Box(hulls[node.name].lower, hulls[node.name].upper)))
+                sums.add(_least(shaped, Box(preactivations[node.name].lower, preactivations[node.name].upper)))
                 continue
-            if self._graph.has_planes(node):
-                shares = chosen.alpha.get(node.name, self.shares.get(node.name, sides[node.name].shares()))
-                images, shift = sides[node.name].through(shaped, shares)
-                moving = self._graph.moving(node)
-                others |= {operand_name(node, place): image for place, image in zip(moving, images, strict=True)}
-                names = [node.inputs[place].name for place in moving]
+            if self._graph.has_relaxation(node):
+                parameters = chosen.alpha.get(
+                    node.name, self.parameters.get(node.name, triangles[node.name].parameters())
+                )
+                images, shift = triangles[node.name].pass_backward(shaped, parameters)
+                perturbed = self._graph.perturbed(node)
+                others |= {operand_name(node, place): image for place, image in zip(perturbed, images, strict=True)}
+                names = [node.inputs[place].name for place in perturbed]
                 parts = [(n, i.reshape(-1, *self._graph.shape(n))) for n, i in zip(names, images, strict=True)]
             elif is_exact(node):
                 parts, shift = self._through_exact(node, a)
@@ -245,11 +252,11 @@ class Backward:
                 if is_relu(node) or is_curve(node):
                     coefficients[node.name] = shaped
                 if is_relu(node):
-                    image, shift = through_relu(shaped, sides[node.name], node.name, chosen)
+                    image, shift = backward_relu(shaped, triangles[node.name], node.name, chosen)
                     if errors is not None:  # each of what is added up is rounded
                         sums.err(image.abs() + shaped.abs(), errors.front[node.name])
                 else:
-                    image, shift = self._through_band(node, shaped, hulls[node.inputs[0].name])
+                    image, shift = self._through_band(node, shaped, preactivations[node.inputs[0].name])
                 parts = [(node.inputs[0].name, image.flatten(0, 1))]
             sums.add(shift)
             for name, part in parts:
@@ -263,44 +270,44 @@ class Backward:
 
     def _through_exact(self, node: Any, a: Tensor) -> tuple[list[tuple[str, Tensor]], Tensor]:
         """A at each perturbed operand, and A times the operator's offset: (batch * rows,)."""
-        names, moving = [parent.name for parent in node.inputs], self._graph.moving(node)
-        if len(moving) == 1:
-            name = names[moving[0]]
-            linear, offset, shape = self._graph.single_map(node, moving[0], a)
+        names, perturbed = [parent.name for parent in node.inputs], self._graph.perturbed(node)
+        if len(perturbed) == 1:
+            name = names[perturbed[0]]
+            linear, offset, shape = self._graph.single_map(node, perturbed[0], a)
             if linear is not None:
                 a = a.reshape(a.shape[0], *shape)
                 shift = a.new_zeros(a.shape[0]) if offset is None else _total(a * offset, 1)
                 return [(name, linear.transpose(a, self._graph.shape(name)))], shift
 
         with torch.enable_grad():
-            shapes = [self._graph.shape(names[place]) for place in moving]
+            shapes = [self._graph.shape(names[place]) for place in perturbed]
             zeros = [a.new_zeros(a.shape[0], *shape).requires_grad_(True) for shape in shapes]
             operands: list[Any] = [self._graph.constants.get(name) for name in names]
-            for place, value in zip(moving, zeros, strict=True):
+            for place, value in zip(perturbed, zeros, strict=True):
                 operands[place] = Zonotope(value)
             image = image_of(Call(node, operands, SymbolSource())).center
             a = a.reshape(image.shape)
             # A scalar, since torch would import a computer algebra system to check grad_outputs.
             parts = torch.autograd.grad((image * a).sum(), zeros, create_graph=a.requires_grad, allow_unused=True)
         shift = _total(a * image[:1].detach(), 1)
-        found = [(names[place], part) for place, part in zip(moving, parts, strict=True) if part is not None]
+        found = [(names[place], part) for place, part in zip(perturbed, parts, strict=True) if part is not None]
         return found, shift
 
-    def _through_band(self, node: Any, a: Tensor, hull: Interval) -> tuple[Tensor, Tensor]:
+    def _through_band(self, node: Any, a: Tensor, preactivation: Interval) -> tuple[Tensor, Tensor]:
         """Through an operator of one variable:  y in slope x + offset +/- radius."""
         source = SymbolSource()
-        center = hull.lower + (hull.upper - hull.lower) / 2
+        center = preactivation.lower + (preactivation.upper - preactivation.lower) / 2
         operands: list[Any] = [
             Zonotope(center) if self._graph.depends(parent.name) else self._graph.constants[parent.name]
             for parent in node.inputs
         ]
-        hulls = [hull if self._graph.depends(parent.name) else None for parent in node.inputs]
+        preactivations = [preactivation if self._graph.depends(parent.name) else None for parent in node.inputs]
         zero, one = Zonotope(torch.zeros_like(center)), Zonotope(torch.ones_like(center))
-        image = image_of(Call(node, operands, source, hulls))
-        probe = image_of(Call(node, [zero, *operands[1:]], source, hulls))
-        ones = image_of(Call(node, [one, *operands[1:]], source, hulls))
+        image = image_of(Call(node, operands, source, preactivations))
+        probe = image_of(Call(node, [zero, *operands[1:]], source, preactivations))
+        ones = image_of(Call(node, [one, *operands[1:]], source, preactivations))
         slope, offset, radius = ones.center - probe.center, probe.center, image.radius()
-        reach = torch.maximum(hull.lower.abs(), hull.upper.abs())
+        reach = torch.maximum(preactivation.lower.abs(), preactivation.upper.abs())
         own = (slope.abs() + offset.abs()) * (reach + 1) + radius  # the slope was found as a difference
         radius = radius + own * (32 * unit(own.dtype))
         return a * slope.unsqueeze(1), _total(a * offset.unsqueeze(1) - a.abs() * radius.unsqueeze(1), 2)

@@ -1,4 +1,4 @@
-"""Planes of quotients: of the reciprocal of the denominator, and of its product with the numerator."""
+"""LinearRelaxation of quotients: of the reciprocal of the denominator, and of its product with the numerator."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.backward.linear_relaxations import Planes, ProductPlanes, by_sign, place_of, planes, same_rank
+from zonoplug.lirpa.backward.linear_relaxations import (
+    LinearRelaxation,
+    ProductRelaxation,
+    by_sign,
+    place_of,
+    relaxations,
+    same_rank,
+)
 
 
-class QuotientPlanes(Planes):
-    """Planes of x / y, for y of one sign; NaN where y may be 0.
+class QuotientRelaxation(LinearRelaxation):
+    """LinearRelaxation of x / y, for y of one sign; NaN where y may be 0.
 
         between  2 / p - y / p^2  (any p among the bounds of y)  and  1 / l + 1 / u - y / (l u)  lies  1 / y,
 
@@ -30,17 +37,17 @@ class QuotientPlanes(Planes):
         self._low, self._high = (torch.where(one_sign, side, torch.nan) for side in (low, high))
         self._constant = numerator if isinstance(numerator, Tensor) else low.new_zeros(())
         inverse = Interval(1 / self._high, 1 / self._low)
-        self._product = None if isinstance(numerator, Tensor) else ProductPlanes(numerator, inverse)
+        self._product = None if isinstance(numerator, Tensor) else ProductRelaxation(numerator, inverse)
         if not isinstance(numerator, Tensor):
             self._numerator = torch.maximum(numerator.lower.abs(), numerator.upper.abs())
 
-    def shares(self) -> Tensor:
+    def parameters(self) -> Tensor:
         """(batch, all in a row): the product's, then where p lies."""
         middle = (
             self._low.abs().sqrt() * self._high.abs().sqrt() * self._low.sign()
         )  # there it is parallel to the chord
         place = place_of(middle, self._low, self._high).nan_to_num(0.5).flatten(1)
-        return place if self._product is None else torch.cat([self._product.shares().flatten(1), place], dim=1)
+        return place if self._product is None else torch.cat([self._product.parameters().flatten(1), place], dim=1)
 
     def magnitude(self) -> Tensor:
         """1 / y is below 4 / |l| for the bound l that is nearer to 0, and so are the terms of its lines."""
@@ -50,15 +57,15 @@ class QuotientPlanes(Planes):
             return 16 * lines * self._constant.abs().amax(1)
         return 16 * (lines * self._numerator + self._product.magnitude())
 
-    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
+    def pass_backward(self, a: Tensor, parameters: Tensor) -> tuple[list[Tensor], Tensor]:
         size = torch.Size((*a.shape[:2], *self._low.shape[1:]))
-        of_product, place = shares.tensor_split([shares.shape[1] - self._low[0].numel()], dim=1)
+        of_product, place = parameters.tensor_split([parameters.shape[1] - self._low[0].numel()], dim=1)
         images, constant = [], a.new_zeros(a.shape[:2])
         if self._product is None:
             of_inverse = (a * self._constant).sum_to_size(size)
         else:
-            (of_x, of_inverse), constant = self._product.through(
-                a, of_product.unflatten(1, self._product.shares().shape[1:])
+            (of_x, of_inverse), constant = self._product.pass_backward(
+                a, of_product.unflatten(1, self._product.parameters().shape[1:])
             )
             images = [of_x]
         low, high = self._low.unsqueeze(1), self._high.unsqueeze(1)
@@ -72,8 +79,10 @@ class QuotientPlanes(Planes):
         return [*images, slope], constant + offset.flatten(2).sum(2, dtype=torch.float64)
 
 
-@planes("BoundDiv")
-def _quotient(node: Any, operands: Sequence[Interval | Tensor], hulls: Mapping[str, Interval]) -> Planes:
+@relaxations("BoundDiv")
+def _quotient(
+    node: Any, operands: Sequence[Interval | Tensor], preactivations: Mapping[str, Interval]
+) -> LinearRelaxation:
     numerator, denominator = same_rank(operands)
     assert isinstance(denominator, Interval)
-    return QuotientPlanes(numerator, denominator)
+    return QuotientRelaxation(numerator, denominator)

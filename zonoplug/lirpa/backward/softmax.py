@@ -1,4 +1,4 @@
-"""Planes of softmax, in terms of the differences of its inputs."""
+"""LinearRelaxation of softmax, in terms of the differences of its inputs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.backward.linear_relaxations import Planes, by_sign, place_of, planes, shared, shared_product
+from zonoplug.lirpa.backward.linear_relaxations import (
+    LinearRelaxation,
+    by_sign,
+    place_of,
+    relaxations,
+    shared,
+    shared_product,
+)
 from zonoplug.lirpa.operators.table import inner_name
 
 
-class SoftmaxPlanes(Planes):
-    """Planes of  y_i = 1 / s_i,  s_i = sum_j exp(d_ij),  d_ij = x_j - x_i,  along one axis of length n.
+class SoftmaxRelaxation(LinearRelaxation):
+    """LinearRelaxation of  y_i = 1 / s_i,  s_i = sum_j exp(d_ij),  d_ij = x_j - x_i,  along one axis of length n.
 
         y_i >= 2 / t - S / t^2         S  = sum_j (chord of exp over the bounds of d_ij) >= s_i,   any t > 0
         y_i <= 1 / l + 1 / u - T / (l u)   T = sum_j (tangent of exp at p_ij) <= s_i,              l <= s_i <= u
@@ -44,7 +51,7 @@ class SoftmaxPlanes(Planes):
         self._offset = (least - self._slope * self._low).sum(-1)
         self._least, self._most = least.sum(-1), (least + least * rise).sum(-1)
 
-    def shares(self) -> Tensor:
+    def parameters(self) -> Tensor:
         """Where the lower plane touches at the geometric mean of l and u, and tangents are parallel to chords."""
         t = place_of((self._least * self._most).sqrt(), self._least, self._most)
         tangents = place_of(self._slope.log(), self._low, self._high)
@@ -59,10 +66,10 @@ class SoftmaxPlanes(Planes):
         flat = torch.where(self._fits, torch.maximum(lower, upper), self._bound)
         return 4 * flat.movedim(-1, self._axis)
 
-    def through(self, a: Tensor, shares: Tensor) -> tuple[list[Tensor], Tensor]:
+    def pass_backward(self, a: Tensor, parameters: Tensor) -> tuple[list[Tensor], Tensor]:
         above, below = by_sign(a.movedim(self._axis + 1, -1))
-        t = self._least + shares[..., 0] * (self._most - self._least)
-        touching = self._low + shares[..., 1:] * (self._high - self._low)
+        t = self._least + parameters[..., 0] * (self._most - self._least)
+        touching = self._low + parameters[..., 1:] * (self._high - self._low)
         tangent, product = touching.exp(), self._least * self._most
         lower = -self._slope / (t * t).unsqueeze(-1), 2 / t - self._offset / (t * t)
         rest = (tangent * (1 - touching)).sum(-1)
@@ -78,17 +85,19 @@ class SoftmaxPlanes(Planes):
         return [result.movedim(-1, self._axis + 1)], constant
 
 
-@planes("BoundSoftmax")
-def _softmax(node: Any, operands: Sequence[Interval | Tensor], hulls: Mapping[str, Interval]) -> Planes:
-    (hull,) = operands
-    assert isinstance(hull, Interval)
-    axis = int((node.attr or {}).get("axis", -1)) % hull.lower.dim()
-    lower, upper = (side.movedim(axis, -1) for side in shared(hull))
+@relaxations("BoundSoftmax")
+def _softmax(
+    node: Any, operands: Sequence[Interval | Tensor], preactivations: Mapping[str, Interval]
+) -> LinearRelaxation:
+    (preactivation,) = operands
+    assert isinstance(preactivation, Interval)
+    axis = int((node.attr or {}).get("axis", -1)) % preactivation.lower.dim()
+    lower, upper = (side.movedim(axis, -1) for side in shared(preactivation))
     apart = 1 - torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
     low = (lower.unsqueeze(-2) - upper.unsqueeze(-1)) * apart
     high = (upper.unsqueeze(-2) - lower.unsqueeze(-1)) * apart
-    from_walk = hulls.get(inner_name(node.name, "differences"))  # tighter, as symbols cancel in them
-    if from_walk is not None:
-        from_walk = shared(from_walk)
-        low, high = torch.fmax(low, from_walk.lower), torch.fmin(high, from_walk.upper)
-    return SoftmaxPlanes(Interval(low, torch.maximum(low, high)), axis)
+    from_propagation = preactivations.get(inner_name(node.name, "differences"))  # tighter, as symbols cancel in them
+    if from_propagation is not None:
+        from_propagation = shared(from_propagation)
+        low, high = torch.fmax(low, from_propagation.lower), torch.fmin(high, from_propagation.upper)
+    return SoftmaxRelaxation(Interval(low, torch.maximum(low, high)), axis)

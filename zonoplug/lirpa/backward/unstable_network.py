@@ -1,9 +1,9 @@
-"""A network on an input box, written in its inputs and in the outputs of those ReLUs whose sign is open there.
+"""A network on an input box, written in its inputs and in the outputs of the ReLUs that are unstable there.
 
     z  =  inputs . x  +  before . relu(z before)  +  constant  +/-  error
 
-All that is linear on the box is multiplied out: ReLUs of known sign among it, convolutions, sums of branches. What is
-left is small where few signs are open, and the same for every architecture; bounds of many subdomains cost a few
+All that is linear on the box is multiplied out: stable ReLUs among it, convolutions, sums of branches. What is
+left is small where few neurons are unstable, and the same for every architecture; bounds of many subdomains cost a few
 products of matrices.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.rounding import gamma
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.backward.triangle import Sides
+from zonoplug.lirpa.backward.triangle import Triangle
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward.passes import Backward
@@ -31,11 +31,11 @@ BLOCK = 64  # terms at the inputs that are summed in single precision, before su
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forms:
-    """Affine forms in the inputs and in the outputs of open ReLUs.
+    """Affine forms in the inputs and in the outputs of unstable neurons.
 
     Attributes:
         inputs: (r, inputs).
-        before: (r, open neurons).
+        before: (r, unstable neurons).
         constant: (r,).
         error: (r,) how far rounding may move a value from its form, in the network's evaluation, where the form was
             found, and where forms are put into one another.
@@ -60,23 +60,23 @@ class Forms:
         return Forms(*(torch.cat(parts) for parts in zip(*(one.parts() for one in many), strict=True)))
 
 
-def open_signs(hull: Interval) -> Tensor:
-    """Where a sign is not known, of the flattened layer (neurons,); NaN is not known."""
-    return ~((hull.lower >= 0) | (hull.upper <= 0)).flatten()
+def unstable_places(preactivation: Interval) -> Tensor:
+    """where the neuron is unstable, of the flattened layer (neurons,); NaN is not known."""
+    return ~((preactivation.lower >= 0) | (preactivation.upper <= 0)).flatten()
 
 
-class OpenNetwork:
-    """The open ReLUs of a network on one box, layer by layer.
+class UnstableNetwork:
+    """The unstable neurons of a network on one box, layer by layer.
 
     Args:
         box: (1, *input_shape).
-        most: open neurons that there will be in all layers, at most: sums over them are rounded.
+        most: unstable neurons that there will be in all layers, at most: sums over them are rounded.
 
     Attributes:
-        sections: of each layer, among all open neurons.
-        numbers: (n,) of the open neurons among all neurons of the layers, rising.
+        sections: of each layer, among all unstable neurons.
+        numbers: (n,) of the unstable neurons among all neurons of the layers, rising.
         all_lower, all_upper: (all neurons,) of the pre-activations.
-        forms: of the open pre-activations, in the neurons of the layers before.
+        forms: of the unstable neurons, in the neurons of the layers before.
     """
 
     def __init__(self, box: Box, most: int) -> None:
@@ -88,73 +88,78 @@ class OpenNetwork:
         self.numbers = torch.zeros(0, dtype=torch.int64, device=none.device)
         self.all_lower, self.all_upper = none, none
         self.forms = Forms(none.new_zeros(0, size), none.new_zeros(0, 0), none, none)
-        self._open: dict[str, Tensor] = {}
+        self._unstable: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return int(self.numbers.shape[0])
 
     @property
     def lower(self) -> Tensor:
-        """(n,) of the open pre-activations."""
+        """(n,) of the unstable neurons."""
         return self.all_lower[self.numbers]
 
     @property
     def upper(self) -> Tensor:
-        """(n,) of the open pre-activations."""
+        """(n,) of the unstable neurons."""
         return self.all_upper[self.numbers]
 
     @staticmethod
-    def bytes_for(box: Box, hulls: Iterable[Interval]) -> int:
-        """How much the forms take of all neurons whose sign is open in hulls (1, *shape)."""
-        count = sum(int(open_signs(hull).sum()) for hull in hulls)
+    def bytes_for(box: Box, preactivations: Iterable[Interval]) -> int:
+        """How much the forms take of all unstable neurons in pre-activation bounds (1, *shape)."""
+        count = sum(int(unstable_places(preactivation).sum()) for preactivation in preactivations)
         return count * (count + box.lower.numel()) * box.lower.element_size()
 
-    def append(self, relu: str, neurons: Tensor, hull: Interval, forms: Forms | None = None) -> None:
-        """Add the open neurons of one more layer.
+    def append(self, relu: str, neurons: Tensor, preactivation: Interval, forms: Forms | None = None) -> None:
+        """Add the unstable neurons of one more layer.
 
         Args:
             relu: the name of its node.
             neurons: (m,) places in the flattened layer.
-            hull: of all its neurons.
-            forms: of the open ones, if there are any.
+            preactivation: of all its neurons.
+            forms: of the unstable ones, if there are any.
         """
         count = len(self)
         if count + neurons.shape[0] > self._most:
-            raise ValueError(f"{count + neurons.shape[0]} open neurons, where at most {self._most} were expected.")
+            raise ValueError(f"{count + neurons.shape[0]} unstable neurons, where at most {self._most} were expected.")
         self.sections.append(slice(count, count + neurons.shape[0]))
-        self._open[relu] = neurons
+        self._unstable[relu] = neurons
         self.numbers = torch.cat([self.numbers, self.all_lower.shape[0] + neurons])
-        self.all_lower = torch.cat([self.all_lower, hull.lower.flatten()])
-        self.all_upper = torch.cat([self.all_upper, hull.upper.flatten()])
+        self.all_lower = torch.cat([self.all_lower, preactivation.lower.flatten()])
+        self.all_upper = torch.cat([self.all_upper, preactivation.upper.flatten()])
         if forms is None:
             return
         shape = len(self), len(self) - count
         joined = Forms.join([self.forms, forms])
         self.forms = replace(joined, before=torch.cat([joined.before, joined.before.new_zeros(shape)], dim=1))
 
-    def forms_of(self, passes: Backward, hulls: Mapping[str, Interval], rows: Tensor) -> Forms:
+    def forms_of(self, passes: Backward, preactivations: Mapping[str, Interval], rows: Tensor) -> Forms:
         """Forms of rows of the value that `passes` end at.
 
         Args:
             passes: over ReLUs and exact operators alone; over a module in double precision their own rounding, which
                 counts too, is small.
-            hulls: of the box, (1, *shape) by node name.
+            preactivations: of the box, (1, *shape) by node name.
             rows: (r, size).
         Raises:
-            ValueError: a ReLU on the way has open neurons that have not been appended.
+            ValueError: a ReLU on the way has unstable neurons that have not been appended.
         """
         kind = passes.dtype
         box = Box(self.box.lower.to(kind), self.box.upper.to(kind))
-        hulls = {name: Interval(hull.lower.to(kind), hull.upper.to(kind)) for name, hull in hulls.items()}
-        sides = {node.name: self._side(node.name, hulls[passes.source(node.name)]) for node in passes.relus}
-        errors = passes.errors(box, hulls)
+        preactivations = {
+            name: Interval(preactivation.lower.to(kind), preactivation.upper.to(kind))
+            for name, preactivation in preactivations.items()
+        }
+        triangles = {
+            node.name: self._side(node.name, preactivations[passes.source(node.name)]) for node in passes.relus
+        }
+        errors = passes.errors(box, preactivations)
         origin = Box(torch.zeros_like(box.lower), torch.zeros_like(box.lower))
         parts = []
         for some in rows.split(ROWS_AT_ONCE):
             with torch.no_grad():
-                found = passes.bound(origin, hulls, some.unsqueeze(0).to(kind), None, sides, errors)
+                found = passes.bound(origin, preactivations, some.unsqueeze(0).to(kind), None, triangles, errors)
                 before = some.new_zeros(len(some), len(self))
-                for section, (relu, neurons) in zip(self.sections, self._open.items(), strict=True):
+                for section, (relu, neurons) in zip(self.sections, self._unstable.items(), strict=True):
                     if relu in found.coefficients:
                         before[:, section] = found.coefficients[relu].flatten(2)[0, :, neurons].to(before.dtype)
                 inputs, constant = found.inputs[0].flatten(1).to(some.dtype), found.lower[0].to(some.dtype)
@@ -162,14 +167,14 @@ class OpenNetwork:
             parts.append(Forms(inputs, before, constant, error))
         return Forms.join(parts)
 
-    def _side(self, relu: str, hull: Interval) -> Sides:
+    def _side(self, relu: str, preactivation: Interval) -> Triangle:
         """What passes a ReLU: neurons that are positive; those that have been appended end there."""
-        slope, open_ = (hull.lower >= 0).flatten(1), open_signs(hull)
-        appended = torch.zeros_like(open_).index_fill(0, self._open.get(relu, self.numbers[:0]), True)
-        if bool((open_ & ~appended).any()):
-            raise ValueError(f"Signs of {relu!r} are open that have not been appended.")
-        passed = (slope & ~appended).reshape(hull.lower.shape).to(hull.lower.dtype).unsqueeze(1)
-        return Sides(passed, torch.zeros_like(passed), torch.zeros_like(passed, dtype=torch.bool))
+        slope, unstable = (preactivation.lower >= 0).flatten(1), unstable_places(preactivation)
+        appended = torch.zeros_like(unstable).index_fill(0, self._unstable.get(relu, self.numbers[:0]), True)
+        if bool((unstable & ~appended).any()):
+            raise ValueError(f"{relu!r} has unstable neurons that have not been appended.")
+        passed = (slope & ~appended).reshape(preactivation.lower.shape).to(preactivation.lower.dtype).unsqueeze(1)
+        return Triangle(passed, torch.zeros_like(passed), torch.zeros_like(passed, dtype=torch.bool))
 
     def _own_error(self, inputs: Tensor, before: Tensor, constant: Tensor) -> Tensor:
         largest = torch.maximum(self.box.lower.abs(), self.box.upper.abs()).flatten()

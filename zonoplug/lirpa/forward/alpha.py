@@ -1,7 +1,7 @@
 """alpha-zonotope: slopes of relaxations, optimised by gradient on the bounds.
 
 Every slope gives a sound relaxation, since the radius is computed for it. So each step's bounds hold, the best of all
-steps hold, and so do the tightest hulls seen so far, which later steps use.
+steps hold, and so do the tightest pre-activation bounds seen so far, which later steps use.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ WARM_UP = 8  # long first steps set deep networks back further than the others c
 DECAY = 0.97
 
 
-class Walk(Protocol):
-    """Propagates with given slopes (node name -> (batch, *shape)) and known hulls (node name -> interval)."""
+class Propagate(Protocol):
+    """Propagates with given slopes (node name -> (batch, *shape)) and known pre-activation bounds (node name ->
+    interval).
+    """
 
     def __call__(
         self, slopes: Mapping[str, Tensor], known: Mapping[str, Interval], observe: Observer | None = None
     ) -> Propagation: ...
 
 
-def optimise_slopes(walk: Walk, goal: Tensor | None = None, steps: int = STEPS) -> Propagation:
-    """The walk with slopes optimised by Adam, in a batch, at every operator whose relaxation takes a slope.
+def optimise_slopes(propagate: Propagate, goal: Tensor | None = None, steps: int = STEPS) -> Propagation:
+    """The propagation with slopes optimised by Adam, in a batch, at every operator whose relaxation takes a slope.
 
     Args:
-        walk: shows `observe` every relaxation that it uses.
+        propagate: shows `observe` every relaxation that it uses.
         goal: (batch or 1, outputs): the optimiser raises lower bounds below their goal, and stops once none is. Without
             one it narrows all bounds.
-        steps: walks beside the first.
+        steps: propagations beside the first.
     Returns:
-        The last walk, with the best bounds and hulls of all.
+        The last propagation, with the best bounds and pre-activation bounds of all.
     """
     ranges: dict[str, SlopeRange] = {}
 
@@ -51,8 +53,8 @@ def optimise_slopes(walk: Walk, goal: Tensor | None = None, steps: int = STEPS) 
             ranges[call.node.name] = found
 
     with torch.no_grad():
-        last = walk({}, {}, observe if steps > 0 else None)
-    best, hulls = last.bounds, dict(last.hulls)
+        last = propagate({}, {}, observe if steps > 0 else None)
+    best, preactivations = last.bounds, dict(last.preactivations)
     if not ranges:
         return last
     shares = {name: _share(found).requires_grad_(True) for name, found in ranges.items()}
@@ -62,17 +64,20 @@ def optimise_slopes(walk: Walk, goal: Tensor | None = None, steps: int = STEPS) 
             break
         with torch.enable_grad():
             slopes = {name: found.low + shares[name] * (found.high - found.low) for name, found in ranges.items()}
-            last = walk(slopes, hulls)
+            last = propagate(slopes, preactivations)
             gain = _gain(last.bounds, best, goal)
         best = intersect(best, _detached(last.bounds))
-        hulls = {name: intersect(hull, _detached(last.hulls[name])) for name, hull in hulls.items()}
+        preactivations = {
+            name: intersect(preactivation, _detached(last.preactivations[name]))
+            for name, preactivation in preactivations.items()
+        }
         if not bool(gain.isfinite()) or not gain.requires_grad:
             break
         optimiser.climb(gain)
         with torch.no_grad():
             for share in shares.values():
                 share.clamp_(0, 1)
-    last.bounds, last.hulls = best, hulls
+    last.bounds, last.preactivations = best, preactivations
     return last
 
 

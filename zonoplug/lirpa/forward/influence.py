@@ -1,4 +1,5 @@
-"""How each value of the graph moves the specification's rows, with the relaxations fixed on given hulls.
+"""How each value of the graph moves the specification's rows, with the relaxations fixed on given pre-activation
+bounds.
 
 One pass forward of a center and a box without any symbols, and for each row one gradient back: the gradient at the
 center is how a named symbol reaches the row, that at the box how the box does. Exact where the operators are exact or
@@ -35,7 +36,7 @@ class Influences:
         module: the host's module.
         inputs: as in `propagate`.
         rows: specification matrix C (batch or 1, rows, outputs); each output by default, if there are at most 64.
-        hulls: bounds of the inputs of every non-exact operator.
+        preactivations: bounds of the inputs of every non-exact operator.
         slopes: node name -> slope, as in `propagate`.
     """
 
@@ -45,7 +46,7 @@ class Influences:
         module: Any,
         inputs: Mapping[str, Operand],
         rows: Tensor | None,
-        hulls: Mapping[str, Interval],
+        preactivations: Mapping[str, Interval],
         slopes: Mapping[str, Tensor],
     ) -> None:
         self._constants = constants_of(plan, module, inputs)
@@ -53,7 +54,7 @@ class Influences:
         self._edges: list[tuple[str, int, Zonotope]] = []
         self._known: dict[tuple[str, int], Influence] = {}
         with torch.enable_grad(), rounding("nearest"):
-            image = self._forward(plan, inputs, hulls, slopes)
+            image = self._forward(plan, inputs, preactivations, slopes)
             outputs = image.center[0].numel()
             if rows is None and outputs <= MAX_OUTPUTS:
                 rows = torch.eye(outputs).to(image.center).unsqueeze(0)
@@ -75,7 +76,7 @@ class Influences:
         self,
         plan: GraphPlan,
         inputs: Mapping[str, Operand],
-        hulls: Mapping[str, Interval],
+        preactivations: Mapping[str, Interval],
         slopes: Mapping[str, Tensor],
     ) -> Zonotope:
         values: dict[str, Operand] = dict(self._constants)
@@ -89,8 +90,8 @@ class Influences:
                 values[name] = torch.tensor(operand.center.shape)  # type: ignore[union-attr]
             elif name not in values:
                 operands = [self._read(values[parent.name], parent.name, place) for parent in node.inputs]
-                call_hulls = [hulls.get(parent.name) for parent in node.inputs]
-                image = _image(Call(node, operands, SymbolSource(), call_hulls, slopes.get(name)))
+                call_bounds = [preactivations.get(parent.name) for parent in node.inputs]
+                image = _image(Call(node, operands, SymbolSource(), call_bounds, slopes.get(name)))
                 if image is None:
                     self._cut = place
                     plain = [operand.center if isinstance(operand, Zonotope) else operand for operand in operands]

@@ -1,9 +1,9 @@
 """Interval bounds beside the zonotopes: the reduced product of the two domains.
 
-Each value of the walk has a zonotope Z and, from the first operator that is not exact, an interval I. What reads the
-value uses their intersection, neuron by neuron, and the next relaxation is computed on it. So no bound is looser than
-interval arithmetic's, and each domain profits from the other: a ReLU's parallelogram reaches below 0, its interval does
-not; a difference of equal values is 0 in the zonotope only.
+Each value of the propagation has a zonotope Z and, from the first operator that is not exact, an interval I. What reads
+the value uses their intersection, neuron by neuron, and the next relaxation is computed on it. So no bound is looser
+than interval arithmetic's, and each domain profits from the other: a ReLU's parallelogram reaches below 0, its interval
+does not; a difference of equal values is 0 in the zonotope only.
 
 Why this is sound. For a point x of the input set let z(x) be a value of the noise symbols under which the input
 zonotope gives x. Claim: for every x there are values of all later symbols (and of the boxes) such that each node's
@@ -51,7 +51,10 @@ RESHAPES = frozenset({"BoundFlatten", "BoundReshape", "BoundSqueeze", "BoundUnsq
 
 
 def interval_image(
-    node: Any, operands: Sequence[Operand], hulls: Sequence[Interval | None], shape: tuple[int, ...] | None = None
+    node: Any,
+    operands: Sequence[Operand],
+    preactivations: Sequence[Interval | None],
+    shape: tuple[int, ...] | None = None,
 ) -> Interval | None:
     """Bounds of a node's output from bounds of its inputs alone; None where no transformer gives any.
 
@@ -61,12 +64,12 @@ def interval_image(
 
     Args:
         operands: values of the inputs.
-        hulls: bounds of each of them, None for constants.
+        preactivations: bounds of each of them, None for constants.
         shape: of the output, without the batch, where it is known.
     Cost: that of one or two symbols.
     """
-    name, perturbed = type(node).__name__, [hull for hull in hulls if hull is not None]
-    quick = _quick_image(node, name, operands, hulls, shape)
+    name, perturbed = type(node).__name__, [hull for hull in preactivations if hull is not None]
+    quick = _quick_image(node, name, operands, preactivations, shape)
     if quick is not None:
         return quick
     if name in INCREASING | FROM_ZERO and len(perturbed) == 1 and isinstance(operands[0], Zonotope):
@@ -74,18 +77,18 @@ def interval_image(
         values = torch.stack([node.forward(point, *operands[1:]) for point in points])
         return _outward(values, torch.maximum(perturbed[0].lower.abs(), perturbed[0].upper.abs()))
     if name in OF_SEVERAL or (name in OF_ONE and len(perturbed) == 1):
-        ends = [[hull and Interval(hull[side], hull[side]) for hull in hulls] for side in (0, 1)]
+        ends = [[hull and Interval(hull[side], hull[side]) for hull in preactivations] for side in (0, 1)]
         first, second = (_image(node, _values(operands, end, _corner), end) for end in ends)
         if first is None or second is None:
             return None
         return Interval(torch.minimum(first.lower, second.lower), torch.maximum(first.upper, second.upper))
     entry = entry_for(node)
     flat = torch.zeros_like(perturbed[0].lower) if entry is not None and entry.kind == "relaxation" else None
-    return _image(node, _values(operands, hulls, _box), hulls, flat)
+    return _image(node, _values(operands, preactivations, _box), preactivations, flat)
 
 
 def rows_image(
-    node: Any, operands: Sequence[Operand], hulls: Sequence[Interval | None], final: Interval, rows: Tensor
+    node: Any, operands: Sequence[Operand], preactivations: Sequence[Interval | None], final: Interval, rows: Tensor
 ) -> Interval:
     """Bounds of C y, y the node's output, as interval arithmetic gives them: a last linear layer is joined with C.
 
@@ -98,15 +101,15 @@ def rows_image(
         (batch, rows).
     """
     weight, bias = _linear_weights(node, operands) or (None, None)
-    if weight is None or hulls[0] is None or hulls[0].lower.dim() != 2:
+    if weight is None or preactivations[0] is None or preactivations[0].lower.dim() != 2:
         return specification(_box(Interval(*(side.flatten(1) for side in final))), rows).interval_hull()
-    half = (hulls[0].upper - hulls[0].lower) / 2
+    half = (preactivations[0].upper - preactivations[0].lower) / 2
     joined = torch.matmul(rows, weight)
     offset = weight.new_zeros(1) if bias is None else torch.matmul(rows, bias)
-    center = _rows_product(joined, hulls[0].lower + half) + offset
+    center = _rows_product(joined, preactivations[0].lower + half) + offset
     radius = _rows_product(joined.abs(), half)
     if rounding.active():
-        largest = torch.maximum(hulls[0].lower.abs(), hulls[0].upper.abs())
+        largest = torch.maximum(preactivations[0].lower.abs(), preactivations[0].upper.abs())
         magnitude = functional.linear(largest, weight.abs(), None if bias is None else bias.abs())
         spread = _rows_product(rows.abs(), magnitude)
         radius = radius + rounding.affine_error(spread, None, sum(weight.shape) + 4, 2)
@@ -119,10 +122,14 @@ def _rows_product(rows: Tensor, x: Tensor) -> Tensor:
 
 
 def _quick_image(
-    node: Any, name: str, operands: Sequence[Operand], hulls: Sequence[Interval | None], shape: tuple[int, ...] | None
+    node: Any,
+    name: str,
+    operands: Sequence[Operand],
+    preactivations: Sequence[Interval | None],
+    shape: tuple[int, ...] | None,
 ) -> Interval | None:
     """The same for the operators that plain ReLU networks consist of, in few steps: None for others."""
-    (hull, *others) = hulls
+    (hull, *others) = preactivations
     if name == "BoundAdd" and hull is not None and others[0] is not None and not rounding.active():
         return Interval(hull.lower + others[0].lower, hull.upper + others[0].upper)
     if hull is None or any(other is not None for other in others):
@@ -154,19 +161,19 @@ def _linear_weights(node: Any, operands: Sequence[Operand]) -> tuple[Tensor, Ten
 
 
 def _values(
-    operands: Sequence[Operand], hulls: Sequence[Interval | None], zonotope: Callable[[Interval], Zonotope]
+    operands: Sequence[Operand], preactivations: Sequence[Interval | None], zonotope: Callable[[Interval], Zonotope]
 ) -> list[Operand]:
     """The operands, with perturbed ones made of their bounds alone."""
-    return [operand if hull is None else zonotope(hull) for operand, hull in zip(operands, hulls, strict=True)]
+    return [operand if hull is None else zonotope(hull) for operand, hull in zip(operands, preactivations, strict=True)]
 
 
 def _image(
-    node: Any, values: Sequence[Operand], hulls: Sequence[Interval | None], slope: Tensor | None = None
+    node: Any, values: Sequence[Operand], preactivations: Sequence[Interval | None], slope: Tensor | None = None
 ) -> Interval | None:
     entry = entry_for(node)
     while entry is not None:
         try:
-            image = entry.transformer(Call(node, values, SymbolSource(), hulls, slope))
+            image = entry.transformer(Call(node, values, SymbolSource(), preactivations, slope))
         except NotApplicableError:
             entry = entry.otherwise
             continue

@@ -1,4 +1,4 @@
-"""Network reduction on host graphs: inside the walk on any graph, or written out where the graph is a chain."""
+"""Network reduction on host graphs: inside the propagation on any graph, or written out where the graph is a chain."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from zonoplug.lirpa.forward.neuron_merging import NEURON_LAYERS
 from zonoplug.lirpa.forward.plan import constant_value, plan_for
 from zonoplug.lirpa.forward.propagation import Propagation
 from zonoplug.lirpa.methods import BoundMethod
-from zonoplug.lirpa.module import walk
+from zonoplug.lirpa.module import forward_propagation
 from zonoplug.lirpa.operators.all import Call, NotApplicableError, entry_for
 from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.reduction.reduced_network import FUNCTIONS, Layer, ReducedNetwork
 from zonoplug.transformers.affine import Operand
 
 LIMIT_ENTRIES = 1 << 27
-ADVICE = "Merge neurons in the walk over the graph instead: WalkOptions(merging=...) takes any network."
+ADVICE = "Merge neurons in the propagation over the graph instead: PropagationOptions(merging=...) takes any network."
 
 
-def walk_merged(
+def propagate_merged(
     module: Any, inputs: InputSet, merging: NeuronMerging, rows: Tensor | None = None, **choices: Any
 ) -> Propagation:
-    """The walk with neurons merged behind each activation, on a BoundedModule with one input.
+    """The propagation with neurons merged behind each activation, on a BoundedModule with one input.
 
     Args:
         inputs: (batch, *input_shape); each element's neurons are chosen on their own.
         rows: specification matrix C (batch or 1, rows, outputs).
-        choices: further fields of `WalkOptions`.
+        choices: further fields of `PropagationOptions`.
     Returns:
         output, bounds, and how many neurons stayed (`kept`).
     """
-    return walk(module, [inputs], BoundMethod.parse("zonotope"), rows, merging=merging, **choices)
+    return forward_propagation(module, [inputs], BoundMethod.parse("zonotope"), rows, merging=merging, **choices)
 
 
 def chain_of(module: Any, example: Tensor) -> ReducedNetwork:

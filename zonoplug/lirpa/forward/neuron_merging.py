@@ -1,9 +1,9 @@
-"""Neuron merging during the walk: the step behind each activation, on any graph.
+"""Neuron merging during the propagation: the step behind each activation, on any graph.
 
 A neuron's row goes to the box where it is computed, and every reader sees the same zonotope. Where branches meet again,
 a kept symbol means the same in all of them, and boxes are independent, which encloses more. So it is sound around
-residual connections too. The neurons' own symbols are never born into the rest of the walk: the symbols that remain are
-those of the inputs and of the neurons that stay.
+residual connections too. The neurons' own symbols are never introduced into the rest of the propagation: the symbols
+that remain are those of the inputs and of the neurons that stay.
 """
 
 from __future__ import annotations

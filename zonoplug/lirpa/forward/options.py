@@ -1,4 +1,4 @@
-"""How a walk propagates."""
+"""How a propagation propagates."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ PRODUCTS: tuple[Products, ...] = ("auto", "precise", "fast")
 
 
 @dataclass(frozen=True, slots=True)
-class WalkOptions:
+class PropagationOptions:
     """How to propagate.
 
     Attributes:
         reduction: encloses zonotopes in smaller ones; None for never.
         schedule: when it is applied, and to how many symbols.
         protect_inputs: whether the inputs' symbols are never reduced, whatever the schedule says.
-        measure: whether each reduction's loss in the specification's rows is reported, at the price of a second walk.
+        measure: whether each reduction's loss in the specification's rows is reported, at the price of a second
+            propagation.
         merging: which neurons give up their correlation behind each activation, before any reduction; None for none.
         fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
         rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
@@ -33,8 +34,8 @@ class WalkOptions:
         sum_to_one: whether a softmax uses that its outputs sum to one; tighter, and shared symbols are dense behind it.
         limit_bytes: memory for generators; layers that need more are streamed in chunks of symbols, with the same
             bounds, in more time. None for no limit. See `zonoplug.domain.streaming`.
-        intervals: whether interval bounds are kept beside the zonotopes and intersected with their hulls
-            (`interval_images` says why that is sound), so that no bound is looser than interval arithmetic's.
+        intervals: whether interval bounds are kept beside the zonotopes and intersected with their pre-activation
+            bounds (`interval_images` says why that is sound), so that no bound is looser than interval arithmetic's.
     """
 
     reduction: Reduction | None = None

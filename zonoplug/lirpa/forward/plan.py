@@ -1,4 +1,4 @@
-"""The order in which the walk visits the host's graph."""
+"""The order in which the propagation visits the host's graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The walk over the host's graph: input zonotopes in, output zonotope and interval hulls out."""
+"""The propagation over the host's graph: input zonotopes in, output zonotope and pre-activation bounds out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zonoplug.lirpa.compat import HOST_VERSION
 from zonoplug.lirpa.forward.influence import Influences
 from zonoplug.lirpa.forward.interval_images import interval_image, rows_image
 from zonoplug.lirpa.forward.neuron_merging import NEURON_LAYERS, merge_neurons
-from zonoplug.lirpa.forward.options import WalkOptions
+from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.plan import GraphPlan, constant_value, coordinates, plan_for
 from zonoplug.lirpa.forward.reducing import Reducer, is_exact
 from zonoplug.lirpa.operators.all import Call, NotApplicableError, entry_for, refuse
@@ -39,21 +39,22 @@ Observer = Callable[[Transformer, Call], None]
 
 @dataclass(slots=True)
 class Propagation:
-    """What one walk found.
+    """What one propagation found.
 
     Attributes:
         output: zonotope of the final node, or of C y; (batch, *out_shape) or (batch, rows).
         bounds: its interval hull, rounded as the options say.
-        hulls: node name -> bounds of the inputs of every non-exact operator; by `inner_name`, of values inside one.
+        preactivations: node name -> bounds of the inputs of every non-exact operator; by `inner_name`, of values inside
+            one.
         symbols: the ids given out, with their origins.
         largest: the most generator entries that one value held, over all batch elements.
         kept: activation -> how many neurons of each batch element stayed unmerged, where neurons are merged.
-        reductions: what each reduction did, in the order of the walk.
+        reductions: what each reduction did, in the order of the propagation.
     """
 
     output: Zonotope
     bounds: Interval
-    hulls: dict[str, Interval]
+    preactivations: dict[str, Interval]
     symbols: SymbolSource
     largest: int
     kept: dict[str, Tensor] = field(default_factory=dict)
@@ -70,7 +71,7 @@ def propagate(
     module: Any,
     inputs: Mapping[str, Operand],
     symbols: SymbolSource,
-    options: WalkOptions,
+    options: PropagationOptions,
     rows: Tensor | None = None,
     final: str | None = None,
     known: Mapping[str, Interval] | None = None,
@@ -86,7 +87,8 @@ def propagate(
         options: reduction, schedule, fallback and the rest.
         rows: specification matrix C (batch or 1, rows, outputs), applied to the flattened output.
         final: name of the node to bound; the module's output by default.
-        known: bounds of nodes that hold for all points of the input set, to be intersected with the hulls. A relaxation
+        known: bounds of nodes that hold for all points of the input set, to be intersected with the pre-activation
+            bounds. A relaxation
             on the intersection is sound: the noise values that stand for a point of the input set give each node
             that point's own value, which lies in both.
         slopes: node name -> slope (batch, *shape) for the relaxation at that node, instead of its own choice.
@@ -98,28 +100,31 @@ def propagate(
     plan = plan_for(module, final or module.final_name, patterns=True)
     chosen, limits = slopes or {}, known or {}
 
-    def walk(scoring: Influences | None = None, measuring: Influences | None = None) -> Propagation:
+    def forward_propagation(scoring: Influences | None = None, measuring: Influences | None = None) -> Propagation:
         source = symbols.copy()
         reducer = Reducer(plan, module, inputs, source, options, scoring, measuring)
-        return _Walk(plan, module, inputs, source, options, limits, chosen, observe, reducer).run(rows)
+        return _Run(plan, module, inputs, source, options, limits, chosen, observe, reducer).run(rows)
 
     def influences(found: Propagation) -> Influences:
-        return Influences(plan, module, inputs, rows, _detached(found.hulls), chosen)
+        return Influences(plan, module, inputs, rows, _detached(found.preactivations), chosen)
 
     named = options.reduction is None and options.merging is None  # budgets of symbols are for reductions to keep
     with rounding(options.rounding, named), memory_limit(options.limit_bytes):
-        found, scoring = walk(), None
+        found, scoring = forward_propagation(), None
         if not found.reductions:
             return found
         if options.reduction is not None and options.reduction.needs_influence:
-            limits = {**limits, **_detached(found.hulls)}
+            limits = {**limits, **_detached(found.preactivations)}
             scoring = influences(found)
-            found = walk(scoring)
-        return walk(scoring, influences(found)) if options.measure else found
+            found = forward_propagation(scoring)
+        return forward_propagation(scoring, influences(found)) if options.measure else found
 
 
-class _Walk:
-    """One walk, and what it knows so far: values still to be read, hulls that were asked for, intervals beside them."""
+class _Run:
+    """One propagation, and what it knows so far:
+
+    values still to be read, pre-activation bounds that were asked for, intervals beside them.
+    """
 
     def __init__(
         self,
@@ -127,7 +132,7 @@ class _Walk:
         module: Any,
         inputs: Mapping[str, Operand],
         symbols: SymbolSource,
-        options: WalkOptions,
+        options: PropagationOptions,
         known: Mapping[str, Interval],
         slopes: Mapping[str, Tensor],
         observe: Observer | None,
@@ -137,7 +142,7 @@ class _Walk:
         self._symbols, self._options, self._known, self._slopes = symbols, options, known, slopes
         self._observe, self._reducer = observe, reducer
         self._values: dict[str, Operand] = {}
-        self._hulls: dict[str, Interval] = {}
+        self._preactivations: dict[str, Interval] = {}
         self._intervals: dict[str, Interval] = {}
         self._kept: dict[str, Tensor] = {}
 
@@ -173,7 +178,7 @@ class _Walk:
         outer = (self._intervals.get(last.name), self._known.get(last.name)) if rows is None else (of_rows,)
         for bounds in outer:
             hull = hull if bounds is None else intersect(hull, bounds)
-        return Propagation(final, hull, self._hulls, self._symbols, largest, self._kept, self._reducer.reports)
+        return Propagation(final, hull, self._preactivations, self._symbols, largest, self._kept, self._reducer.reports)
 
     def _visit(self, node: Any, operands: list[Operand], rows: Tensor | None) -> Interval | None:
         """Find a node's value and what intervals tell of it. Returns their bounds of `rows` times the value."""
@@ -203,16 +208,16 @@ class _Walk:
         value = self._values[name]
         if isinstance(value, Tensor):
             return None
-        if name not in self._hulls:
+        if name not in self._preactivations:
             hull = value.interval_hull()
             for outer in (self._known.get(name), self._intervals.get(name)):
                 hull = hull if outer is None else intersect(hull, outer)
-            self._hulls[name] = hull
-        return self._hulls[name]
+            self._preactivations[name] = hull
+        return self._preactivations[name]
 
     def _nearest(self, name: str) -> Interval | None:
         """Good bounds of a value without much work: its hull where that was asked for, else its interval."""
-        quick = name in self._intervals and name not in self._hulls and name not in self._known
+        quick = name in self._intervals and name not in self._preactivations and name not in self._known
         return self._intervals[name] if quick else self._hull_of(name)
 
     def _narrowed(self, name: str) -> bool:
@@ -224,9 +229,9 @@ class _Walk:
         entry = entry_for(node)
         while entry is not None:
             exact = entry.kind == "exact"
-            hulls = () if exact else tuple(self._hull_of(parent.name) for parent in node.inputs)
+            preactivations = () if exact else tuple(self._hull_of(parent.name) for parent in node.inputs)
             slope, options = self._slopes.get(node.name), self._options
-            call = Call(node, operands, self._symbols, hulls, slope, options.form, options.sum_to_one)
+            call = Call(node, operands, self._symbols, preactivations, slope, options.form, options.sum_to_one)
             try:
                 with rounded.evaluating(self._accuracy(node, entry)):
                     if self._observe is not None and entry.kind == "relaxation":
@@ -237,9 +242,9 @@ class _Walk:
                 continue
             image, bounds = result if isinstance(result, Enclosure) else (result, None)
             if not exact:
-                image, bounds = self._evaluated(node, operands, hulls, image, bounds)
-            self._hulls |= {inner_name(node.name, name): inner for name, inner in call.inner.items()}
-            return (image if exact else self._merged(node, image, hulls[0])), bounds, exact
+                image, bounds = self._evaluated(node, operands, preactivations, image, bounds)
+            self._preactivations |= {inner_name(node.name, name): inner for name, inner in call.inner.items()}
+            return (image if exact else self._merged(node, image, preactivations[0])), bounds, exact
         if self._options.fallback == "error":
             raise refuse(node, operands)
         return self._interval_image(node, operands), None, False
@@ -250,12 +255,16 @@ class _Walk:
 
     @staticmethod
     def _evaluated(
-        node: Any, operands: list[Operand], hulls: Sequence[Interval | None], image: Zonotope, bounds: Interval | None
+        node: Any,
+        operands: list[Operand],
+        preactivations: Sequence[Interval | None],
+        image: Zonotope,
+        bounds: Interval | None,
     ) -> tuple[Zonotope, Interval | None]:
         """The enclosures of a composed operator, widened by what the network's evaluation may add."""
         if not rounded.covers_inference():
             return image, bounds
-        error = composed_error(node, hulls, operands, image.interval_hull() if bounds is None else bounds)
+        error = composed_error(node, preactivations, operands, image.interval_hull() if bounds is None else bounds)
         if error is None:
             return image, bounds
         error = error.nan_to_num(nan=torch.inf, posinf=torch.inf)
@@ -297,9 +306,9 @@ class _Walk:
         return from_interval(Interval(lower - room, upper + room), self._symbols, node.name)
 
 
-def _reach(hulls: Iterable[Interval | None]) -> Tensor:
+def _reach(preactivations: Iterable[Interval | None]) -> Tensor:
     """The largest |x| of several operands, (batch, 1 ...) or a number."""
-    sizes = [largest(hull).max() for hull in hulls if hull is not None and hull.lower.numel()]
+    sizes = [largest(hull).max() for hull in preactivations if hull is not None and hull.lower.numel()]
     return torch.stack(sizes).max()
 
 
@@ -308,8 +317,8 @@ def intersect(hull: Interval, outer: Interval) -> Interval:
     return Interval(torch.fmax(hull.lower, outer.lower), torch.fmin(hull.upper, outer.upper))
 
 
-def _detached(hulls: Mapping[str, Interval]) -> dict[str, Interval]:
-    return {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in hulls.items()}
+def _detached(preactivations: Mapping[str, Interval]) -> dict[str, Interval]:
+    return {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in preactivations.items()}
 
 
 def _adds_symbols(node: Any, operands: list[Operand]) -> bool:

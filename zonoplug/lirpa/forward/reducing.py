@@ -1,4 +1,4 @@
-"""Reductions during one walk: when, to how many, and what the rule may know of the graph around."""
+"""Reductions during one propagation: when, to how many, and what the rule may know of the graph around."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from zonoplug.reduction.context import Ahead
 from zonoplug.transformers.affine import Operand
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.forward.options import WalkOptions
+    from zonoplug.lirpa.forward.options import PropagationOptions
     from zonoplug.lirpa.forward.plan import GraphPlan
 
 
 class Reducer:
-    """Reduces values of one walk as its options say.
+    """Reduces values of one propagation as its options say.
 
     Args:
-        plan, module, inputs, symbols, options: as in the walk.
+        plan, module, inputs, symbols, options: as in the propagation.
         scoring: tells rules how values move the specification; None if nothing is known yet.
-        measuring: the same for the reports, on the hulls that this walk will find; None for reports without losses.
+        measuring: the same for the reports, on the pre-activation bounds that this propagation will find; None for
+            reports without losses.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Reducer:
         module: Any,
         inputs: Mapping[str, Operand],
         symbols: SymbolSource,
-        options: WalkOptions,
+        options: PropagationOptions,
         scoring: Influences | None = None,
         measuring: Influences | None = None,
     ) -> None:
@@ -73,9 +74,9 @@ class Reducer:
             protect = torch.cat([NO_SYMBOLS, *(value.symbols for value in self._inputs)])
             budget = max(budget, int(torch.isin(zonotope.symbols, protect).sum()))
         measured_in = self._context(place, zonotope, values, self._measuring)
-        before = born(self._symbols)
+        before = introduced(self._symbols)
         reduced, report = reduce_with_report(options.reduction, zonotope, budget, protect, context, measured_in)
-        self._fresh += born(self._symbols) - before
+        self._fresh += introduced(self._symbols) - before
         if report is not None:
             self.reports.append(report)
         return reduced
@@ -97,7 +98,7 @@ class Reducer:
             elsewhere=elsewhere,
             ahead=self._ahead(node.name) if self._constants else (),
             widest=self._widest(node.name),
-            born=born(self._symbols) - self._fresh,
+            introduced=introduced(self._symbols) - self._fresh,
         )
 
     def _readers(self, name: str) -> list[Any]:
@@ -135,7 +136,7 @@ class Reducer:
         return tuple(chains)
 
 
-def born(symbols: SymbolSource) -> int:
+def introduced(symbols: SymbolSource) -> int:
     """How many symbols a source has given out."""
     return sum(origin.count for origin in symbols.origins)
 

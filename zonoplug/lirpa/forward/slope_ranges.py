@@ -38,7 +38,7 @@ def slope_range(transformer: Transformer, call: Call) -> SlopeRange | None:
         transformer: relaxes a function of the one perturbed operand of `call`.
     """
     place = next(i for i, operand in enumerate(call.operands) if isinstance(operand, Zonotope))
-    hull = call.hulls[place]
+    hull = call.preactivations[place]
     assert hull is not None
     shares = torch.tensor(SHARES, dtype=hull.lower.dtype, device=hull.lower.device)
     ends = hull.lower + shares.reshape(-1, *[1] * hull.lower.dim()) * (hull.upper - hull.lower)
@@ -52,8 +52,8 @@ def slope_range(transformer: Transformer, call: Call) -> SlopeRange | None:
         probe if i == place else _repeated(operand, count, batch, hull.lower.dim())
         for i, operand in enumerate(call.operands)
     ]
-    hulls = [cells if i == place else other for i, other in enumerate(call.hulls)]
-    image = transformer(replace(call, operands=operands, hulls=hulls, source=source, slope=None))
+    preactivations = [cells if i == place else other for i, other in enumerate(call.preactivations)]
+    image = transformer(replace(call, operands=operands, preactivations=preactivations, source=source, slope=None))
     if not isinstance(image, Zonotope):
         return None
     slopes = image.generators(ids).reshape(count, *hull.lower.shape)  # what a generator of 1 becomes is the slope

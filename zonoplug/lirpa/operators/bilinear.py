@@ -23,7 +23,7 @@ from zonoplug.transformers.enclosure import Enclosure
 
 
 def _pair(call: Call) -> tuple[Interval | None, Interval | None]:
-    left, right = call.hulls
+    left, right = call.preactivations
     return left, right
 
 
@@ -47,7 +47,7 @@ def _divide(call: Call) -> Enclosure:
 def _normalize(call: Call) -> Enclosure:
     numbers = call.node.attr
     axes, epsilon, centered = numbers["axes"], numbers["epsilon"], numbers["centered"]
-    zonotope, hull = call.zonotope, call.hulls[0]
+    zonotope, hull = call.zonotope, call.preactivations[0]
     return norms.normalize(zonotope, axes, epsilon, centered, call.source, call.node.name, call.form, hull)
 
 
@@ -63,7 +63,7 @@ def _matrix_product(call: Call) -> Enclosure:
 
 @transforms("BoundMaxPool", kind="composition")
 def _max_pool(call: Call) -> Enclosure:
-    attributes, zonotope, hull = call.node.attr, call.zonotope, call.hulls[0]
+    attributes, zonotope, hull = call.node.attr, call.zonotope, call.preactivations[0]
     rank = len(attributes["kernel_shape"])
     if zonotope.center.dim() != rank + 2 or attributes.get("auto_pad", "NOTSET") != "NOTSET" or hull is None:
         raise NotApplicableError
@@ -114,7 +114,7 @@ def _reduce(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
     axes, keepdims = reduced(call.node.attr, zonotope.center, *call.constants)
     if any(axis % zonotope.center.dim() == 0 for axis in axes):
         raise NotApplicableError
-    return function(zonotope, axes, keepdims, call.source, call.node.name, call.hulls[0])
+    return function(zonotope, axes, keepdims, call.source, call.node.name, call.preactivations[0])
 
 
 @transforms("BoundMax", kind="composition", after=True)
@@ -130,8 +130,8 @@ def _minimum(call: Call) -> Enclosure:
 def _fold(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
     """max or min of two or more operands, one after the other."""
     result: Operand = call.operands[0]
-    bounds = call.hulls[0]
-    for operand, hull in zip(call.operands[1:], call.hulls[1:], strict=True):
+    bounds = call.preactivations[0]
+    for operand, hull in zip(call.operands[1:], call.preactivations[1:], strict=True):
         if isinstance(result, Tensor) and isinstance(operand, Tensor):
             raise NotApplicableError
         result, bounds = function(result, operand, call.source, call.node.name, (bounds, hull))
@@ -155,4 +155,4 @@ def _row_wise(call: Call, function: Callable[..., Enclosure]) -> Enclosure:
     axis = int((call.node.attr or {}).get("axis", -1)) % zonotope.center.dim()
     if axis == 0:
         raise NotApplicableError
-    return function(zonotope, axis, call.source, call.node.name, call.hulls[0])
+    return function(zonotope, axis, call.source, call.node.name, call.preactivations[0])

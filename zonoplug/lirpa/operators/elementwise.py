@@ -19,7 +19,7 @@ from zonoplug.transformers.elementwise import relax
 
 
 def _elementwise(rule: Callable[..., Relaxation], call: Call) -> Zonotope:
-    (hull, *_) = call.hulls
+    (hull, *_) = call.preactivations
     assert hull is not None
     if call.slope is not None:
         rule = partial(rule, slope=call.slope)
@@ -138,7 +138,7 @@ def _minimum(call: Call) -> Zonotope:
 
 def _clipped(call: Call, low: float | Tensor, high: float | Tensor) -> Zonotope:
     position = next(i for i, operand in enumerate(call.operands) if isinstance(operand, Zonotope))
-    first = Call(call.node, [call.operands[position]], call.source, [call.hulls[position]], call.slope)
+    first = Call(call.node, [call.operands[position]], call.source, [call.preactivations[position]], call.slope)
     return _elementwise(partial(relaxations.clip, low=low, high=high), first)
 
 

@@ -31,7 +31,7 @@ class Call:
         node: the host's node, with its attributes.
         operands: values of its inputs; at least one is a zonotope.
         source: gives ids to fresh symbols.
-        hulls: bounds of the operands' coordinates, None for constants; filled for non-exact operators only.
+        preactivations: bounds of the operands' coordinates, None for constants; filled for non-exact operators only.
         slope: a slope for the relaxation, (batch, *shape), to be used instead of its own choice; None for its own.
         form: how products of two perturbed operands are bounded, "precise" or "fast"; None for what the work allows.
         sum_to_one: whether a softmax uses that its outputs sum to one.
@@ -41,7 +41,7 @@ class Call:
     node: Any
     operands: Sequence[Operand]
     source: SymbolSource
-    hulls: Sequence[Interval | None] = ()
+    preactivations: Sequence[Interval | None] = ()
     slope: Tensor | None = None
     form: Form | None = None
     sum_to_one: bool = False
@@ -129,7 +129,9 @@ def entry_for(node: Any) -> Entry | None:
 
 
 def inner_name(node: str, value: str) -> str:
-    """Under which name the hulls of a walk hold the bounds of a value inside a node's operator."""
+    """Under which name the pre-activation bounds of a propagation hold the bounds of a value inside a node's
+    operator.
+    """
     return f"{value} inside {node}"
 
 

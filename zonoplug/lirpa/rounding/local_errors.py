@@ -53,27 +53,29 @@ class LocalErrors:
         return largest(self.ranges[name])
 
 
-def local_errors(graph: PerturbedGraph, box: Box, hulls: Mapping[str, Interval], network: torch.dtype) -> LocalErrors:
+def local_errors(
+    graph: PerturbedGraph, box: Box, preactivations: Mapping[str, Interval], network: torch.dtype
+) -> LocalErrors:
     """The errors of all nodes: of the network's evaluation in its own type, and of passes in that of the box.
 
     Args:
         network: the type in which the network is evaluated.
         box: the inputs, (batch, *input_shape).
-        hulls: bounds of the computed inputs of every non-exact operator, (batch, *shape).
+        preactivations: bounds of the computed inputs of every non-exact operator, (batch, *shape).
     Raises:
         UnsupportedOperatorError: an operator's range, or how the runtime rounds in it, is not known.
     """
     found = LocalErrors({graph.input: Interval(box.lower, box.upper)})
     for node in graph.nodes:
         if graph.is_cut(node):
-            found.ranges[node.name] = hulls[node.name]
+            found.ranges[node.name] = preactivations[node.name]
             continue
-        exact = is_exact(node) and not graph.has_planes(node)
-        known = found.ranges if exact else hulls
+        exact = is_exact(node) and not graph.has_relaxation(node)
+        known = found.ranges if exact else preactivations
         ranges = [known[parent.name] if graph.depends(parent.name) else None for parent in node.inputs]
         operands = [
-            graph.constants[parent.name] if hull is None else Zonotope(hull.upper)
-            for parent, hull in zip(node.inputs, ranges, strict=True)
+            graph.constants[parent.name] if preactivation is None else Zonotope(preactivation.upper)
+            for parent, preactivation in zip(node.inputs, ranges, strict=True)
         ]
         image = interval_image(node, operands, ranges, graph.shape(node.name))
         if image is None:
@@ -84,14 +86,14 @@ def local_errors(graph: PerturbedGraph, box: Box, hulls: Mapping[str, Interval],
                 found.behind[node.name] = error
                 image = Interval(image.lower - error, image.upper + error)
         elif is_relu(node):
-            found.front[node.name] = largest(hulls[node.inputs[0].name]) * (8 * unit(image.lower.dtype))
+            found.front[node.name] = largest(preactivations[node.inputs[0].name]) * (8 * unit(image.lower.dtype))
         else:
             error = found.behind[node.name] = _of_function(node, ranges, operands, image, network)
             image = Interval(image.lower - error, image.upper + error)
-            if graph.has_planes(node):
-                found.behind[node.name] = error + _of_planes(graph, node, hulls)
-        hull = hulls.get(node.name)
-        found.ranges[node.name] = image if hull is None else intersect(image, hull)
+            if graph.has_relaxation(node):
+                found.behind[node.name] = error + _of_relaxation(graph, node, preactivations)
+        preactivation = preactivations.get(node.name)
+        found.ranges[node.name] = image if preactivation is None else intersect(image, preactivation)
     return found
 
 
@@ -104,13 +106,13 @@ def _of_sum(
     network's evaluation is off by at most  gamma(n) max(P, N)  for n terms that are not 0, with one more unit of P + N
     for the products; the pass backward by gamma (P + N) of its own number of terms.
     """
-    moving = graph.moving(node)
-    first = ranges[moving[0]]
+    perturbed = graph.perturbed(node)
+    first = ranges[perturbed[0]]
     assert first is not None
     terms = graph.terms(node, first.lower)
     if not terms:
         return None
-    linear, offset, _ = graph.single_map(node, moving[0], first.lower) if len(moving) == 1 else (None, None, ())
+    linear, offset, _ = graph.single_map(node, perturbed[0], first.lower) if len(perturbed) == 1 else (None, None, ())
     tiny = torch.finfo(network).tiny
     if linear is None:
         size = _size_of_sum(graph, node, operands, ranges)
@@ -132,8 +134,14 @@ def _of_sum(
 
 def _size_of_sum(graph: PerturbedGraph, node: Any, operands: list[Any], ranges: list[Interval | None]) -> Tensor:
     """What the absolute terms of an exact operator add up to."""
-    around = [None if hull is None else Interval(-largest(hull), largest(hull)) for hull in ranges]
-    values = [operand if hull is None else Zonotope(hull.upper) for operand, hull in zip(operands, around, strict=True)]
+    around = [
+        None if preactivation is None else Interval(-largest(preactivation), largest(preactivation))
+        for preactivation in ranges
+    ]
+    values = [
+        operand if preactivation is None else Zonotope(preactivation.upper)
+        for operand, preactivation in zip(operands, around, strict=True)
+    ]
     image = interval_image(node, values, around, graph.shape(node.name))
     assert image is not None
     size = largest(image)
@@ -158,16 +166,16 @@ def _of_function(
 
 def _operand(ranges: list[Interval | None], size: Tensor) -> Tensor | float:
     """|x| of the one perturbed operand where it has the image's shape, else the largest of all."""
-    perturbed = [hull for hull in ranges if hull is not None]
+    perturbed = [preactivation for preactivation in ranges if preactivation is not None]
     if len(perturbed) == 1 and perturbed[0].lower.shape == size.shape:
         return largest(perturbed[0])
-    return max(float(largest(hull).max()) for hull in perturbed)
+    return max(float(largest(preactivation).max()) for preactivation in perturbed)
 
 
-def _of_planes(graph: PerturbedGraph, node: Any, hulls: Mapping[str, Interval]) -> Tensor:
-    """The pass's own arithmetic in the planes of an operator."""
+def _of_relaxation(graph: PerturbedGraph, node: Any, preactivations: Mapping[str, Interval]) -> Tensor:
+    """The pass's own arithmetic in the linear bounds of an operator."""
     shape = graph.shape(node.name)
-    sizes = [graph.shape(node.inputs[place].name) for place in graph.moving(node)]
+    sizes = [graph.shape(node.inputs[place].name) for place in graph.perturbed(node)]
     folded = sum(sum(size[-2:]) + -(-prod(shape) // max(prod(size), 1)) for size in sizes) + sum(shape[-2:])
-    magnitude = graph.planes_of(node, hulls).magnitude()
+    magnitude = graph.relaxation_of(node, preactivations).magnitude()
     return magnitude * (1.01 * gamma(64 + 4 * folded, magnitude.dtype)) + folded * torch.finfo(magnitude.dtype).tiny

@@ -43,8 +43,8 @@ ACCURACY |= {
     f"Bound{name}": Accuracy(16, 16, 64) for name in ("Gelu", "GeluTanh", "HardSwish", "LogSigmoid", "Mish", "Silu")
 }
 
-Hulls = Sequence[Interval | None]
-LocalError = Callable[[Any, Hulls, Sequence[Any], Interval], Tensor]
+OperandBounds = Sequence[Interval | None]
+LocalError = Callable[[Any, OperandBounds, Sequence[Any], Interval], Tensor]
 
 
 def accuracy_of(node: Any, entry: Entry | None) -> Accuracy:
@@ -65,16 +65,18 @@ def accuracy_of(node: Any, entry: Entry | None) -> Accuracy:
     )
 
 
-def composed_error(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor | None:
+def composed_error(
+    node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval
+) -> Tensor | None:
     """What the network's evaluation of a composed operator may add; None where its `Accuracy` says all.
 
     Args:
-        hulls: bounds of the operands' computed values, None for constants.
+        preactivations: bounds of the operands' computed values, None for constants.
         constants: values of the operands, where they are constants.
         bounds: of the exact function of computed operands.
     """
     rule = _COMPOSED.get(_kind(node))
-    return None if rule is None else rule(node, hulls, constants, bounds)
+    return None if rule is None else rule(node, preactivations, constants, bounds)
 
 
 def largest(bounds: Interval) -> Tensor:
@@ -96,12 +98,12 @@ def _relative(bounds: Interval, units: Tensor | float) -> Tensor:
     return size * (1.01 * units * unit(size.dtype)) + 8 * torch.finfo(size.dtype).tiny
 
 
-def _quotient(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
+def _quotient(node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval) -> Tensor:
     return _relative(bounds, 4)
 
 
-def _matrix_product(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    pairs = zip(hulls, constants, strict=True)
+def _matrix_product(node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval) -> Tensor:
+    pairs = zip(preactivations, constants, strict=True)
     left, right = (value.abs() if hull is None else largest(hull) for hull, value in pairs)
     terms = left.shape[-1]
     spread = left @ right
@@ -115,9 +117,9 @@ def _rows(node: Any, hull: Interval) -> tuple[Tensor, int]:
     return span, hull.lower.shape[axis]
 
 
-def _softmax(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
+def _softmax(node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval) -> Tensor:
     """Exponentials of rounded differences, a sum, a quotient; where no maximum is taken off, they must not overflow."""
-    (hull,) = hulls
+    (hull,) = preactivations
     assert hull is not None
     span, count = _rows(node, hull)
     reach = torch.maximum(span, largest(hull).amax(int((node.attr or {}).get("axis", -1)), keepdim=True))
@@ -125,8 +127,8 @@ def _softmax(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval
     return error.masked_fill(_overflows(node, hull), torch.inf)
 
 
-def _log_softmax(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    (hull,) = hulls
+def _log_softmax(node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval) -> Tensor:
+    (hull,) = preactivations
     assert hull is not None
     axis = int((node.attr or {}).get("axis", -1))
     span, count = _rows(node, hull)
@@ -137,7 +139,7 @@ def _log_softmax(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Inte
     return error.masked_fill(_overflows(node, hull), torch.inf)
 
 
-def _log_sigmoid(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
+def _log_sigmoid(node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval) -> Tensor:
     """log of a sigmoid that was rounded, where it is written so; see its `Accuracy` for all else."""
     zero = torch.zeros_like(bounds.lower)
     accuracy = ACCURACY["BoundSigmoid"]
@@ -175,8 +177,8 @@ def _reduction(node: Any, hull: Interval, constants: Sequence[Any]) -> tuple[lis
     return axes, keep, prod(hull.lower.shape[axis] for axis in axes)
 
 
-def _log_sum_exp(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    (hull, *_) = hulls
+def _log_sum_exp(node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval) -> Tensor:
+    (hull, *_) = preactivations
     assert hull is not None
     axes, keep, count = _reduction(node, hull, constants)
     size = largest(hull).amax(axes, keepdim=keep)
@@ -184,15 +186,15 @@ def _log_sum_exp(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Inte
     return error.masked_fill(~(size < _exponent(size.dtype)), torch.inf)  # a kernel that takes no maximum off overflows
 
 
-def _sum_of_absolutes(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    (hull, *_) = hulls
+def _sum_of_absolutes(node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval) -> Tensor:
+    (hull, *_) = preactivations
     assert hull is not None
     return _relative(bounds, 2 * (_reduction(node, hull, constants)[2] + 4))
 
 
-def _length(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
+def _length(node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval) -> Tensor:
     """A root of a sum of squares, which may overflow, or vanish."""
-    (hull, *_) = hulls
+    (hull, *_) = preactivations
     assert hull is not None
     count = _reduction(node, hull, constants)[2]
     info = torch.finfo(hull.lower.dtype)
@@ -201,13 +203,13 @@ def _length(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval)
     return error.masked_fill(~(largest(bounds).double() ** 2 < info.max / 4), torch.inf)
 
 
-def _normalization(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
+def _normalization(node: Any, preactivations: OperandBounds, constants: Sequence[Any], bounds: Interval) -> Tensor:
     """d / sqrt(mean of d^2 + epsilon).
 
     A fused kernel may take the mean of squares less the square of the mean instead, of values of which only d is known
     here, so nothing is said about deviations from a mean.
     """
-    (hull,) = hulls
+    (hull,) = preactivations
     assert hull is not None
     axes, epsilon = list(node.attr["axes"]), float(node.attr["epsilon"])
     count = prod(hull.lower.shape[axis] for axis in axes)
@@ -231,4 +233,4 @@ _COMPOSED: dict[str, LocalError] = {
     "BoundReduceLogSumExp": _log_sum_exp,
     "BoundSoftmax": _softmax,
 }
-_COMPOSED["BoundMul"] = lambda node, hulls, constants, bounds: _relative(bounds, 2)
+_COMPOSED["BoundMul"] = lambda node, preactivations, constants, bounds: _relative(bounds, 2)

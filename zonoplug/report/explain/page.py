@@ -16,7 +16,7 @@ from zonoplug.errors import SettingError, ZonoplugError
 from zonoplug.explain.counterfactual import attack_boxes, counterfactual_set
 from zonoplug.explain.decision import network_outputs
 from zonoplug.explain.influence import SymbolInfluence
-from zonoplug.explain.oracles import BoundJudge
+from zonoplug.explain.oracles import BoundOracle
 from zonoplug.explain.sufficient import SufficientSet, sufficient_set
 from zonoplug.explain.traversals import Answer
 from zonoplug.report.explain.case import Case, ExplainSettings, load_case
@@ -92,9 +92,9 @@ class _Report:
     def _overview(self) -> dict[str, Any]:
         case, eps = self.case, self.settings.eps
         margins = case.decision.margins(network_outputs(case.model.module, case.region.point))[0]
-        judge = BoundJudge(self.module, case.region, case.decision)
+        oracle = BoundOracle(self.module, case.region, case.decision)
         everything = torch.ones(case.region.num_features, dtype=torch.bool)
-        proved = judge(everything) is Answer.PROVED
+        proved = oracle(everything) is Answer.PROVED
         self.page.text(
             f"The network says {case.words}. Every input may move by {eps:g}. It is "
             + (
@@ -170,10 +170,10 @@ class _Report:
 
     def _sufficient(self) -> dict[str, Any]:
         case = self.case
-        judge = BoundJudge(self.module, case.region, case.decision)
+        oracle = BoundOracle(self.module, case.region, case.decision)
         certain = SymbolInfluence(self.module, self.settings.method, rounding="inference")
         limit = self.deadline.part(SET_SHARE)
-        found = sufficient_set(certain, case.region, case.decision, judge, network=case.model.module, deadline=limit)
+        found = sufficient_set(certain, case.region, case.decision, oracle, network=case.model.module, deadline=limit)
         noun = "pixels" if case.layout is not None else "inputs"
         total = case.region.num_features
         self.page.heading(f"{found.size} of {total} {noun} settle the decision")

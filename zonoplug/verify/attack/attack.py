@@ -65,7 +65,7 @@ class Attack:
     Args:
         problem: what to attack.
         seed: of the random numbers; the same seed gives the same points.
-        without: names of INGREDIENTS to leave out.
+        without: names of COMPONENTS to leave out.
 
     Attributes:
         points: (n, *input_shape) a sample of the points tried, inside the input boxes.
@@ -246,10 +246,12 @@ class Attack:
             outputs, followed, self.jumps = self._outputs_to_follow(points)
             margins = self._problem.point_margins(outputs.detach(), groups)
             found = self._confirm(points.detach(), groups, margins.amin(dim=1))
-            aims = self._problem.point_margins(followed, groups)
+            properties = self._problem.point_margins(followed, groups)
             shut = ~(self._open if self._open.shape[0] == 1 else self._open[groups])
-            lowest = aims.masked_fill(shut, torch.inf).amin(dim=1)
-            losses = torch.where(disjuncts == ANY, lowest, aims.gather(1, disjuncts.clamp_min(0)[:, None]).squeeze(1))
+            lowest = properties.masked_fill(shut, torch.inf).amin(dim=1)
+            losses = torch.where(
+                disjuncts == ANY, lowest, properties.gather(1, disjuncts.clamp_min(0)[:, None]).squeeze(1)
+            )
         slopes = None
         if found is None and losses.requires_grad:
             (slopes,) = torch.autograd.grad(losses.sum(), points)
@@ -257,7 +259,7 @@ class Attack:
 
     def _outputs_to_follow(self, points: Tensor) -> Followed:
         found = outputs_to_follow(self._problem, points)
-        if "made-up-slopes" in self._without:
+        if "surrogate-gradients" in self._without:
             outputs = self._problem.outputs(points)
             return Followed(outputs, outputs, found.jumps)
         return found

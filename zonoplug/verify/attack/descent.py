@@ -76,9 +76,9 @@ class Descent:
             gradient = torch.where(back, self.gradients, gradient)
         plan = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** ((self._taken - 1) / max(self._steps - 1, 1))
         size = self._wide(torch.where(self._planned, plan, self._size))
-        aim = self._clip(points - size * (self._high - self._low) * gradient.sign())
-        adapted = self._clip(points + (1 - MOMENTUM) * (aim - points) + MOMENTUM * (points - before))
-        self.points = torch.where(self._wide(self._planned), aim, adapted)
+        target = self._clip(points - size * (self._high - self._low) * gradient.sign())
+        adapted = self._clip(points + (1 - MOMENTUM) * (target - points) + MOMENTUM * (points - before))
+        self.points = torch.where(self._wide(self._planned), target, adapted)
         self._before = points
 
     def _clip(self, points: Tensor) -> Tensor:

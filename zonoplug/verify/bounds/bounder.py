@@ -44,8 +44,8 @@ class RowBounds:
         lower: (n, rows); NaN where nothing is known.
         floor: (n, rows) the bound that belongs to the slopes, at most `lower`.
         slopes: (n, rows, inputs), or None for methods that do not tell.
-        load: (n,) how many neurons' signs are open, for the order of later work; None where it is not known.
-        largest: bytes of the generators that one value of the walk held, at most.
+        load: (n,) how many neurons are unstable, for the order of later work; None where it is not known.
+        largest: bytes of the generators that one value of the propagation held, at most.
     """
 
     lower: Tensor
@@ -121,7 +121,7 @@ class Bounder:
         self._sound = SoundBounds(self.module, self.takes_batches, believed_only)
         self._said: list[str] = []
         self._backward: list[Backward | None] = []
-        self._walked: tuple[Box, dict[str, Interval]] | None = None
+        self._propagated: tuple[Box, dict[str, Interval]] | None = None
 
     def check_points(self, referee: Referee) -> None:
         """Compare bounds of single points with what ONNX Runtime computes there: they hold whatever it rounds.
@@ -134,7 +134,7 @@ class Bounder:
         for place in range(min(CHECKED_POINTS, referee.points.shape[0])):
             point, expected = referee.points[place : place + 1], referee.outputs[place]
             try:
-                found = self._sound.walk(BoundMethod.parse("zonotope"), Box(point, point)).bounds
+                found = self._sound.forward_propagation(BoundMethod.parse("zonotope"), Box(point, point)).bounds
             except UnsupportedOperatorError as error:
                 self._said.append(str(error))
                 return
@@ -180,7 +180,7 @@ class Bounder:
         objective: Objective,
         known: Mapping[str, Interval] | None = None,
     ) -> tuple[RowBounds, Propagation | None]:
-        """As `bound`, by the walk or the host; and the walk behind them, if there was one.
+        """As `bound`, by the propagation or the host; and the propagation behind them, if there was one.
 
         Args:
             known: bounds of inner nodes, as for `bound_set`.
@@ -203,26 +203,32 @@ class Bounder:
                 self._said.append(text)
         self.reduced_by = "" if found is None else found.reduced_by
         if found is not None and box.lower.shape[0] == 1 and known is None and not self.reduced_by:
-            hulls = {name: Interval(hull.lower.detach(), hull.upper.detach()) for name, hull in found.hulls.items()}
-            self._walked = box, hulls
+            preactivations = {
+                name: Interval(preactivation.lower.detach(), preactivation.upper.detach())
+                for name, preactivation in found.preactivations.items()
+            }
+            self._propagated = box, preactivations
         return self._described(lower, found, box), found
 
-    def hulls(self, box: Box) -> dict[str, Interval]:
-        """The zonotope's hulls on one box (1, *input_shape), by node name; those of the latest walk if it was there."""
+    def preactivations(self, box: Box) -> dict[str, Interval]:
+        """The zonotope's pre-activation bounds on one box (1, *input_shape), by node name;
+
+        those of the latest propagation if it was there.
+        """
         from zonoplug.lirpa.methods import BoundMethod
 
-        known = self._known_hulls(box)
+        known = self._known_bounds(box)
         if known is None:
-            known = self._sound.walk(BoundMethod.parse("zonotope"), box).hulls
-            self._walked = box, known
+            known = self._sound.forward_propagation(BoundMethod.parse("zonotope"), box).preactivations
+            self._propagated = box, known
         return dict(known)
 
-    def _known_hulls(self, box: Box) -> dict[str, Interval] | None:
-        if self._walked is None or box.lower.shape[0] != 1:
+    def _known_bounds(self, box: Box) -> dict[str, Interval] | None:
+        if self._propagated is None or box.lower.shape[0] != 1:
             return None
-        last, hulls = self._walked
+        last, preactivations = self._propagated
         same = torch.equal(last.lower, box.lower) and torch.equal(last.upper, box.upper)
-        return hulls if same else None
+        return preactivations if same else None
 
     def bound_in_slices(
         self, method: str, box: Box, group: Tensor, objective: Objective, load: Tensor | None = None
@@ -244,7 +250,7 @@ class Bounder:
 
     def _both_ways(self, box: Box, group: Tensor, objective: Objective) -> RowBounds:
         """The zonotope's bounds and, over its pre-activation bounds, backward ones: for each row the better."""
-        linear, found = self._sound.both_ways(box, objective.rows(group), self._known_hulls(box))
+        linear, found = self._sound.both_ways(box, objective.rows(group), self._known_bounds(box))
         radius = ((box.upper - box.lower) / 2).flatten(1).unsqueeze(1)
         slopes = linear.inputs.flatten(2) * radius
         # Slopes and floor are used together, in sums that differ a little from those of the bound.
@@ -287,8 +293,8 @@ class Bounder:
         if propagation is None:
             return RowBounds(lower)
         load = lower.new_zeros(lower.shape[0])
-        for hull in propagation.hulls.values():
-            load = load + ((hull.lower < 0) & (hull.upper > 0)).flatten(1).sum(dim=1)
+        for preactivation in propagation.preactivations.values():
+            load = load + ((preactivation.lower < 0) & (preactivation.upper > 0)).flatten(1).sum(dim=1)
         largest = propagation.largest * lower.element_size()
         floor = propagation.output.interval_hull().lower.detach()
         slopes = _symbol_slopes(propagation, box.lower[0].numel()).detach()

@@ -1,4 +1,4 @@
-"""Gradient ascent on bounds of the margin, for a batch of subdomains that fix signs.
+"""Gradient ascent on bounds of the margin, for a batch of subdomains with split constraints.
 
     max over weights w >= 0 of sum 1, alpha, beta  of  the lower bound of  w . (rows y - goal)
 
@@ -19,7 +19,7 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.rounding import gamma
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
-from zonoplug.verify.subdomains.relu_phases import Aims, SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward.passes import Backward, LinearBounds
@@ -83,10 +83,10 @@ class DualAscent:
 
     def climb(
         self,
-        part: SignSubdomains,
+        part: ReluSubdomains,
         box: Box,
-        hulls: Mapping[str, Interval],
-        aims: Aims,
+        preactivations: Mapping[str, Interval],
+        properties: Properties,
         weights: Tensor,
         steps: int,
         errors: LocalErrors,
@@ -94,14 +94,14 @@ class DualAscent:
         """Go up from the multipliers in `part`, which are replaced. Ends early where all margins are above 0.
 
         Args:
-            box, hulls: (n, *input_shape), and (n, *shape) by node name: of the subdomains.
-            aims: one for each subdomain, or one for all.
+            box, pre-activation bounds: (n, *input_shape), and (n, *shape) by node name: of the subdomains.
+            properties: one for each subdomain, or one for all.
             weights: to start from, (n, rows).
             errors: the local errors on the boxes, or on one around them all.
         """
         from zonoplug.lirpa.backward.ascent import Adam
 
-        sides = self._backward.sides(hulls)
+        triangles = self._backward.triangles(preactivations)
         kept = [part.alpha, part.beta, weights]
         free = alpha, beta, weights = [value.clone().requires_grad_(True) for value in kept]
         climber = Adam(free, [ALPHA_RATE, BETA_RATE, WEIGHT_RATE], DECAY)
@@ -109,14 +109,14 @@ class DualAscent:
         at_lower = torch.zeros_like(box.lower)
         for step in range(steps + 1):
             with torch.enable_grad():
-                mixture = mixture_of(weights, aims)
-                rows = mixture @ aims.rows
+                mixture = mixture_of(weights, properties)
+                rows = mixture @ properties.rows
                 multipliers = self._layout.multipliers(alpha, beta, part.sign)
-                passed = self._backward.bound(box, hulls, rows, multipliers, sides, errors)
-                margin = passed.lower[:, 0] - (mixture @ aims.goal.unsqueeze(2))[:, 0, 0]
+                passed = self._backward.bound(box, preactivations, rows, multipliers, triangles, errors)
+                margin = passed.lower[:, 0] - (mixture @ properties.goal.unsqueeze(2))[:, 0, 0]
                 gain = margin.clamp(max=self._enough).sum()
             with torch.no_grad():
-                allowed = passed.error[:, 0] + self._mixture_error(mixture, aims, errors)  # each step has its own
+                allowed = passed.error[:, 0] + self._mixture_error(mixture, properties, errors)  # each step has its own
                 safe = margin - allowed
                 if self._keeps_best:
                     better = (safe > best).unsqueeze(1)
@@ -133,14 +133,14 @@ class DualAscent:
         part.alpha, part.beta, weights = kept if self._keeps_best else [value.detach() for value in free]
         return Ascended(best, weights, box, passed, margin.detach(), allowed, at_lower)
 
-    def _mixture_error(self, mixture: Tensor, aims: Aims, errors: LocalErrors) -> Tensor:
+    def _mixture_error(self, mixture: Tensor, properties: Properties, errors: LocalErrors) -> Tensor:
         """What the rounding of mixtures of rows and goals may do to a margin, (n,)."""
         size = self._backward.output_size(errors)
         count = mixture.shape[2] + 4
-        moved = (mixture @ (aims.rows.abs() @ size.unsqueeze(2) + aims.goal.abs().unsqueeze(2)))[:, 0, 0]
+        moved = (mixture @ (properties.rows.abs() @ size.unsqueeze(2) + properties.goal.abs().unsqueeze(2)))[:, 0, 0]
         return moved * (1.01 * gamma(count, moved.dtype)) + count * torch.finfo(moved.dtype).tiny
 
 
-def mixture_of(weights: Tensor, aims: Aims) -> Tensor:
+def mixture_of(weights: Tensor, properties: Properties) -> Tensor:
     """The shares of rows, (n, 1, rows), that are at least 0 and of sum 1, from weights (n, rows)."""
-    return weights.masked_fill(~aims.there, -inf).softmax(dim=1).unsqueeze(1)
+    return weights.masked_fill(~properties.there, -inf).softmax(dim=1).unsqueeze(1)

@@ -1,4 +1,7 @@
-"""Bounds of subdomains that fix signs: the dual of the margin over hulls, optimised for a batch at a time."""
+"""Bounds of subdomains with split constraints:
+
+the dual of the margin over pre-activation bounds, optimised for a batch at a time.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from torch import Tensor
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.verify.bounds.dual_ascent import DualAscent
-from zonoplug.verify.branching.activations import ActivationFacts, ActivationRule, open_scores
+from zonoplug.verify.branching.activations import ActivationFacts, ActivationRule, unstable_scores
 from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
-from zonoplug.verify.subdomains.relu_phases import Aims, SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward.passes import Backward
@@ -24,18 +27,18 @@ LAST_STEPS = 200
 ENOUGH = 0.1  # a margin that needs no further steps
 
 
-class SignBounds:
+class GraphBounds:
     """Bounds subdomains of one input box.
 
     Args:
         module: the host's.
         backward: its backward bounds.
         box: (1, *input_shape).
-        hulls: on the box, (1, *shape) by node name.
+        preactivations: on the box, (1, *shape) by node name.
         rule: scores neurons for splits.
 
     Attributes:
-        hulls: may be replaced by narrower ones.
+        preactivations: may be replaced by narrower ones.
         layout: of the neurons.
         minimisers, batch: see `sign_tree.Bounds`.
     """
@@ -43,40 +46,42 @@ class SignBounds:
     batch = BATCH
 
     def __init__(
-        self, module: Any, backward: Backward, box: Box, hulls: dict[str, Interval], rule: ActivationRule
+        self, module: Any, backward: Backward, box: Box, preactivations: dict[str, Interval], rule: ActivationRule
     ) -> None:
-        self.module, self.box, self.hulls = module, box, hulls
-        self.layout = NeuronLayout(backward, hulls)
+        self.module, self.box, self.preactivations = module, box, preactivations
+        self.layout = NeuronLayout(backward, preactivations)
         self.minimisers = box.lower
         self._backward, self._rule = backward, rule
         self._ascent = DualAscent(backward, self.layout, ENOUGH, keeps_best=True)
         self._random = torch.Generator().manual_seed(0)
         self._errors: LocalErrors | None = None
 
-    def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]:
+    def bound(self, part: ReluSubdomains, properties: Properties, steps: int) -> tuple[Tensor, Tensor]:
         """Margins of the best mixture of rows, (n,), and scores for splits, (n, neurons). Updates the multipliers.
 
         Args:
-            aims: one for each subdomain, or one for all.
+            properties: one for each subdomain, or one for all.
         """
-        hulls = self.layout.hulls(part.lower, part.upper, self.hulls)
-        weights = aims.goal.new_zeros(len(part), aims.goal.shape[1])
-        found = self._ascent.climb(part, self.box.expanded(len(part)), hulls, aims, weights, steps, self.errors)
+        preactivations = self.layout.preactivations(part.lower, part.upper, self.preactivations)
+        weights = properties.goal.new_zeros(len(part), properties.goal.shape[1])
+        found = self._ascent.climb(
+            part, self.box.expanded(len(part)), preactivations, properties, weights, steps, self.errors
+        )
         self.minimisers = found.minimiser
         coefficients = self.layout.coefficients(found.last)
         values = partial(self.layout.values, self.module, found.point)
         facts = ActivationFacts(
-            part.lower, part.upper, coefficients, part.alpha, part.open_neurons, values, self._random
+            part.lower, part.upper, coefficients, part.alpha, part.unstable_neurons, values, self._random
         )
-        return found.bound, open_scores(self._rule, facts)
+        return found.bound, unstable_scores(self._rule, facts)
 
-    def last(self, part: SignSubdomains, aims: Aims) -> Tensor:
+    def last(self, part: ReluSubdomains, properties: Properties) -> Tensor:
         """As `sign_tree.Bounds`, by many gradient steps."""
-        return self.bound(part, aims, LAST_STEPS)[0]
+        return self.bound(part, properties, LAST_STEPS)[0]
 
     @property
     def errors(self) -> LocalErrors:
         """The local errors on the whole box."""
         if self._errors is None:
-            self._errors = self._backward.errors(self.box, self.hulls)
+            self._errors = self._backward.errors(self.box, self.preactivations)
         return self._errors

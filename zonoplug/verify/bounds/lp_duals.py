@@ -1,12 +1,13 @@
-"""The best multipliers of one subdomain that fixes signs, by an exact linear program over the relaxation.
+"""The best multipliers of one subdomain with split constraints, by an exact linear program over the relaxation.
 
     least t  where  rows . (x, a) + constant <= t,  z = P x + M a + c,
-                    a >= z, a >= 0, a <= chord(z) where a sign is open,  s z >= -e where it is fixed, at a cost of e
+                    a >= z, a >= 0, a <= chord(z) where the neuron is unstable,  s z >= -e where it is fixed, at a cost
+                    of e
 
-over inputs x in the box and images a of the ReLUs. The program's dual values are slopes, multipliers of signs and
-shares of rows. Only these are taken: what they prove is computed anew, with all that rounding may do, as from any
-others.
-Signs that contradict one another have multipliers without a bound; the cost of e bounds them.
+over inputs x in the box and images a of the ReLUs. The program's dual values are slopes, multipliers of split
+constraints and shares of rows. Only these are taken: what they prove is computed anew, with all that rounding may do,
+as from any others.
+Split constraints that contradict one another have multipliers without a bound; the cost of e bounds them.
 
 Source of the solver: SciPy's HiGHS.
 """
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
-from zonoplug.verify.subdomains.relu_phases import SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import ReluSubdomains
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.backward.unstable_network import OpenNetwork
+    from zonoplug.lirpa.backward.unstable_network import UnstableNetwork
     from zonoplug.verify.bounds.unstable_bounds import Targets
 
 LARGEST = 1e4  # multiplier of a sign
@@ -32,15 +33,15 @@ TINY = 1e-12
 Floats = NDArray[np.float64]
 
 
-class ExactMultipliers(NamedTuple):
+class LPDuals(NamedTuple):
     """What a program ended with.
 
     Attributes:
         alpha, beta: (1, neurons).
         weights: (1, rows) of the rows, before a softmax.
-        point: (inputs,) where the relaxation is least; the network itself is, if no sign is open.
+        point: (inputs,) where the relaxation is least; the network itself is, if no neuron is unstable.
         least: the value of the program.
-        lack: what the fixed signs lack there, altogether: 0 where they are possible together.
+        infeasibility: the infeasibility of the split constraints, altogether: 0 where they are possible together.
     """
 
     alpha: Tensor
@@ -48,39 +49,44 @@ class ExactMultipliers(NamedTuple):
     weights: Tensor
     point: Tensor
     least: float
-    lack: float
+    infeasibility: float
 
 
-def exact_multipliers(
-    network: OpenNetwork, part: SignSubdomains, target: Targets, seconds: float
-) -> ExactMultipliers | None:
+def lp_duals(network: UnstableNetwork, part: ReluSubdomains, target: Targets, seconds: float) -> LPDuals | None:
     """The multipliers for one subdomain and one target, or None if the solver is missing, fails or takes longer.
 
     Args:
         part, target: of one entry.
         seconds: the limit.
     """
-    from zonoplug.lirpa.backward.triangle import relu_sides
+    from zonoplug.lirpa.backward.triangle import relu_triangle
 
     try:
         from scipy.optimize import linprog
     except ImportError:  # the search does without
         return None
-    sides = relu_sides(Interval(part.lower, part.upper))
-    slope, intercept, open_ = (_array(side.flatten()) for side in (sides.slope, sides.intercept, sides.open))
+    triangles = relu_triangle(Interval(part.lower, part.upper))
+    slope, intercept, unstable = (
+        _array(side.flatten()) for side in (triangles.slope, triangles.intercept, triangles.unstable)
+    )
     inputs, before, constant = (_array(values) for values in network.forms.parts()[:3])
-    sign, free = _array(part.sign[0]), open_ > 0
+    sign, free = _array(part.sign[0]), unstable > 0
     fixed = sign != 0
     rows = _array(target.there[0]) > 0
     row_inputs, row_before, row_constant = (_array(v[0])[rows] for v in target.parts()[:3])
     size, count, held = inputs.shape[1], len(network), int(fixed.sum())
     image, identity = np.zeros((count, size)), np.eye(count)
 
-    # Columns: inputs, images of the neurons, what signs lack, t. Each line: its values are at most the limit.
-    def lines(at_inputs: Floats, at_images: Floats, lack: Floats | None = None, t: float = 0.0) -> Floats:
+    # Columns: inputs, images of the neurons, infeasibility, t. Each line: its values are at most the limit.
+    def lines(at_inputs: Floats, at_images: Floats, infeasibility: Floats | None = None, t: float = 0.0) -> Floats:
         many = len(at_inputs)
         return np.hstack(
-            [at_inputs, at_images, np.zeros((many, held)) if lack is None else lack, np.full((many, 1), t)]
+            [
+                at_inputs,
+                at_images,
+                np.zeros((many, held)) if infeasibility is None else infeasibility,
+                np.full((many, 1), t),
+            ]
         )
 
     chord = slope[:, None]
@@ -102,7 +108,7 @@ def exact_multipliers(
             sign[fixed] * constant[fixed],
         ]
     )
-    # Where the sign is known the image equals the chord, from below too.
+    # where the neuron is stable the image equals the chord, from below too.
     equal = lines((chord * inputs)[~free], (chord * before - identity)[~free])
     box = network.box
     ends = [*zip(_array(box.lower.flatten()), _array(box.upper.flatten()), strict=True)]
@@ -123,8 +129,8 @@ def exact_multipliers(
     beta[0] = 0.0
     beta[0, fixed] = beta.new_tensor(duals[4])
     weights[0, rows] = weights.new_tensor(np.log(np.maximum(duals[0], TINY)))
-    lack = float(answer.x[size + count : -1].sum())
-    return ExactMultipliers(alpha, beta, weights, alpha.new_tensor(answer.x[:size]), float(answer.fun), lack)
+    infeasibility = float(answer.x[size + count : -1].sum())
+    return LPDuals(alpha, beta, weights, alpha.new_tensor(answer.x[:size]), float(answer.fun), infeasibility)
 
 
 def _array(values: Tensor) -> Floats:

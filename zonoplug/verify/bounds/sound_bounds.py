@@ -55,7 +55,8 @@ class SoundBounds:
         goal: Tensor | None = None,
         known: Mapping[str, Interval] | None = None,
     ) -> tuple[Tensor, Propagation | None]:
-        """Lower bounds of C y, (batch, rows), NaN where nothing is known; and the walk behind them, if there was one.
+        """Lower bounds of C y, (batch, rows), NaN where nothing is known; and the propagation behind them, if there was
+        one.
 
         Args:
             box: (batch, *input_shape).
@@ -71,13 +72,13 @@ class SoundBounds:
             return torch.fmax(linear.sound, found.bounds.lower), found
         lower, found = box.lower.new_full((box.lower.shape[0], rows.shape[1]), torch.nan), None
         if method.zonotope:
-            found = self.walk(replace(method, backward=None), box, rows, goal, known)
+            found = self.forward_propagation(replace(method, backward=None), box, rows, goal, known)
             lower = found.bounds.lower.detach()
         if method.backward is not None:
-            lower = torch.fmax(lower, self._hosts(method, box, rows, known if found is None else found.hulls))
+            lower = torch.fmax(lower, self._hosts(method, box, rows, known if found is None else found.preactivations))
         return lower, found
 
-    def walk(
+    def forward_propagation(
         self,
         method: BoundMethod,
         box: Box,
@@ -85,33 +86,39 @@ class SoundBounds:
         goal: Tensor | None = None,
         known: Mapping[str, Interval] | None = None,
     ) -> Propagation:
-        """A walk forward whose zonotopes and hulls hold for computed values."""
-        from zonoplug.lirpa.module import walk
+        """A propagation forward whose zonotopes and pre-activation bounds hold for computed values."""
+        from zonoplug.lirpa.module import forward_propagation
 
         with torch.no_grad():
-            found = walk(self._module, [box], method, rows, goal=goal, known=known, rounding="inference")
-        found.hulls = {**(known or {}), **found.hulls}
+            found = forward_propagation(self._module, [box], method, rows, goal=goal, known=known, rounding="inference")
+        found.preactivations = {**(known or {}), **found.preactivations}
         return found
 
     def both_ways(
         self,
         box: Box,
         rows: Tensor,
-        hulls: Mapping[str, Interval] | None = None,
+        preactivations: Mapping[str, Interval] | None = None,
         known: Mapping[str, Interval] | None = None,
     ) -> tuple[LinearBounds, Propagation | None]:
-        """Bounds backward over a walk's hulls, and that walk, unless its hulls are given."""
+        """Bounds backward over a propagation's pre-activation bounds, and that propagation, unless its pre-activation
+        bounds are given.
+        """
         from zonoplug.lirpa.methods import BoundMethod
 
         found = None
-        if hulls is None:
-            found = self.walk(BoundMethod.parse("zonotope"), box, rows, known=known)
-            hulls = found.hulls
+        if preactivations is None:
+            found = self.forward_propagation(BoundMethod.parse("zonotope"), box, rows, known=known)
+            preactivations = found.preactivations
         with torch.no_grad():
             full = rows.expand(box.lower.shape[0], -1, -1)
-            return self.backward.bound(box, hulls, full, errors=self.backward.errors(box, hulls)), found
+            return self.backward.bound(
+                box, preactivations, full, errors=self.backward.errors(box, preactivations)
+            ), found
 
-    def _hosts(self, method: BoundMethod, box: Box, rows: Tensor, hulls: Mapping[str, Interval] | None) -> Tensor:
+    def _hosts(
+        self, method: BoundMethod, box: Box, rows: Tensor, preactivations: Mapping[str, Interval] | None
+    ) -> Tensor:
         """The host's bounds, less what rounding may do; NaN where its operators are not to be believed.
 
         The host's own arithmetic is as inexact as ours, and not ours to prove: it is taken to move a bound no more than
@@ -126,7 +133,7 @@ class SoundBounds:
         self._note(f"bounds of {method} are auto_LiRPA's: what they lose to rounding is estimated, not proved")
         linear, _ = self.both_ways(box, rows)
         with torch.enable_grad() if method.needs_gradients else torch.no_grad():
-            return host_bound(self._module, box, method, rows, hulls) - 2 * linear.error
+            return host_bound(self._module, box, method, rows, preactivations) - 2 * linear.error
 
     def distrust(self, method: BoundMethod) -> str:
         """Why the host's part of a method is not believed on this network; "" if it is, or has no part."""

@@ -1,4 +1,4 @@
-"""Bounds of subdomains that fix signs, over a network that is written in its open ReLUs."""
+"""Bounds of subdomains with split constraints, over a network in affine form over its unstable neurons."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from zonoplug.domain.rounding import unit
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.backward.unstable_network import BLOCK
 from zonoplug.verify.bounds.dual_ascent import ALPHA_RATE, BETA_RATE, DECAY, WEIGHT_RATE
-from zonoplug.verify.branching.activations import ActivationFacts, ActivationRule, open_scores
+from zonoplug.verify.branching.activations import ActivationFacts, ActivationRule, unstable_scores
 from zonoplug.verify.subdomains.batch import Batch
-from zonoplug.verify.subdomains.relu_phases import Aims, SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.backward.unstable_network import Forms, OpenNetwork
+    from zonoplug.lirpa.backward.unstable_network import Forms, UnstableNetwork
 
 ENOUGH = 0.1
 ERROR_SLACK = 1.01  # errors are summed with rounding too
@@ -56,8 +56,8 @@ class Targets(Batch):
         return Targets(inputs.unsqueeze(1), before.unsqueeze(1), constant, forms.error.unsqueeze(1), there)
 
 
-class OpenBounds:
-    """Bounds subdomains of one box; neurons are the open ones of an `OpenNetwork`.
+class UnstableBounds:
+    """Bounds subdomains of one box; neurons are the unstable ones of an `UnstableNetwork`.
 
     Args:
         network: of the box.
@@ -68,7 +68,7 @@ class OpenBounds:
         minimisers: (n, *input_shape) the inputs at which the latest bounds were least.
     """
 
-    def __init__(self, network: OpenNetwork, rule: ActivationRule) -> None:
+    def __init__(self, network: UnstableNetwork, rule: ActivationRule) -> None:
         self.network, self._rule = network, rule
         box = network.box
         self.minimisers = box.lower
@@ -81,15 +81,15 @@ class OpenBounds:
         """Whether linear programs over the network take little time."""
         return 4 * len(self.network) * (len(self.network) + self._center.shape[0]) <= EXACT_ENTRIES
 
-    def root(self, count: int) -> SignSubdomains:
-        """Some subdomains, all the same, on which no sign is fixed."""
+    def root(self, count: int) -> ReluSubdomains:
+        """Some subdomains, all the same, without split constraints."""
         lower, upper = (end.expand(count, -1) for end in (self.network.lower, self.network.upper))
         zero = torch.zeros_like(lower)
         alpha = (upper > -lower).to(lower.dtype)
-        return SignSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((count,), -inf))
+        return ReluSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((count,), -inf))
 
     def bound(
-        self, part: SignSubdomains, targets: Targets, steps: int, weights: Tensor | None = None
+        self, part: ReluSubdomains, targets: Targets, steps: int, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Bounds of the best mixture of rows, (n,), and scores for splits, (n, neurons). Updates the multipliers.
 
@@ -97,10 +97,12 @@ class OpenBounds:
             weights: of the rows, before a softmax, to start from, (n, rows); equal ones by default.
         """
         from zonoplug.lirpa.backward.ascent import Adam
-        from zonoplug.lirpa.backward.triangle import relu_sides
+        from zonoplug.lirpa.backward.triangle import relu_triangle
 
-        sides = relu_sides(Interval(part.lower, part.upper))
-        slope, intercept, open_ = (side.squeeze(1) for side in (sides.slope, sides.intercept, sides.open))
+        triangles = relu_triangle(Interval(part.lower, part.upper))
+        slope, intercept, unstable = (
+            side.squeeze(1) for side in (triangles.slope, triangles.intercept, triangles.unstable)
+        )
         mixed = targets.there.shape[1] > 1
         weights = part.alpha.new_zeros(len(part), targets.there.shape[1]) if weights is None else weights
         kept = [part.alpha, part.beta, weights]
@@ -109,7 +111,7 @@ class OpenBounds:
         best = part.bound.new_full((len(part),), -inf)
         for step in range(steps + 1):
             shares = weights.masked_fill(~targets.there, -inf).softmax(dim=1)
-            below = torch.where(open_, alpha, slope)
+            below = torch.where(unstable, alpha, slope)
             behind, at_input, value = self._backward(shares, targets, below, slope, intercept, beta * part.sign)
             better = (value > best).unsqueeze(1)
             kept = [torch.where(better, now, before) for now, before in zip(free, kept, strict=True)]
@@ -119,7 +121,7 @@ class OpenBounds:
                 break
             z, images, x = primal()
             rising = (value <= ENOUGH).unsqueeze(1).to(z.dtype)
-            moves = [behind.clamp(min=0) * z * open_ * rising, -part.sign * z * rising, None]
+            moves = [behind.clamp(min=0) * z * unstable * rising, -part.sign * z * rising, None]
             if mixed:
                 rows = targets.constant + (
                     targets.inputs @ x.unsqueeze(2) + targets.before @ images.unsqueeze(2)
@@ -132,9 +134,9 @@ class OpenBounds:
         box = self.network.box
         self.minimisers = torch.where(at_input.unflatten(1, box.lower.shape[1:]) > 0, box.lower, box.upper)
         facts = ActivationFacts(
-            part.lower, part.upper, behind, part.alpha, part.open_neurons, lambda: primal()[0], self._random
+            part.lower, part.upper, behind, part.alpha, part.unstable_neurons, lambda: primal()[0], self._random
         )
-        return best, open_scores(self._rule, facts)
+        return best, unstable_scores(self._rule, facts)
 
     def _backward(
         self, shares: Tensor, targets: Targets, below: Tensor, slope: Tensor, intercept: Tensor, fixed: Tensor
@@ -181,24 +183,24 @@ class OpenBounds:
         return z, images, x
 
 
-class OpenMargins:
-    """Bounds of the margins of aims, as `sign_tree.Bounds`.
+class UnstableMargins:
+    """Bounds of the margins of properties, as `sign_tree.Bounds`.
 
     Args:
         bounds: over the network.
-        forms: of the rows of all aims, one aim after another.
-        aims: of rising numbers.
+        forms: of the rows of all properties, one property after another.
+        properties: of rising numbers.
         programs: whether `last` may use linear programs.
     """
 
     batch = 256
 
-    def __init__(self, bounds: OpenBounds, forms: Forms, aims: Aims, programs: bool = True) -> None:
-        self._bounds, self._numbers = bounds, aims.number
+    def __init__(self, bounds: UnstableBounds, forms: Forms, properties: Properties, programs: bool = True) -> None:
+        self._bounds, self._numbers = bounds, properties.number
         self._programs = programs and bounds.is_small
-        inputs, before, constant, error = (part.unflatten(0, aims.goal.shape) for part in forms.parts())
-        error = error + aims.goal.abs() * (4 * unit(error.dtype))  # of the difference
-        self._targets = Targets(inputs, before, constant - aims.goal, error, aims.there)
+        inputs, before, constant, error = (part.unflatten(0, properties.goal.shape) for part in forms.parts())
+        error = error + properties.goal.abs() * (4 * unit(error.dtype))  # of the difference
+        self._targets = Targets(inputs, before, constant - properties.goal, error, properties.there)
 
     @property
     def minimisers(self) -> Tensor:
@@ -209,29 +211,29 @@ class OpenMargins:
     def minimisers(self, points: Tensor) -> None:
         self._bounds.minimisers = points
 
-    def root(self, count: int) -> SignSubdomains:
-        """Some subdomains, all the same, on which no sign is fixed."""
+    def root(self, count: int) -> ReluSubdomains:
+        """Some subdomains, all the same, without split constraints."""
         return self._bounds.root(count)
 
-    def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]:
+    def bound(self, part: ReluSubdomains, properties: Properties, steps: int) -> tuple[Tensor, Tensor]:
         """Margins of the best mixture of rows, (n,), and scores for splits, (n, neurons)."""
-        return self._bounds.bound(part, self.targets(aims), steps)
+        return self._bounds.bound(part, self.targets(properties), steps)
 
-    def targets(self, aims: Aims) -> Targets:
-        """What is bounded for some of the aims."""
-        return self._targets.pick(torch.searchsorted(self._numbers, aims.number))
+    def targets(self, properties: Properties) -> Targets:
+        """What is bounded for some of the properties."""
+        return self._targets.pick(torch.searchsorted(self._numbers, properties.number))
 
-    def last(self, part: SignSubdomains, aims: Aims) -> Tensor:
+    def last(self, part: ReluSubdomains, properties: Properties) -> Tensor:
         """By many gradient steps; then for a few by a linear program, whose points `minimisers` are then."""
-        from zonoplug.verify.bounds.lp_duals import exact_multipliers
+        from zonoplug.verify.bounds.lp_duals import lp_duals
 
-        bound, _ = self.bound(part, aims, LAST_STEPS)
-        targets = self.targets(aims)
+        bound, _ = self.bound(part, properties, LAST_STEPS)
+        targets = self.targets(properties)
         points, deadline = [], Deadline(EXACT_SECONDS)
         for at in (~(bound > 0)).nonzero().flatten()[:EXACT].tolist() if self._programs else []:
             piece = part.pick(slice(at, at + 1))
             target = targets.pick(slice(at, at + 1) if len(targets) > 1 else slice(None))
-            found = exact_multipliers(self._bounds.network, piece, target, max(deadline.left_seconds, 0.0))
+            found = lp_duals(self._bounds.network, piece, target, max(deadline.left_seconds, 0.0))
             if found is not None:
                 piece.alpha, piece.beta = found.alpha, found.beta
                 bound[at] = torch.fmax(bound[at], self._bounds.bound(piece, target, 0, found.weights)[0][0])

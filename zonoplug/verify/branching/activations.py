@@ -1,4 +1,4 @@
-"""Which sign to fix: rules that score the neurons whose sign is open."""
+"""Which neuron to split: rules that score the unstable neurons."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ActivationFacts:
         lower, upper: bounds of pre-activations, (n, neurons).
         coefficients: of the margin's linear bound behind each ReLU, (n, neurons).
         alpha: slopes of the ReLUs' lower sides, (n, neurons).
-        open: where the sign is not known, (n, neurons).
+        unstable: where the neuron is unstable, (n, neurons).
         values: of the neurons, (n, neurons), at the points where the bounds are about least.
         random: the search's random numbers.
     """
@@ -32,7 +32,7 @@ class ActivationFacts:
     upper: Tensor
     coefficients: Tensor
     alpha: Tensor
-    open: Tensor
+    unstable: Tensor
     values: Callable[[], Tensor]
     random: torch.Generator
 
@@ -65,7 +65,7 @@ def cost_at(values: Tensor, coefficients: Tensor, lower: Tensor, upper: Tensor, 
 
 
 ActivationRule = Callable[[ActivationFacts], Tensor]
-"""Scores of neurons, (n, neurons) >= 0; only their ratios within a subdomain count, and only of open neurons."""
+"""Scores of neurons, (n, neurons) >= 0; only their ratios within a subdomain count, and only of unstable neurons."""
 
 ACTIVATION_RULES: Registry[ActivationRule] = Registry(
     "activation branching rule", "zonoplug.activation_branching_rules"
@@ -116,7 +116,7 @@ def radius(facts: ActivationFacts) -> Tensor:
 
 @ACTIVATION_RULES.register("influence")
 def influence(facts: ActivationFacts) -> Tensor:
-    """How far the noise symbol that is born at the ReLU moves the margin: |a| h / 2, h the triangle's height.
+    """How far the noise symbol that is introduced at the ReLU moves the margin: |a| h / 2, h the triangle's height.
 
     Source: Durand et al., ReCIPH, WFVML 2022.
     """
@@ -138,6 +138,9 @@ def activation_rule(name: str, own: str = "chord") -> ActivationRule:
     return ACTIVATION_RULES.get(own if name == "auto" else name)
 
 
-def open_scores(rule: ActivationRule, facts: ActivationFacts) -> Tensor:
-    """A rule's scores, (n, neurons), at least 0 where the sign is open and -1 where it is known. NaN counts as 0."""
-    return rule(facts).nan_to_num(nan=0.0).clamp(min=0).masked_fill(~facts.open, -1.0)
+def unstable_scores(rule: ActivationRule, facts: ActivationFacts) -> Tensor:
+    """A rule's scores, (n, neurons), at least 0 where the neuron is unstable and -1 where it is known.
+
+    NaN counts as 0.
+    """
+    return rule(facts).nan_to_num(nan=0.0).clamp(min=0).masked_fill(~facts.unstable, -1.0)

@@ -1,4 +1,4 @@
-"""Which input to halve: rules that score inputs, and the choice among rules by measured progress."""
+"""Which input to bisect: rules that score inputs, and the choice among rules by measured progress."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def widest(facts: InputFacts) -> Tensor:
 
 @INPUT_RULES.register("random")
 def random(facts: InputFacts) -> Tensor:
-    """A random input of those that can be halved."""
+    """A random input of those that can be bisected."""
     width = facts.width
     return torch.rand(width.shape, generator=facts.random).to(width) * (width > 0)
 

@@ -1,4 +1,4 @@
-"""Which sign or input to split: rules that score both."""
+"""Which neuron or input to split: rules that score both."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ MIXED_RULES: Registry[MixedRule] = Registry("mixed branching rule", "zonoplug.mi
 
 @MIXED_RULES.register("gap")
 def gap(facts: MixedFacts) -> Tensor:
-    """The most that a neuron's relaxation can cost: its coefficient times the largest gap. Splits signs alone."""
+    """The most that a neuron's relaxation can cost: its coefficient times the largest gap. Splits ReLUs alone."""
     part = facts.part
-    signs = part.relaxation_costs(facts.found.coefficients)
-    return torch.cat([signs, torch.full_like(part.box_lower, -1.0)], dim=1)
+    phases = part.relaxation_costs(facts.found.coefficients)
+    return torch.cat([phases, torch.full_like(part.box_lower, -1.0)], dim=1)
 
 
 @MIXED_RULES.register("inputs")
@@ -57,7 +57,7 @@ def inputs(facts: MixedFacts) -> Tensor:
 
 @MIXED_RULES.register("primal")
 def primal(facts: MixedFacts) -> Tensor:
-    """What each neuron's relaxation costs at the point where the bound is about least. Splits signs alone.
+    """What each neuron's relaxation costs at the point where the bound is about least. Splits ReLUs alone.
 
         |a| (chord(z) - relu(z))  where the bound used the chord,  z the neuron at that point,
 
@@ -66,18 +66,18 @@ def primal(facts: MixedFacts) -> Tensor:
     """
     part, found = facts.part, facts.found
     cost = cost_at(facts.values, found.coefficients, part.lower, part.upper, part.alpha)
-    signs = cost.masked_fill(~part.open_neurons, -1.0)
-    return torch.cat([signs, torch.full_like(part.box_lower, -1.0)], dim=1)
+    phases = cost.masked_fill(~part.unstable_neurons, -1.0)
+    return torch.cat([phases, torch.full_like(part.box_lower, -1.0)], dim=1)
 
 
 @MIXED_RULES.register("trial")
 def trial(facts: MixedFacts) -> Tensor:
-    """The best signs and the best inputs, each by its own rule; for a search that tries out several."""
+    """The best neurons and the best inputs, each by its own rule; for a search that tries out several."""
     count = facts.part.lower.shape[1]
-    signs, halves = primal(facts), inputs(facts)
-    signs = signs / signs.amax(dim=1, keepdim=True).clamp(min=torch.finfo(signs.dtype).tiny)
-    halves = halves / halves.amax(dim=1, keepdim=True).clamp(min=torch.finfo(halves.dtype).tiny)
-    return torch.cat([signs[:, :count], halves[:, count:]], dim=1)
+    phases, pieces = primal(facts), inputs(facts)
+    phases = phases / phases.amax(dim=1, keepdim=True).clamp(min=torch.finfo(phases.dtype).tiny)
+    pieces = pieces / pieces.amax(dim=1, keepdim=True).clamp(min=torch.finfo(pieces.dtype).tiny)
+    return torch.cat([phases[:, :count], pieces[:, count:]], dim=1)
 
 
 def mixed_rule(name: str) -> MixedRule:

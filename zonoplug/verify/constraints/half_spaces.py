@@ -45,13 +45,13 @@ def cut(lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor
     return torch.minimum(below, upper), torch.maximum(above, lower)
 
 
-def least_in_half_space(direction: Tensor, slope: Tensor, room: Tensor, halvings: int = 5) -> Tensor:
+def least_in_half_space(direction: Tensor, slope: Tensor, room: Tensor, bisections: int = 5) -> Tensor:
     """Lower bounds of  d . e  for e in [-1, 1]^k with  a . e <= b:  (n, m).
 
         max_{y >= 0}  -y b - ||d + y a||_1
 
-    It is concave in y; a few halvings of an interval of t come close, y = ||d||_1 / ||a||_1 t / (1 - t), and any y >= 0
-    is sound.
+    It is concave in y; a few bisections of an interval of t come close, y = ||d||_1 / ||a||_1 t / (1 - t), and any y >=
+    0 is sound.
 
     Args:
         direction: d, (n, m, k).
@@ -65,7 +65,7 @@ def least_in_half_space(direction: Tensor, slope: Tensor, room: Tensor, halvings
     scale = size / weight.clamp(min=tiny)
     low, high = torch.zeros_like(size), torch.ones_like(size)
     best = -size * (1 + eps)
-    for _ in range(halvings):
+    for _ in range(bisections):
         middle = (low + high) / 2
         y = scale * middle / (1 - middle)
         moved = direction + y.unsqueeze(2) * a

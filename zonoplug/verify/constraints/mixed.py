@@ -1,4 +1,7 @@
-"""What the unsafe half-space and the fixed signs leave of subdomains: smaller boxes, tighter hulls of neurons."""
+"""What the unsafe half-space and the split constraints leave of subdomains:
+
+smaller boxes, tighter pre-activation bounds.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ CLIPPED = 128  # neurons of a layer, at most
 
 @torch.no_grad()
 def contract_boxes(layers: ReluLayers, part: MixedSubdomains, found: Margins) -> Tensor:
-    """Cut off, in place, what cannot be unsafe or has other signs. Returns where no point is left, (n,).
+    """Cut off, in place, what cannot be unsafe or violates a split constraint. Returns where no point is left, (n,).
 
-    Rows: the linear bound of the margin is <= 0, and  s z >= 0  for the fixed signs s of neurons that are affine in the
+    Rows: the linear bound of the margin is <= 0, and  s z >= 0  for the signs s of split constraints on neurons that
+        are affine in the
     input.
 
     Args:
@@ -41,11 +45,12 @@ def contract_boxes(layers: ReluLayers, part: MixedSubdomains, found: Margins) ->
 
 
 @torch.no_grad()
-def clip_hulls(layers: ReluLayers, part: MixedSubdomains, found: Margins) -> Tensor:
-    """Tighten, in place, hulls of open neurons that are affine in the input. Returns where no point is left, (n,).
+def clip_bounds(layers: ReluLayers, part: MixedSubdomains, found: Margins) -> Tensor:
+    """Tighten, in place, pre-activation bounds of unstable neurons that are affine in the input. Returns where no point
+    is left, (n,).
 
-    Each end is a bound over the part of the box where the margin's linear bound is <= 0: the hulls hold for unsafe
-    points alone.
+    Each end is a bound over the part of the box where the margin's linear bound is <= 0: the pre-activation bounds hold
+    for unsafe points alone.
 
     Args:
         found: about the margins, on these boxes or on larger ones.
@@ -54,7 +59,7 @@ def clip_hulls(layers: ReluLayers, part: MixedSubdomains, found: Margins) -> Ten
     gone = torch.zeros(len(part), dtype=torch.bool, device=part.bound.device)
     center, radius = middle_of(part.box_lower, part.box_upper)
     room, slope = found.room(center), found.slopes * radius
-    wanted = torch.where(part.open_neurons, -found.coefficients, 0.0).clamp(min=0)
+    wanted = torch.where(part.unstable_neurons, -found.coefficients, 0.0).clamp(min=0)
     for layer, matrix, middle in layers.affine:
         score = wanted[:, layer.section]
         count = min(CLIPPED, int((score > 0).sum(dim=1).max()))

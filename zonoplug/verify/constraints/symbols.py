@@ -1,12 +1,12 @@
-"""Fixed signs and the unsafe set as constraints on the noise symbols of one walk.
+"""Split constraints and the unsafe set as constraints on the noise symbols of one propagation.
 
-A walk represents every pre-activation z_k by symbols that represent the rows, too. So a fixed sign s and the rows of a
-disjunct are half-spaces of the same symbols:
+A propagation represents every pre-activation z_k by symbols that represent the rows, too. So a split constraint s and
+the rows of a disjunct are half-spaces of the same symbols:
 
     s z_k(e) >= 0,      l <= z_k(e) <= u,      rows(e) <= b
 
 with boxes, and symbols that a reduction took, as slack. The least value of a row over them, by the dual, is a bound on
-the subdomain alone; without constraints a zonotope bounds what is behind a sign on the whole input box.
+the subdomain alone; without constraints a zonotope bounds what is behind a split on the whole input box.
 
 Source: Scott et al., Automatica 69, 2016 (constrained zonotopes); Koller, Ladner, Althoff, arXiv 2505.17854.
 """
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 ROUNDING_UNITS = 16
 
 
-class SignConstraints:
-    """Watches a walk, and bounds rows under the fixed signs.
+class SplitConstraints:
+    """Watches a propagation, and bounds rows under the split constraints.
 
     Args:
         sign: by name of the ReLU node, (batch, neurons) in {-1, 0, 1}.
@@ -44,7 +44,7 @@ class SignConstraints:
         self._sides: dict[str, Zonotope] = {}
 
     def observe(self, transformer: Transformer, call: Call) -> None:
-        """Note -s z of the fixed neurons; for `walk(..., observe=...)`."""
+        """Note -s z of the fixed neurons; for `propagation(..., observe=...)`."""
         fixed, value = self._fixed.get(call.node.name), call.operands[0]
         if call.node.name in self._ends and isinstance(value, Zonotope):
             size = value.center[0].numel()
@@ -61,10 +61,11 @@ class SignConstraints:
     def bound(
         self, rows: Zonotope, limit: Tensor, wanted: Tensor, start: Mapping[str, Tensor], steps: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Lower bounds of one row on the part of each subdomain where its signs hold and all rows are within limits.
+        """Lower bounds of one row on the part of each subdomain where its split constraints hold and all rows are
+        within limits.
 
         Args:
-            rows: (batch, rows), as the walk ended with.
+            rows: (batch, rows), as the propagation ended with.
             limit: (batch, rows) what the rows reach at most where it matters; +inf for rows that do not.
             wanted: (batch,) the row.
             start: multipliers of the signs to start from, by name of the ReLU, (batch, neurons) >= 0.

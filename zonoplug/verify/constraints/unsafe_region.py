@@ -52,12 +52,12 @@ def shrink(
         gone = gone | unsafe.infeasible(steps=MIXTURE_STEPS)
     remains = open_.clone()
     remains[place[gone], disjunct[gone]] = False
-    low, high = _hull(unsafe, gone, place, open_.shape[0])
+    low, high = _preactivation(unsafe, gone, place, open_.shape[0])
     lower, upper = cut(box.lower.flatten(1), box.upper.flatten(1), low, high)
     return Box(lower.unflatten(1, box.lower.shape[1:]), upper.unflatten(1, box.lower.shape[1:])), remains
 
 
-def _hull(unsafe: SymbolConstraints, gone: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _preactivation(unsafe: SymbolConstraints, gone: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ranges of the symbols over all disjuncts of each subdomain; all of [-1, 1] where none is left."""
     index = place[~gone].unsqueeze(1).expand(-1, unsafe.lower.shape[1])
     low = unsafe.lower.new_full((count, unsafe.lower.shape[1]), torch.inf)

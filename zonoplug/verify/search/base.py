@@ -16,9 +16,11 @@ from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem.problem import Objective, Problem
-from zonoplug.verify.subdomains.relu_phases import Aims
+from zonoplug.verify.subdomains.relu_phases import Properties
 
-STEP_BYTES = 512 * 2**20  # of the generators that one value of a walk holds: a step takes fewer subdomains beyond
+STEP_BYTES = (
+    512 * 2**20
+)  # of the generators that one value of a propagation holds: a step takes fewer subdomains beyond
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Search(ABC):
     Args:
         problem, bounder, attack: what is verified, and with what.
         observer: told of every step.
-        without: names of INGREDIENTS to leave out.
+        without: names of COMPONENTS to leave out.
     """
 
     def __init__(
@@ -109,16 +111,16 @@ class BoxwiseSearch(Search):
         """The input box that is searched, (1, *input_shape)."""
         return self._problem.box.pick(slice(self._box_number, self._box_number + 1))
 
-    def _check_root(self, bound: Tensor, aims: Aims) -> None:
+    def _check_root(self, bound: Tensor, properties: Properties) -> None:
         """A bound on a whole box that lies above what a sampled point of it reaches on every row is wrong.
 
         Args:
-            bound: of the margins, (n,), one for each aim.
+            bound: of the margins, (n,), one for each property.
         """
         outputs = self._attack.referee.of_box(self._box_number)
         if outputs.shape[0]:
-            values = torch.einsum("po,amo->pam", outputs, aims.rows.double()) - aims.goal.double()
-            reached = values.masked_fill(~aims.there, -torch.inf).amax(dim=2).amin(dim=0)
+            values = torch.einsum("po,amo->pam", outputs, properties.rows.double()) - properties.goal.double()
+            reached = values.masked_fill(~properties.there, -torch.inf).amax(dim=2).amin(dim=0)
             if bool((bound > reached + 1e-12 * reached.abs()).any()):
                 raise BrokenMethodError(
                     "backward bounds are broken on this model: a sampled point lies below its bound"

@@ -61,7 +61,7 @@ class BranchAndBound(Search):
     Args:
         problem, bounder, attack, observer, without: see `Search`.
         method: a zonotope bound method; its linear bounds also choose a vertex to attack.
-        branching: which input to halve: a name in `INPUT_RULES`, or "auto".
+        branching: which input to bisect: a name in `INPUT_RULES`, or "auto".
         trial: after which the search gives up, unless it is slow, but proves the volume of its boxes in time.
     """
 
@@ -142,10 +142,10 @@ class BranchAndBound(Search):
         if self._attacked(middle, step.group[step.open], result):
             return True
         worst = _row_weights(objective, step.margins, step.group).argmax(dim=1)
-        signs = step.bounds.lowest_vertex(worst)
-        if signs is None:
+        phases = step.bounds.lowest_vertex(worst)
+        if phases is None:
             return False
-        side = signs[step.open].unflatten(1, low.shape[1:])
+        side = phases[step.open].unflatten(1, low.shape[1:])
         vertex = torch.where(side > 0, high, torch.where(side < 0, low, middle))
         return self._attacked(vertex, step.group[step.open], result)
 

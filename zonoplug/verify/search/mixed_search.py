@@ -1,4 +1,4 @@
-"""Branch and bound on input boxes and ReLU signs in one tree, with constraints that contract both."""
+"""Branch and bound on input boxes and phases of ReLUs in one tree, with constraints that contract both."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.bounds.bounder import Bounder
 from zonoplug.verify.bounds.mixed_bounds import MixedBounds
 from zonoplug.verify.branching.mixed import MixedFacts, inputs, mixed_rule
-from zonoplug.verify.constraints.mixed import clip_hulls, contract_boxes
+from zonoplug.verify.constraints.mixed import clip_bounds, contract_boxes
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem.problem import Objective, Problem
 from zonoplug.verify.search.base import BoxwiseSearch, SearchResult
 from zonoplug.verify.subdomains.batch import take
 from zonoplug.verify.subdomains.mixed import Margins, MixedSubdomains, pieces_of
-from zonoplug.verify.subdomains.relu_phases import Aims
+from zonoplug.verify.subdomains.relu_phases import Properties
 
 ROOT_STEPS = 40
 STEPS = 8
@@ -31,11 +31,11 @@ WORTH_ANOTHER = 0.95  # contraction to this share of what relaxations can cost i
 
 
 class MixedSearch(BoxwiseSearch):
-    """Proves disjuncts by splits of inputs and of signs, whichever makes more progress.
+    """Proves disjuncts by splits of inputs and of ReLUs, whichever makes more progress.
 
     Args:
         problem, bounder, attack, observer, without: see `Search`.
-        branching: which sign or input to split: a name in `MIXED_RULES`, or "auto".
+        branching: which neuron or input to split: a name in `MIXED_RULES`, or "auto".
     Raises:
         UnknownNameError: no rule is called so.
         UnsupportedOperatorError: backward bounds do not pass the network, or it has no ReLUs.
@@ -57,12 +57,12 @@ class MixedSearch(BoxwiseSearch):
         self._tries = CANDIDATES if branching == "trial" else 1
 
     def _search_box(self, objective: Objective, deadline: Deadline, result: SearchResult) -> bool:
-        aims = Aims.of(objective, self._box_number)
-        self._bounds = MixedBounds(self._bounder, self._box, aims)
+        properties = Properties.of(objective, self._box_number)
+        self._bounds = MixedBounds(self._bounder, self._box, properties)
         root = self._bounds.root()
         batch = max(1, min(BATCH, STATE_BYTES // root.bytes_each))
         for piece in torch.arange(len(root)).split(batch):
-            self._check_root(self._bounds.margins(root.pick(piece), STEPS).bound, aims.pick(piece))
+            self._check_root(self._bounds.margins(root.pick(piece), STEPS).bound, properties.pick(piece))
         queue, steps = [root], ROOT_STEPS
         while queue:
             if deadline.passed:
@@ -102,7 +102,7 @@ class MixedSearch(BoxwiseSearch):
             if "contraction" not in self._without:
                 gone |= contract_boxes(self._bounds.layers, part, found)
             if "clipping" not in self._without:
-                gone |= clip_hulls(self._bounds.layers, part, found)
+                gone |= clip_bounds(self._bounds.layers, part, found)
             shrunk = (self._cost(part, found) < WORTH_ANOTHER * before)[~gone]
             part, found, left = part.pick(~gone), found.pick(~gone), left[~gone]
         open_ = torch.zeros_like(whole.bound, dtype=torch.bool)
@@ -113,7 +113,7 @@ class MixedSearch(BoxwiseSearch):
 
     @staticmethod
     def _cost(part: MixedSubdomains, found: Margins) -> Tensor:
-        """What the relaxations of all open neurons can cost the bound at most, (n,)."""
+        """What the relaxations of all unstable neurons can cost the bound at most, (n,)."""
         return (part.relaxation_costs(found.coefficients).clamp(min=0) * (found.coefficients < 0)).sum(dim=1)
 
     def _split(self, part: MixedSubdomains, found: Margins, result: SearchResult) -> MixedSubdomains | None:
@@ -130,9 +130,9 @@ class MixedSearch(BoxwiseSearch):
         else:
             chosen = places[:, 0]
         above, below = pieces_of(part, chosen)
-        signs = int((chosen < part.sign.shape[1]).sum())
-        self._observer.split("sign", signs)
-        self._observer.split("input", len(part) - signs)
+        phases = int((chosen < part.sign.shape[1]).sum())
+        self._observer.split("sign", phases)
+        self._observer.split("input", len(part) - phases)
         pieces = MixedSubdomains.join([above, below])
         return pieces.pick(pieces.bound.argsort(descending=True))
 

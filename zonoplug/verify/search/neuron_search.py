@@ -1,9 +1,9 @@
-"""Narrower hulls of a whole input box: branch and bound on single neurons, layer by layer.
+"""Narrower pre-activation bounds of a whole input box: branch and bound on single neurons, layer by layer.
 
     z  >=  least over leaves of the lower bound of z on a leaf,    leaves: signs fixed in the layers in front of z
 
 and the same for -z. The worst leaves of every bound are split in two, those of all neurons of a layer in one batch.
-Each layer uses the hulls of the layers before it, so that what is gained grows from layer to layer.
+Each layer uses the pre-activation bounds of the layers before it, so that what is gained grows from layer to layer.
 
 Source: after Tjeng et al., ICLR 2019 (bounds tightened by exact solvers); Wang et al., NeurIPS 2021 (multipliers).
 """
@@ -21,14 +21,14 @@ from torch import Tensor
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
-from zonoplug.verify.bounds.unstable_bounds import OpenBounds, Targets
+from zonoplug.verify.bounds.unstable_bounds import Targets, UnstableBounds
 from zonoplug.verify.branching.activations import ActivationRule
 from zonoplug.verify.subdomains.batch import Batch
 from zonoplug.verify.subdomains.neuron_layout import Place
-from zonoplug.verify.subdomains.relu_phases import SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import ReluSubdomains
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.backward.unstable_network import Forms, OpenNetwork
+    from zonoplug.lirpa.backward.unstable_network import Forms, UnstableNetwork
 
 FIRST_STEPS, STEPS = 15, 3
 BATCH = 512
@@ -37,25 +37,26 @@ LEAF_BYTES = 256 * 2**20  # of one layer
 
 
 class _Now(NamedTuple):
-    """What is known of a layer in one sweep.
+    """What is known of a layer in one bound-tightening pass.
 
     Attributes:
         network: the layers before.
         bounds: over it.
-        neurons: (m,) places of the open neurons in the flattened layer.
-        forms: of these, in the open neurons of the layers before.
-        hull: of the layer.
+        neurons: (m,) places of the unstable neurons in the flattened layer.
+        forms: of these, in the unstable neurons of the layers before.
+        preactivation: of the layer.
     """
 
-    network: OpenNetwork
-    bounds: OpenBounds
+    network: UnstableNetwork
+    bounds: UnstableBounds
     neurons: Tensor
     forms: Forms
-    hull: Interval
+    preactivation: Interval
 
 
 class NeuronSearch:
-    """Narrows hulls of one input box, sweep after sweep; leaves are kept from one to the next.
+    """Narrows pre-activation bounds of one input box, bound-tightening pass after bound-tightening pass; leaves are
+    kept from one to the next.
 
     Args:
         module: the host's, or the same in double precision; its operators are ReLUs, or exact.
@@ -72,47 +73,48 @@ class NeuronSearch:
         self._passes = [(at, Backward(module, at.source, network=network)) for at in places]
         self._trees: dict[str, _Trees] = {}
 
-    def sweep(
-        self, hulls: Mapping[str, Interval], leaves: int, deadline: Deadline
-    ) -> tuple[dict[str, Interval], OpenNetwork, int]:
-        """Narrower hulls, by node name, (1, *shape); the network written in what is open then; leaves bounded for it.
+    def tighten(
+        self, preactivations: Mapping[str, Interval], leaves: int, deadline: Deadline
+    ) -> tuple[dict[str, Interval], UnstableNetwork, int]:
+        """Narrower pre-activation bounds, by node name, (1, *shape); the network in affine form over what is unstable
+        then; leaves bounded for it.
 
         Args:
-            hulls: that hold on the box, at least as narrow as in the sweep before.
-            leaves: that each bound may have at the end; 0 to leave the hulls as they are.
+            preactivations: that hold on the box, at least as narrow as in the bound-tightening pass before.
+            leaves: that each bound may have at the end; 0 to leave the pre-activation bounds as they are.
             deadline: each layer gets the same part of the time that is left.
         """
         from zonoplug.lirpa.backward.refinement import unit_rows
-        from zonoplug.lirpa.backward.unstable_network import OpenNetwork
+        from zonoplug.lirpa.backward.unstable_network import UnstableNetwork
 
-        most = sum(len(_open(hulls[at.source])) for at, _ in self._passes)
-        found, network, bounded = dict(hulls), OpenNetwork(self._box, most), 0
+        most = sum(len(_open(preactivations[at.source])) for at, _ in self._passes)
+        found, network, bounded = dict(preactivations), UnstableNetwork(self._box, most), 0
         for done, (at, passes) in enumerate(self._passes):
-            hull = found[at.source]
-            neurons = _open(hull)
+            preactivation = found[at.source]
+            neurons = _open(preactivation)
             if not len(neurons):
-                network.append(at.relu, neurons, hull)
+                network.append(at.relu, neurons, preactivation)
                 continue
-            forms = network.forms_of(passes, found, unit_rows(neurons, passes.size, hull.lower))
+            forms = network.forms_of(passes, found, unit_rows(neurons, passes.size, preactivation.lower))
             if leaves and len(network):
                 trees = self._trees.get(at.relu)
                 if trees is None or not trees.grown:
                     trees = self._trees[at.relu] = _Trees(neurons, network)
                 limit = deadline.part(1 / (len(self._passes) - done))
-                now = _Now(network, OpenBounds(network, self._rule), neurons, forms, hull)
+                now = _Now(network, UnstableBounds(network, self._rule), neurons, forms, preactivation)
                 bounded += trees.grow(now, leaves, limit)
-                found[at.source] = hull = trees.narrowed(hull)
-                still = torch.isin(neurons, _open(hull))
+                found[at.source] = preactivation = trees.narrowed(preactivation)
+                still = torch.isin(neurons, _open(preactivation))
                 neurons, forms = neurons[still], forms.pick(still)
-            network.append(at.relu, neurons, hull, forms)
+            network.append(at.relu, neurons, preactivation, forms)
         return found, network, bounded
 
 
-def _open(hull: Interval) -> Tensor:
-    """Flat places of the neurons whose sign is open, (m,)."""
-    from zonoplug.lirpa.backward.unstable_network import open_signs
+def _open(preactivation: Interval) -> Tensor:
+    """Flat places of the unstable neurons, (m,)."""
+    from zonoplug.lirpa.backward.unstable_network import unstable_places
 
-    return open_signs(hull).nonzero().flatten()
+    return unstable_places(preactivation).nonzero().flatten()
 
 
 @dataclass(slots=True, eq=False)
@@ -122,8 +124,8 @@ class _Leaves(Batch):
     Attributes:
         tree: (n,) whose.
         bound: (n,)
-        neuron: (n,) where to split, -1 where no sign is open.
-        alpha, beta, sign: (n, columns) of the neurons that were open at first.
+        neuron: (n,) where to split, -1 where no neuron is unstable.
+        alpha, beta, sign: (n, columns) of the neurons that were unstable at first.
     """
 
     tree: Tensor
@@ -140,14 +142,14 @@ class _Leaves(Batch):
 
 
 class _Trees:
-    """A tree of leaves for each end of some neurons' hulls; the bound of an end is the least of its leaves'.
+    """A tree of leaves for each end of some pre-activation bounds; the bound of an end is the least of its leaves'.
 
     Args:
         neurons: (m,) places in the flattened layer; the trees are for their lower ends, then for their upper ones.
         network: the layers before.
     """
 
-    def __init__(self, neurons: Tensor, network: OpenNetwork) -> None:
+    def __init__(self, neurons: Tensor, network: UnstableNetwork) -> None:
         self._neurons, self._columns = neurons, network.numbers
         self._used = 0
         self._store: _Leaves | None = None
@@ -157,7 +159,7 @@ class _Trees:
 
     @property
     def grown(self) -> bool:
-        """Whether there are more leaves than trees; they are of the neurons that were open when they were made."""
+        """Whether there are more leaves than trees; they are of the neurons that were unstable when they were made."""
         return self._used > len(self)
 
     @property
@@ -165,13 +167,13 @@ class _Trees:
         assert self._store is not None
         return self._store.pick(slice(0, self._used))
 
-    def narrowed(self, hull: Interval) -> Interval:
-        """The hull of the layer, cut at the trees' bounds."""
-        lower, upper = hull.lower.flatten().clone(), hull.upper.flatten().clone()
+    def narrowed(self, preactivation: Interval) -> Interval:
+        """The bounds of the layer, cut at the trees' bounds."""
+        lower, upper = preactivation.lower.flatten().clone(), preactivation.upper.flatten().clone()
         below, above = self._bound().chunk(2)
         lower[self._neurons] = torch.fmax(lower[self._neurons], below)
         upper[self._neurons] = torch.fmin(upper[self._neurons], -above)
-        return Interval(lower.reshape(hull.lower.shape), upper.reshape(hull.upper.shape))
+        return Interval(lower.reshape(preactivation.lower.shape), upper.reshape(preactivation.upper.shape))
 
     def _bound(self) -> Tensor:
         """(trees,), NaN for those that were not begun."""
@@ -187,9 +189,13 @@ class _Trees:
         Returns:
             how many leaves were bounded.
         """
-        ends = torch.cat([now.hull.lower.flatten()[self._neurons], -now.hull.upper.flatten()[self._neurons]])
+        ends = torch.cat(
+            [now.preactivation.lower.flatten()[self._neurons], -now.preactivation.upper.flatten()[self._neurons]]
+        )
         open_ = torch.isin(self._neurons, now.neurons).repeat(2)
-        limit = min(limit, LEAF_BYTES // (len(self) * (3 * len(self._columns) + 2) * now.hull.lower.element_size()))
+        limit = min(
+            limit, LEAF_BYTES // (len(self) * (3 * len(self._columns) + 2) * now.preactivation.lower.element_size())
+        )
         bounded = 0
         if not self._used:
             start = time.monotonic()
@@ -230,10 +236,10 @@ class _Trees:
         return order[chosen]
 
     def _bounded(self, now: _Now, leaves: _Leaves, steps: int) -> _Leaves:
-        """Leaves with their bounds. One that fixes a sign that the box does not have holds no point."""
+        """Leaves with their bounds. One with a split constraint that the box does not allow holds no point."""
         network = now.network
         own = torch.searchsorted(self._columns, network.numbers)
-        part = SignSubdomains(
+        part = ReluSubdomains(
             network.lower.expand(len(leaves), -1).masked_fill(leaves.sign[:, own] > 0, 0.0),
             network.upper.expand(len(leaves), -1).masked_fill(leaves.sign[:, own] < 0, 0.0),
             leaves.sign[:, own],
@@ -265,8 +271,8 @@ class _Trees:
 
 def _halves(leaves: _Leaves) -> _Leaves:
     """The pieces of leaves: where their neurons are positive, and then where they are negative."""
-    sides = leaves.alpha.new_ones(2 * len(leaves), 1)
-    sides[len(leaves) :] = -1.0
+    triangles = leaves.alpha.new_ones(2 * len(leaves), 1)
+    triangles[len(leaves) :] = -1.0
     both = _Leaves.join([leaves, leaves])
-    both.sign.scatter_(1, both.neuron.unsqueeze(1), sides)
+    both.sign.scatter_(1, both.neuron.unsqueeze(1), triangles)
     return both

@@ -1,4 +1,6 @@
-"""The plain search on ReLU signs below one subdomain, as something that can be put aside and taken up again."""
+"""The plain search on the phases of ReLUs below one subdomain, as something that can be put aside and taken up
+again.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zonoplug.verify.subdomains.relu_phases import Aims, SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 YOUNG = 256  # subdomains before a tree's depth is guessed
 
 
 class Bounds(Protocol):
-    """What bounds subdomains that fix signs.
+    """What bounds subdomains with split constraints.
 
     Attributes:
         minimisers: (n, *input_shape) the inputs at which the latest bounds were least.
@@ -24,56 +26,56 @@ class Bounds(Protocol):
     minimisers: Tensor
     batch: int
 
-    def bound(self, part: SignSubdomains, aims: Aims, steps: int) -> tuple[Tensor, Tensor]:
+    def bound(self, part: ReluSubdomains, properties: Properties, steps: int) -> tuple[Tensor, Tensor]:
         """Margins, (n,), and scores for splits, (n, neurons). Updates the multipliers by that many gradient steps.
 
         Args:
-            aims: one for each subdomain, or one for all.
+            properties: one for each subdomain, or one for all.
         """
 
-    def last(self, part: SignSubdomains, aims: Aims) -> Tensor:
+    def last(self, part: ReluSubdomains, properties: Properties) -> Tensor:
         """Margins, (n,), with the best multipliers to be had: for subdomains that cannot be split."""
 
 
 @dataclass(slots=True)
-class SignTree:
-    """A subdomain that is split until one aim is proved on all pieces.
+class ReluTree:
+    """A subdomain that is split until one property is proved on all pieces.
 
     Attributes:
         bounds: bounds the pieces.
-        aim: one.
+        target: one.
         queue: the pieces that are not bounded yet, the last ones first.
         margin: the bound of the whole.
         fixed: signs of the whole.
         bounded: pieces so far.
         proved: the share of the input box, and its signs, that is proved, where each split halves.
         depth: below the whole, at which the pieces in work will be proved if bounds go on to rise as they did.
-        stuck: pieces that could be neither proved nor split: the aim will not be.
+        stuck: pieces that could be neither proved nor split: the property will not be.
         closed: the pieces that were proved, where leaves are collected.
     """
 
     bounds: Bounds
-    aim: Aims
-    queue: list[SignSubdomains]
+    target: Properties
+    queue: list[ReluSubdomains]
     margin: float
     fixed: int
     bounded: int = 0
     proved: float = 0.0
     depth: float = 0.0
     stuck: int = 0
-    closed: list[SignSubdomains] = field(default_factory=list)
+    closed: list[ReluSubdomains] = field(default_factory=list)
 
     @classmethod
-    def of(cls, bounds: Bounds, part: SignSubdomains, aim: Aims) -> SignTree:
+    def of(cls, bounds: Bounds, part: ReluSubdomains, target: Properties) -> ReluTree:
         """The tree below one subdomain that was bounded."""
-        return cls(bounds, aim, [part], float(part.bound[0]), int((part.sign[0] != 0).sum()))
+        return cls(bounds, target, [part], float(part.bound[0]), int((part.sign[0] != 0).sum()))
 
     @property
-    def leaves(self) -> list[tuple[SignSubdomains, Aims]]:
+    def leaves(self) -> list[tuple[ReluSubdomains, Properties]]:
         """The pieces that were proved, and what of each."""
-        return [(part, self.aim.pick(torch.zeros(len(part), dtype=torch.int64))) for part in self.closed]
+        return [(part, self.target.pick(torch.zeros(len(part), dtype=torch.int64))) for part in self.closed]
 
-    def note(self, part: SignSubdomains, open_: Tensor) -> None:
+    def note(self, part: ReluSubdomains, open_: Tensor) -> None:
         """Some pieces were bounded, and are open (n,) or not."""
         self.bounded += len(part)
         fixed = (part.sign != 0).sum(dim=1).double()

@@ -1,8 +1,9 @@
-"""Signs of a network that is written in its open ReLUs: neurons' hulls are narrowed in sweeps, and trees grow between.
+"""Splits of a network in affine form over its unstable neurons: pre-activation bounds are narrowed in bound-tightening
+passes, and trees grow between.
 
-Bounds over an `OpenNetwork` are cheap. Trees of splits are tried at once, then after each sweep, which may grow more
-leaves than the last. What a sweep gains decides whether there will be another; at the end the trees get all the time
-there is.
+Bounds over an `UnstableNetwork` are cheap. Trees of splits are tried at once, then after each bound-tightening pass,
+which may grow more leaves than the last. What a bound-tightening pass gains decides whether there will be another; at
+the end the trees get all the time there is.
 """
 
 from __future__ import annotations
@@ -17,27 +18,33 @@ from torch import Tensor
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
-from zonoplug.verify.bounds.unstable_bounds import OpenBounds, OpenMargins
+from zonoplug.verify.bounds.unstable_bounds import UnstableBounds, UnstableMargins
 from zonoplug.verify.branching.activations import ActivationRule
 from zonoplug.verify.search.base import SearchResult
 from zonoplug.verify.search.neuron_search import NeuronSearch
-from zonoplug.verify.search.relu_tree import SignTree
+from zonoplug.verify.search.relu_tree import ReluTree
 from zonoplug.verify.search.tree_search import TreeSearch
 from zonoplug.verify.subdomains.neuron_layout import Place
-from zonoplug.verify.subdomains.relu_phases import Aims, SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward.passes import Backward
 
 ROOT_STEPS = 20
-SWEEP_SHARE = 0.4  # of the time that is left
-SWEEPS = ((0, 0.08), (1, 0.3), (64, 0.3), (256, 0.3), (1024, 0.3))  # leaves for each end of a hull; share of trees then
-PROGRESS = 0.1  # of the margins' distance from 0, that a sweep has to take off
-DEEPEST = 48  # splits below the root: a tree that looks deeper is left for hulls to be narrowed first
+TIGHTENING_SHARE = 0.4  # of the time that is left
+TIGHTENING_PASSES = (
+    (0, 0.08),
+    (1, 0.3),
+    (64, 0.3),
+    (256, 0.3),
+    (1024, 0.3),
+)  # leaves for each bound of a neuron; share of trees then
+PROGRESS = 0.1  # of the margins' distance from 0, that a bound-tightening pass has to take off
+DEEPEST = 48  # splits below the root: a tree that looks deeper is left for pre-activation bounds to be narrowed first
 
 
-class OpenSearch:
-    """Proves aims on one box.
+class UnstableSearch:
+    """Proves properties on one box.
 
     Args:
         module: the host's, or the same in double precision; its operators are exact or ReLUs.
@@ -46,10 +53,10 @@ class OpenSearch:
         rule: scores neurons for splits.
         places: of the ReLUs, in topological order.
         trees: goes on with trees.
-        check_hulls: refuses hulls that exclude a sampled point.
-        check_root: refuses bounds (n,) of aims on the whole box that exclude a sampled point.
-        without: names of INGREDIENTS to leave out.
-        trial: give up where sweeps gain little.
+        check_bounds_of: refuses pre-activation bounds that exclude a sampled point.
+        check_root: refuses bounds (n,) of properties on the whole box that exclude a sampled point.
+        without: names of COMPONENTS to leave out.
+        trial: give up where bound-tightening passes gain little.
     """
 
     def __init__(
@@ -60,63 +67,74 @@ class OpenSearch:
         rule: ActivationRule,
         places: list[Place],
         trees: TreeSearch,
-        check_hulls: Callable[[Mapping[str, Interval]], None],
-        check_root: Callable[[Tensor, Aims], None],
+        check_bounds_of: Callable[[Mapping[str, Interval]], None],
+        check_root: Callable[[Tensor, Properties], None],
         without: Collection[str] = (),
         trial: bool = False,
     ) -> None:
         self._backward, self._rule, self._trees = backward, rule, trees
         self._without, self._trial = without, trial
-        self._check_hulls, self._check_root = check_hulls, check_root
+        self._check_bounds, self._check_root = check_bounds_of, check_root
         self._neurons = NeuronSearch(module, box, rule, places)
 
-    def run(self, hulls: Mapping[str, Interval], aims: Aims, deadline: Deadline, result: SearchResult) -> Aims:
-        """The aims that could not be proved. A counterexample, if one is found, is in `result`."""
-        known: dict[int, float] = {}  # the bounds of open aims on the whole box, by number
-        for leaves, share in SWEEPS[:1] if "neuron-search" in self._without else SWEEPS:
-            hulls, margins = self._swept(hulls, aims, leaves, deadline.part(SWEEP_SHARE), result)
-            root, aims = self._root(margins, aims, result)
-            trees = [SignTree.of(margins, root.pick(at), aims.pick(at)) for at in easiest_first(root)]
-            now = dict(zip(aims.number.tolist(), root.bound.tolist(), strict=True))
+    def run(
+        self, preactivations: Mapping[str, Interval], properties: Properties, deadline: Deadline, result: SearchResult
+    ) -> Properties:
+        """The properties that could not be proved. A counterexample, if one is found, is in `result`."""
+        known: dict[int, float] = {}  # the bounds of open properties on the whole box, by number
+        for leaves, share in TIGHTENING_PASSES[:1] if "neuron-search" in self._without else TIGHTENING_PASSES:
+            preactivations, margins = self._swept(
+                preactivations, properties, leaves, deadline.part(TIGHTENING_SHARE), result
+            )
+            root, properties = self._root(margins, properties, result)
+            trees = [ReluTree.of(margins, root.pick(at), properties.pick(at)) for at in easiest_first(root)]
+            now = dict(zip(properties.number.tolist(), root.bound.tolist(), strict=True))
             if sum(now.values()) < (1 - PROGRESS) * sum(known.get(number, -inf) for number in now):
                 break
             known = now
             self._trees.close(trees, deadline.part(share), result, DEEPEST)
-            aims = _left(aims, trees)
+            properties = _left(properties, trees)
             if not trees or deadline.passed or result.counterexample is not None:
-                return aims
+                return properties
         if not self._trial:
             self._trees.close(trees, deadline, result)
-        return _left(aims, trees)
+        return _left(properties, trees)
 
     def _swept(
-        self, hulls: Mapping[str, Interval], aims: Aims, leaves: int, deadline: Deadline, result: SearchResult
-    ) -> tuple[Mapping[str, Interval], OpenMargins]:
-        """Narrower hulls, and what bounds aims over them."""
-        hulls, network, bounded = self._neurons.sweep(hulls, leaves, deadline)
+        self,
+        preactivations: Mapping[str, Interval],
+        properties: Properties,
+        leaves: int,
+        deadline: Deadline,
+        result: SearchResult,
+    ) -> tuple[Mapping[str, Interval], UnstableMargins]:
+        """Narrower pre-activation bounds, and what bounds properties over them."""
+        preactivations, network, bounded = self._neurons.tighten(preactivations, leaves, deadline)
         result.subdomains += bounded
-        self._check_hulls(hulls)
-        forms = network.forms_of(self._backward, hulls, aims.rows.flatten(0, 1))
+        self._check_bounds(preactivations)
+        forms = network.forms_of(self._backward, preactivations, properties.rows.flatten(0, 1))
         programs = "linear-programs" not in self._without
-        return hulls, OpenMargins(OpenBounds(network, self._rule), forms, aims, programs)
+        return preactivations, UnstableMargins(UnstableBounds(network, self._rule), forms, properties, programs)
 
-    def _root(self, margins: OpenMargins, aims: Aims, result: SearchResult) -> tuple[SignSubdomains, Aims]:
-        """The whole box for each aim that its bound leaves open."""
-        root = margins.root(len(aims))
-        root.bound, _ = margins.bound(root, aims, ROOT_STEPS)
+    def _root(
+        self, margins: UnstableMargins, properties: Properties, result: SearchResult
+    ) -> tuple[ReluSubdomains, Properties]:
+        """The whole box for each property that its bound leaves open."""
+        root = margins.root(len(properties))
+        root.bound, _ = margins.bound(root, properties, ROOT_STEPS)
         result.subdomains += len(root)
-        self._check_root(root.bound, aims)
+        self._check_root(root.bound, properties)
         open_ = ~(root.bound > 0)
-        self._trees.observer.signs(root, open_, root.bound, 0)
-        return root.pick(open_), aims.pick(open_)
+        self._trees.observer.phases(root, open_, root.bound, 0)
+        return root.pick(open_), properties.pick(open_)
 
 
-def _left(aims: Aims, trees: list[SignTree]) -> Aims:
-    """The aims that have trees."""
-    left = torch.tensor([int(tree.aim.number) for tree in trees], dtype=torch.int64, device=aims.number.device)
-    return aims.pick(torch.isin(aims.number, left))
+def _left(properties: Properties, trees: list[ReluTree]) -> Properties:
+    """The properties that have trees."""
+    left = torch.tensor([int(tree.target.number) for tree in trees], dtype=torch.int64, device=properties.number.device)
+    return properties.pick(torch.isin(properties.number, left))
 
 
-def easiest_first(root: SignSubdomains) -> list[Tensor]:
+def easiest_first(root: ReluSubdomains) -> list[Tensor]:
     """Places (1,) of subdomains, the best bound first."""
     return list(root.bound.argsort(descending=True).split(1)) if len(root) else []

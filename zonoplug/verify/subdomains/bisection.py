@@ -13,9 +13,9 @@ def bisect(box: Box, scores: Tensor, times: int = 1) -> tuple[Box, Tensor]:
 
     Args:
         box: (n, *shape).
-        scores: (n, prod(shape)) >= 0, how much a coordinate's width matters; halved with the width.
+        scores: (n, prod(shape)) >= 0, how much a coordinate's width matters; bisected with the width.
     Returns:
-        the pieces, and for each the subdomain (an index below n) that it came from. A subdomain too narrow to halve
+        the pieces, and for each the subdomain (an index below n) that it came from. A subdomain too narrow to bisect
         is returned whole.
     """
     shape = box.lower.shape[1:]
@@ -24,17 +24,17 @@ def bisect(box: Box, scores: Tensor, times: int = 1) -> tuple[Box, Tensor]:
     for _ in range(times):
         middle = lower + (upper - lower) / 2
         divisible = (middle > lower) & (middle < upper)
-        # Where no score tells coordinates apart, the widest is halved.
+        # Where no score tells coordinates apart, the widest is bisected.
         width = (upper - lower) / (upper - lower).amax(dim=1, keepdim=True).clamp(min=torch.finfo(lower.dtype).tiny)
         ranked = torch.where(divisible, scores + 1e-9 * width, -1.0)
         axis = ranked.argmax(dim=1, keepdim=True)
         can = divisible.gather(1, axis)
         left_upper = upper.scatter(1, axis, torch.where(can, middle.gather(1, axis), upper.gather(1, axis)))
         right_lower = lower.scatter(1, axis, middle.gather(1, axis))
-        halved = scores.scatter(1, axis, scores.gather(1, axis) / 2)
+        bisected = scores.scatter(1, axis, scores.gather(1, axis) / 2)
         split = can.squeeze(1)
         lower = torch.cat([lower, right_lower[split]])
         upper = torch.cat([left_upper, upper[split]])
-        scores = torch.cat([halved, halved[split]])
+        scores = torch.cat([bisected, bisected[split]])
         parent = torch.cat([parent, parent[split]])
     return Box(lower.unflatten(1, shape), upper.unflatten(1, shape)), parent

@@ -17,7 +17,7 @@ class Boxes(Batch):
         lower, upper: (n, *input_shape).
         group: (n,) the input box that each is a piece of.
         margin: (n,) the parent's worst bound: the lower, the sooner it is wanted.
-        load: (n,) how many neurons were open in the parent.
+        load: (n,) how many neurons were unstable in the parent.
         rule: (n,) number of the branching rule that made it, -1 for none.
     """
 

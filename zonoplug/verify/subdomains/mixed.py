@@ -1,4 +1,4 @@
-"""Subdomains that are a smaller box and fixed signs of ReLU inputs at once, and their pieces."""
+"""Subdomains that are a smaller box and split constraints of ReLU inputs at once, and their pieces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from zonoplug.domain.input_sets import Box
 from zonoplug.verify.branching.activations import relaxation_cost
 from zonoplug.verify.subdomains.batch import Batch
-from zonoplug.verify.subdomains.relu_phases import Aims, SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,38 +40,40 @@ class Margins(Batch):
 
 
 @dataclass(slots=True)
-class MixedSubdomains(SignSubdomains):
+class MixedSubdomains(ReluSubdomains):
     """A batch of subdomains of one input box, of several disjuncts, that have smaller boxes besides; inputs flattened.
 
     Attributes:
         box_lower, box_upper: (n, inputs).
         weights: of the rows, before a softmax, (n, rows).
-        share: (n,) of the whole tree, halved by each split; in float64, for trees deeper than 149.
-        aim: (n,) number of the disjunct, a place in the search's aims.
+        share: (n,) of the whole tree, bisected by each split; in float64, for trees deeper than 149.
+        target: (n,) number of the disjunct, a place in the search's properties.
     """
 
     box_lower: Tensor
     box_upper: Tensor
     weights: Tensor
     share: Tensor
-    aim: Tensor
+    target: Tensor
 
     @classmethod
-    def whole(cls, signs: SignSubdomains, box: Box, aims: Aims) -> MixedSubdomains:
-        """A box (1, *input_shape) as a whole, once for each aim; `signs` has as many elements."""
-        lower, upper = (end.flatten(1).clone() for end in box.expanded(len(aims)).interval_hull())
-        weights = torch.zeros_like(aims.goal)
-        share = torch.ones(len(aims), dtype=torch.float64, device=weights.device)
-        return cls._of((*signs.parts(), lower, upper, weights, share, torch.arange(len(aims), device=weights.device)))
+    def whole(cls, phases: ReluSubdomains, box: Box, properties: Properties) -> MixedSubdomains:
+        """A box (1, *input_shape) as a whole, once for each property; `phases` has as many elements."""
+        lower, upper = (end.flatten(1).clone() for end in box.expanded(len(properties)).interval_hull())
+        weights = torch.zeros_like(properties.goal)
+        share = torch.ones(len(properties), dtype=torch.float64, device=weights.device)
+        return cls._of(
+            (*phases.parts(), lower, upper, weights, share, torch.arange(len(properties), device=weights.device))
+        )
 
     def relaxation_costs(self, coefficients: Tensor) -> Tensor:
-        """What each open neuron's relaxation can cost a bound with these coefficients behind ReLUs; else -1."""
+        """What each unstable neuron's relaxation can cost a bound with these coefficients behind ReLUs; else -1."""
         costs = relaxation_cost(coefficients, self.lower, self.upper, self.alpha)
-        return costs.masked_fill(~self.open_neurons, -1.0)
+        return costs.masked_fill(~self.unstable_neurons, -1.0)
 
 
 def pieces_of(part: MixedSubdomains, places: Tensor) -> tuple[MixedSubdomains, MixedSubdomains]:
-    """Both pieces of each subdomain, split at a neuron's sign or in the middle of an input.
+    """Both pieces of each subdomain, split at a neuron or in the middle of an input.
 
     Args:
         places: (n,) a neuron, or the number of neurons plus an input.
@@ -80,12 +82,12 @@ def pieces_of(part: MixedSubdomains, places: Tensor) -> tuple[MixedSubdomains, M
     at = torch.arange(len(part), device=places.device)
     by_sign = places < neurons
     rows, neuron = at[by_sign], places[by_sign]
-    halved, axis = at[~by_sign], places[~by_sign] - neurons
+    bisected, axis = at[~by_sign], places[~by_sign] - neurons
     above, below = part.copy(), part.copy()
     above.share, below.share = above.share / 2, below.share / 2
     above.lower[rows, neuron], below.upper[rows, neuron] = 0.0, 0.0
     above.sign[rows, neuron], below.sign[rows, neuron] = 1.0, -1.0
-    low, high = part.box_lower[halved, axis], part.box_upper[halved, axis]
+    low, high = part.box_lower[bisected, axis], part.box_upper[bisected, axis]
     middle = low + (high - low) / 2
-    above.box_lower[halved, axis], below.box_upper[halved, axis] = middle, middle
+    above.box_lower[bisected, axis], below.box_upper[bisected, axis] = middle, middle
     return above, below

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
-from zonoplug.verify.subdomains.relu_phases import SignSubdomains
+from zonoplug.verify.subdomains.relu_phases import ReluSubdomains
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward.passes import Backward, LinearBounds
@@ -49,7 +49,7 @@ class NeuronLayout:
 
     Args:
         backward: the pass.
-        hulls: of the ReLUs' inputs at least, by node name.
+        preactivations: of the ReLUs' inputs at least, by node name.
         curves: whether S-shaped nodes have places too.
 
     Attributes:
@@ -58,13 +58,13 @@ class NeuronLayout:
         relu_neurons: how many neurons ReLUs have; those of S-shaped nodes follow.
     """
 
-    def __init__(self, backward: Backward, hulls: Mapping[str, Interval], curves: bool = False) -> None:
+    def __init__(self, backward: Backward, preactivations: Mapping[str, Interval], curves: bool = False) -> None:
         self.places: list[Place] = []
         self._curves = backward.curves if curves else []
         start = 0
         for relu in [*backward.relus, *self._curves]:
             source = backward.source(relu.name)
-            shape = tuple(hulls[source].lower.shape[1:])
+            shape = tuple(preactivations[source].lower.shape[1:])
             end = start + prod(shape)
             self.places.append(Place(relu.name, source, slice(start, end), shape))
             start = end
@@ -87,23 +87,23 @@ class NeuronLayout:
         """How many neurons each node has."""
         return [at.section.stop - at.section.start for at in self.places]
 
-    def root(self, hulls: Mapping[str, Interval], count: int = 1) -> SignSubdomains:
-        """Some subdomains, all the same, on which no sign is fixed; hulls (1, *shape) by node name."""
+    def root(self, preactivations: Mapping[str, Interval], count: int = 1) -> ReluSubdomains:
+        """Some subdomains, all the same, without split constraints; pre-activation bounds (1, *shape) by node name."""
         from zonoplug.lirpa.backward.refinement import first_alpha
 
         lower, upper = (
             torch.cat([end.flatten(1) for end in ends], dim=1).expand(count, -1)
-            for ends in zip(*(hulls[at.source] for at in self.places), strict=True)
+            for ends in zip(*(preactivations[at.source] for at in self.places), strict=True)
         )
         zero, alpha = torch.zeros_like(lower), first_alpha(Interval(lower, upper))
-        return SignSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((count,), -torch.inf))
+        return ReluSubdomains(lower, upper, zero, alpha, zero.clone(), lower.new_full((count,), -torch.inf))
 
-    def hulls(self, lower: Tensor, upper: Tensor, others: Mapping[str, Interval]) -> dict[str, Interval]:
+    def preactivations(self, lower: Tensor, upper: Tensor, others: Mapping[str, Interval]) -> dict[str, Interval]:
         """By node name, (n, *shape): of the ReLUs' inputs from (n, neurons), of other nodes from (1, *shape)."""
         found = {at.source: Interval(at.shaped(lower), at.shaped(upper)) for at in self.places}
-        for name, hull in others.items():
+        for name, preactivation in others.items():
             if name not in found:
-                found[name] = hull.expanded(lower.shape[0])
+                found[name] = preactivation.expanded(lower.shape[0])
         return found
 
     def multipliers(self, alpha: Tensor, beta: Tensor, sign: Tensor) -> Multipliers:

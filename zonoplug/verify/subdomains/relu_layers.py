@@ -41,7 +41,7 @@ class ReluLayers:
         module: the host's.
         backward: its backward bounds.
         box: (1, *input_shape).
-        hulls: the inputs of its ReLUs on the box, by node name.
+        preactivations: the inputs of its ReLUs on the box, by node name.
 
     Attributes:
         layout: of their neurons.
@@ -54,7 +54,7 @@ class ReluLayers:
         module: Any,
         backward: BackwardPass,
         box: Box,
-        hulls: Mapping[str, Interval],
+        preactivations: Mapping[str, Interval],
     ) -> None:
         from zonoplug.lirpa.backward.passes import Backward
 
@@ -62,11 +62,11 @@ class ReluLayers:
         self._shape = box.lower.shape[1:]
         point = box.lower + (box.upper - box.lower) / 2
         self.center = point.flatten()
-        self.layout = NeuronLayout(backward, hulls)
+        self.layout = NeuronLayout(backward, preactivations)
         self.all: list[Layer] = []
         for at in self.layout.places:
             passes = Backward(module, at.source)
-            error, matrix, middle = torch.zeros_like(hulls[at.source].lower.flatten()), None, None
+            error, matrix, middle = torch.zeros_like(preactivations[at.source].lower.flatten()), None, None
             if passes.is_affine:
                 rows = torch.eye(passes.size, dtype=point.dtype, device=point.device).unsqueeze(0)
                 with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Subdomains that fix the signs of some ReLU inputs, and how they are split."""
+"""Subdomains that put split constraints on some ReLU inputs, and how they are split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zonoplug.verify.subdomains.batch import Batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Aims(Batch):
+class Properties(Batch):
     """What is to be proved of subdomains: no point of it meets all rows of a disjunct.
 
     Attributes:
@@ -28,7 +28,7 @@ class Aims(Batch):
     number: Tensor
 
     @staticmethod
-    def of(objective: Objective, box_number: int) -> Aims:
+    def of(objective: Objective, box_number: int) -> Properties:
         """The disjuncts of one input box that are open in an objective."""
         members = objective.members()[0 if objective.num_boxes == 1 else box_number]
         members = members[objective.exists[box_number]]
@@ -36,7 +36,7 @@ class Aims(Batch):
         members = members.masked_fill(~there, 0)
         goal = objective.bound[box_number, members]
         number = objective.exists[box_number].nonzero().flatten()
-        return Aims(objective.coefficients[box_number, members], goal, there, number)
+        return Properties(objective.coefficients[box_number, members], goal, there, number)
 
     @property
     def all_rows(self) -> Tensor:
@@ -45,12 +45,12 @@ class Aims(Batch):
 
 
 @dataclass(slots=True)
-class SignSubdomains(Batch):
+class ReluSubdomains(Batch):
     """A batch of subdomains of one box and disjunct; neurons of all ReLU layers side by side.
 
     Attributes:
         lower, upper: bounds of pre-activations, (n, neurons).
-        sign: fixed signs, (n, neurons) in {-1, 0, 1}.
+        sign: split constraints, (n, neurons) in {-1, 0, 1}.
         alpha, beta: the multipliers to start from, (n, neurons).
         bound: a lower bound of the margin, (n,); the parent's, until there is one.
     """
@@ -63,21 +63,21 @@ class SignSubdomains(Batch):
     bound: Tensor
 
     @property
-    def open_neurons(self) -> Tensor:
-        """(n, neurons) True where the sign is not known."""
+    def unstable_neurons(self) -> Tensor:
+        """(n, neurons) True where the neuron is unstable."""
         return (self.lower < 0) & (self.upper > 0) & (self.sign == 0)
 
 
-def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSubdomains, int]:
-    """Split each subdomain on the sign of its best-scored neurons: 2 pieces, or 4, 8, ... while they fit in `room`.
+def split_relus(part: ReluSubdomains, scores: Tensor, room: int) -> tuple[ReluSubdomains, int]:
+    """Split each subdomain on the phases of its best-scored neurons: 2 pieces, or 4, 8, ... while they fit in `room`.
 
-    A neuron whose sign is known, which only S-shaped functions have scores for, is split in the middle of its bounds.
+    A stable neuron, which only S-shaped functions have scores for, is split in the middle of its bounds.
 
-    Returns the pieces, the worst bounds last, and how many subdomains had no open neuron left.
+    Returns the pieces, the worst bounds last, and how many subdomains had no unstable neuron left.
     """
-    open_ = (scores > -1).any(dim=1)
-    stuck = int((~open_).sum())
-    part, scores = part.pick(open_), scores[open_]
+    splittable = (scores > -1).any(dim=1)
+    stuck = int((~splittable).sum())
+    part, scores = part.pick(splittable), scores[splittable]
     if not len(part):
         return part, stuck
     times = 1
@@ -89,15 +89,15 @@ def split_signs(part: SignSubdomains, scores: Tensor, room: int) -> tuple[SignSu
         low, high = part.lower.gather(1, neuron), part.upper.gather(1, neuron)
         straddles = (low < 0) & (high > 0)
         point = torch.where(straddles, 0.0, low + (high - low) / 2)
-        halves = []
+        pieces = []
         for side in (1.0, -1.0):
             copy = part.copy()
             bound = copy.lower if side > 0 else copy.upper
             end = bound.gather(1, neuron)
             bound.scatter_(1, neuron, torch.where(known, point, end))
             copy.sign.scatter_(1, neuron, torch.where(known & straddles, side, copy.sign.gather(1, neuron)))
-            halves.append(copy if side > 0 else copy.pick((value > -1).squeeze(1)))
+            pieces.append(copy if side > 0 else copy.pick((value > -1).squeeze(1)))
         scores = scores.scatter(1, neuron, -1.0)
         scores = torch.cat([scores, scores[(value > -1).squeeze(1)]])
-        part = SignSubdomains.join(halves)
+        part = ReluSubdomains.join(pieces)
     return part.pick(part.bound.argsort(descending=True)), stuck
