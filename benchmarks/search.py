@@ -44,19 +44,19 @@ BENCHMARKS = {
 }
 START_SECONDS = 10.0  # for the start of a process and its end, beside its limit
 METHODS = ("zonotope", "zonotope[girard,50%]", "alpha-zonotope", "zonotope+crown", "crown")
-SPLITS = {"inputs": "input splits", "signs": "activation splits", "mixed": "mixed splits"}
+SPLITS = {"inputs": "input splits", "activations": "activation splits", "mixed": "mixed splits"}
 BELONGS_TO = {  # components of some searches only, by the kinds of splits that these do; all others act everywhere
-    "inner-attack": ("inputs", "signs", "mixed"),
+    "inner-attack": ("inputs", "activations", "mixed"),
     "input-splits": ("inputs",),
     "influence": ("inputs",),
     "contraction": ("inputs", "mixed"),
-    "activation-splits": ("signs",),
+    "activation-splits": ("activations",),
     "mixed-splits": ("mixed",),
-    "refined-bounds": ("signs",),
-    "tuned-linear-bounds": ("signs",),
-    "affine-form": ("signs",),
-    "neuron-search": ("signs",),
-    "linear-programs": ("signs",),
+    "refined-bounds": ("activations",),
+    "tuned-linear-bounds": ("activations",),
+    "affine-form": ("activations",),
+    "neuron-search": ("activations",),
+    "linear-programs": ("activations",),
     "clipping": ("mixed",),
 }
 HEAD = ("search", "solved", "wrong", "seconds", "subdomains", "whole search: solved", "its seconds", "time ratio")

@@ -28,7 +28,7 @@ _location.loader.exec_module(files)
         ("widest", Branching("widest", "widest", "auto")),
         ("gap", Branching("auto", "gap", "gap")),
         ("gradient", Branching("gradient")),
-        ("primal", Branching(signs="primal", mixed="primal")),
+        ("primal", Branching(activations="primal", mixed="primal")),
     ],
 )
 def test_a_name_is_given_to_the_searches_that_know_it(name, expected):
@@ -56,7 +56,7 @@ def verify_with(tmp_path, rule, inputs, kept):
     return verify_files(network, spec, Settings(5, device="cpu", branching=rule, without=without))
 
 
-SEARCHES = [("inputs", 4, "input-splits"), ("signs", 70, "activation-splits"), ("mixed", 12, "mixed-splits")]
+SEARCHES = [("inputs", 4, "input-splits"), ("activations", 70, "activation-splits"), ("mixed", 12, "mixed-splits")]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_rule_that_is_asked_for_chooses_the_splits(tmp_path, monkeypatch, ki
 
 OWN = {
     "inputs": lambda facts: facts.width,
-    "signs": lambda facts: facts.coefficients.abs() * torch.minimum(-facts.lower, facts.upper),
+    "activations": lambda facts: facts.coefficients.abs() * torch.minimum(-facts.lower, facts.upper),
     "mixed": lambda facts: torch.cat(
         [facts.part.upper.where(facts.part.unstable_neurons, -1.0), facts.part.box_upper - facts.part.box_lower], dim=1
     ),

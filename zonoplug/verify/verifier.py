@@ -208,9 +208,9 @@ class Verification:
             trial = None if stage.trial is None else self._deadline.part(stage.trial)
             return BranchAndBound(*what, stage.method, branching=self._branching.inputs, trial=trial, **options)
         if stage[:2] == OWN_SPLITS[:2]:
-            rule = self._branching.phases
+            rule = self._branching.activations
             return ActivationSearch(*what, branching=rule, trial=stage.trial is not None, **options)
-        return MethodSearch(*what, stage.method, branching=self._branching.phases, **options)
+        return MethodSearch(*what, stage.method, branching=self._branching.activations, **options)
 
     def _keep_attacking(self, excluded: Tensor | None) -> Outcome:
         """Nothing can be proved any more: spend the time that is left on the attack, where there is what to attack."""

@@ -11,7 +11,7 @@ from zonoplug.verify.branching.activations import ACTIVATION_RULES
 from zonoplug.verify.branching.inputs import INPUT_RULES
 from zonoplug.verify.branching.mixed import MIXED_RULES
 
-KINDS: dict[str, Registry[Any]] = {"inputs": INPUT_RULES, "phases": ACTIVATION_RULES, "mixed": MIXED_RULES}
+KINDS: dict[str, Registry[Any]] = {"inputs": INPUT_RULES, "activations": ACTIVATION_RULES, "mixed": MIXED_RULES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,11 @@ class Branching:
     """The rule of each search, by name; "auto" is the search's own choice.
 
     Attributes:
-        inputs, signs, mixed: for splits of input boxes, of phases of ReLUs, and of both in one tree.
+        inputs, activations, mixed: for splits of input boxes, of activations, and of both in one tree.
     """
 
     inputs: str = "auto"
-    phases: str = "auto"
+    activations: str = "auto"
     mixed: str = "auto"
 
     @classmethod
