@@ -59,7 +59,8 @@ def examine(model_path: Path, specification_path: Path | None) -> dict[str, Any]
     import torch
 
     from zonoplug.errors import ZonoplugError
-    from zonoplug.io.onnx_model import check_agreement, load_model
+    from zonoplug.io.agreement import check_agreement
+    from zonoplug.io.onnx_model import load_model
 
     torch.set_num_threads(1)
     row: dict[str, Any] = {}

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.lirpa.forward.network_reduction import chain_of, propagate_merged
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box, build
+from zonoplug.lirpa.network_reduction import chain_of, propagate_merged
 from zonoplug.reduction.network_reduction import InputCompression, reduce_network
 from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.reduction.reduced_network import ReducedNetwork

@@ -28,7 +28,8 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from zonoplug.errors import ModelError
-from zonoplug.io.onnx_model import OnnxModel, check_agreement, load_model
+from zonoplug.io.agreement import check_agreement
+from zonoplug.io.onnx_model import OnnxModel, load_model
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 NEWEST_FORM = 10  # of files; newer ones differ in nothing that these tests use, and runtimes refuse them

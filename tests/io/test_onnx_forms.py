@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto
 
 from zonoplug.errors import HostError, ModelError, ModelMismatchError
-from zonoplug.io.onnx_model import check_agreement, load_model
+from zonoplug.io.agreement import check_agreement
+from zonoplug.io.onnx_model import load_model
 
 _location = importlib.util.spec_from_file_location("onnx_graphs", Path(__file__).with_name("onnx_graphs.py"))
 graphs = importlib.util.module_from_spec(_location)

@@ -9,8 +9,8 @@ from torch import nn
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnsupportedOperatorError
+from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.backward import refinement as refine
-from zonoplug.lirpa.backward.ascent import Adam
 from zonoplug.lirpa.backward.passes import Backward
 from zonoplug.lirpa.backward.refinement import first_alpha, refine_bounds
 from zonoplug.lirpa.backward.triangle import Multipliers

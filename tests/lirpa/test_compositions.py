@@ -13,8 +13,8 @@ from zonoplug.errors import HostError, SettingError
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.forward.interval_images import FROM_ZERO, INCREASING, OF_ONE, OF_SEVERAL, interval_image
 from zonoplug.lirpa.forward.options import PropagationOptions
-from zonoplug.lirpa.forward.plan import plan_for
 from zonoplug.lirpa.forward.propagation import propagate
+from zonoplug.lirpa.fusion.plan import plan_for
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_box
 from zonoplug.lirpa.operators.all import TRANSFORMERS, Call, NotApplicableError, transforms

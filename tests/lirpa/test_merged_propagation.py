@@ -14,11 +14,11 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa.forward.network_reduction import chain_of, propagate_merged
 from zonoplug.lirpa.forward.options import PropagationOptions
 from zonoplug.lirpa.forward.propagation import propagate
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box, build, forward_propagation
+from zonoplug.lirpa.network_reduction import chain_of, propagate_merged
 from zonoplug.reduction import AboveSymbols, Girard
 from zonoplug.reduction.network_reduction import reduce_network
 from zonoplug.reduction.neuron_merging import NeuronMerging

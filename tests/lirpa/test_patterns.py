@@ -14,12 +14,11 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.io.onnx_model import load_model
 from zonoplug.lirpa import compat
-from zonoplug.lirpa.forward import plan
 from zonoplug.lirpa.forward import propagation as propagate
 from zonoplug.lirpa.forward.options import PropagationOptions
-from zonoplug.lirpa.forward.plan import plan_for
-from zonoplug.lirpa.fusion import formulas
+from zonoplug.lirpa.fusion import formulas, plan
 from zonoplug.lirpa.fusion.patterns import Pattern
+from zonoplug.lirpa.fusion.plan import plan_for
 from zonoplug.lirpa.module import ZonotopeModule
 from zonoplug.testing import check_contains_samples
 

@@ -13,10 +13,11 @@ from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnknownNameError
 from zonoplug.verify.attack.attack import Attack
-from zonoplug.verify.bounds.bounder import Bounder, RowBounds
+from zonoplug.verify.bounds.bounder import Bounder
 from zonoplug.verify.branching.inputs import INPUT_RULES, InputFacts, RuleChoice
 from zonoplug.verify.constraints.unsafe_region import shrink
 from zonoplug.verify.observer import Observer
+from zonoplug.verify.problem.row_bounds import RowBounds
 from zonoplug.verify.search import input_search as branch_and_bound
 from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.settings import Settings, load_problem

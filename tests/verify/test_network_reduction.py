@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from zonoplug.errors import SettingError
-from zonoplug.lirpa.forward.network_reduction import chain_of
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import bound_box
+from zonoplug.lirpa.network_reduction import chain_of
 from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.verify.bounds.bounder import Bounder
 from zonoplug.verify.network_reduction import RATES, prove_by_merging

@@ -20,11 +20,12 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.errors import UnknownNameError
 from zonoplug.examples import digits_holds, digits_model
 from zonoplug.verify import progress, verifier
-from zonoplug.verify.observer import Observer, Statistics
+from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.progress import ProgressLine, progress_text
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.stages import Stage
+from zonoplug.verify.statistics import Statistics
 from zonoplug.verify.verifier import Verification, verify_files
 
 _location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))

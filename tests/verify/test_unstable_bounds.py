@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.backward.ascent import Adam
+from zonoplug.lirpa.ascent import Adam
 from zonoplug.testing import tolerance
 from zonoplug.verify.bounds import unstable_bounds as open_bounds
 from zonoplug.verify.bounds.graph_bounds import GraphBounds
-from zonoplug.verify.bounds.unstable_bounds import Targets, UnstableBounds, UnstableMargins
+from zonoplug.verify.bounds.targets import Targets
+from zonoplug.verify.bounds.unstable_bounds import UnstableBounds, UnstableMargins
 from zonoplug.verify.branching.activations import ACTIVATION_RULES, activation_rule
 
 _location = importlib.util.spec_from_file_location(

@@ -13,8 +13,9 @@ from zonoplug.errors import ModelMismatchError, SettingError, SpecificationError
 from zonoplug.io.onnx_model import load_model
 from zonoplug.verify import verifier
 from zonoplug.verify.attack.attack import Attack
-from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError, RowBounds
+from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
 from zonoplug.verify.outcome import Verdict
+from zonoplug.verify.problem.row_bounds import RowBounds
 from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification, verify_files

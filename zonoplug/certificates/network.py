@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zonoplug.errors import UnsupportedOperatorError
-
-if TYPE_CHECKING:
-    from zonoplug.certificates.runtime_rounding import Rounding
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -24,6 +21,36 @@ Places = NDArray[np.int64]
 Role = Literal["product", "elementwise", "scalar", "addition", "exact"]
 
 DENSE_ENTRIES = 2**23
+HEADROOM = 2.0**-40  # of the largest number, for partial sums: before averaging, or before scaling by alpha
+
+
+class NumberType(NamedTuple):
+    """The element type of a model: unit roundoff, smallest normal and largest number."""
+
+    name: str
+    unit: float
+    tiny: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounding:
+    """The rounding of a network's own evaluation.
+
+    Attributes:
+        kind: its number type.
+        relative: by the start of an affine block, the error per sum of absolute values; 0 where nothing is rounded.
+        underflow: what underflow does to any number of the network, per unit of the largest number before it.
+    """
+
+    kind: NumberType
+    relative: dict[int, float]
+    underflow: float
+
+    @property
+    def limit(self) -> float:
+        """No intermediate number overflows if all sums of absolute values stay below."""
+        return self.kind.largest * HEADROOM
 
 
 @dataclass(frozen=True, slots=True, eq=False)

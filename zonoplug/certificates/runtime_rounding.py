@@ -25,32 +25,21 @@ Source: Higham, Accuracy and Stability of Numerical Algorithms, sections 2.2 and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from zonoplug.certificates.network import Affine, Ints, Network
+from zonoplug.certificates.network import HEADROOM, Affine, Ints, Network, NumberType, Rounding
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.io.runtime_accuracy import ACCURACY
 
 SPARE = 4  # roundings of an operator beside those of its sum, and what folding one constant operator adds
 STEEPEST = 2.0**20  # slopes of functions of one variable, alpha and beta of products
-HEADROOM = 2.0**-40  # of the largest number, for partial sums: before averaging, or before scaling by alpha
 SIGMOID_UNITS = ACCURACY["Sigmoid"].absolute + ACCURACY["Sigmoid"].relative  # of u, for values of at most 1
 TANH_UNITS = ACCURACY["Tanh"].absolute + ACCURACY["Tanh"].relative
 FOLDED_SCALE = 2.0**-23  # relative error of a single number that is rounded to float32, and multiplied by another
 ORDINARY = 2.0**40  # between the inverse of this and this, three such numbers have a product in float32
 CONSTANT_ROLES = ("elementwise", "scalar", "exact")
-
-
-class NumberType(NamedTuple):
-    """The element type of a model: unit roundoff, smallest normal and largest number."""
-
-    name: str
-    unit: float
-    tiny: float
-    largest: float
 
 
 class FunctionError(NamedTuple):
@@ -88,26 +77,6 @@ def runtime_error(kind: str, dtype: str) -> FunctionError:
     if kind not in errors:
         raise UnsupportedOperatorError(f"The checker of certificates knows no rounding error of {kind}.")
     return errors[kind]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rounding:
-    """The rounding of a network's own evaluation.
-
-    Attributes:
-        kind: its number type.
-        relative: by the start of an affine block, the error per sum of absolute values; 0 where nothing is rounded.
-        underflow: what underflow does to any number of the network, per unit of the largest number before it.
-    """
-
-    kind: NumberType
-    relative: dict[int, float]
-    underflow: float
-
-    @property
-    def limit(self) -> float:
-        """No intermediate number overflows if all sums of absolute values stay below."""
-        return self.kind.largest * HEADROOM
 
 
 def rounding_of(network: Network, dtype: str) -> Rounding:

@@ -7,8 +7,7 @@ elementary functions, so it may differ from the float64 values by a multiple of 
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from zonoplug.errors import ModelError, ModelMismatchError
 from zonoplug.io.onnx_file import first_line
-from zonoplug.io.torch_arithmetic import Cast
-
-if TYPE_CHECKING:
-    from zonoplug.io.onnx_model import OnnxModel
+from zonoplug.io.onnx_model import OnnxModel, in_precision
 
 FACTOR = 64.0  # how many times the rounding seen may be exceeded
 EXTRA_POINTS = 4  # random ones, and as many corners
@@ -32,15 +28,6 @@ _BOUNDED = frozenset(
     (torch.sigmoid, Tensor.sigmoid, functional.sigmoid, torch.tanh, Tensor.tanh, functional.tanh, torch.erf, Tensor.erf,
      torch.softmax, Tensor.softmax, functional.softmax, functional.gelu, functional.softplus)
 )  # fmt: skip
-
-
-def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a module that computes in another floating-point type wherever the module computes in its own."""
-    other = copy.deepcopy(module).to(dtype)
-    for part in other.modules():
-        if isinstance(part, Cast):
-            part.follow(dtype)
-    return other
 
 
 class _Noise(TorchFunctionMode):

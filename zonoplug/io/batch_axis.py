@@ -7,15 +7,18 @@ one is kept the other way round. Constants have no batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
-from zonoplug.io.batch_rules import SPECIAL, CannotCarryBatchError, integer, reduce_rule, set_integer, shifted
-from zonoplug.io.graph_facts import constants_of, shapes_of
+from zonoplug.io.batch_rules import (
+    SPECIAL,
+    BatchGraph,
+    CannotCarryBatchError,
+    integer,
+    reduce_rule,
+    set_integer,
+    shifted,
+)
 
 _UNARY = frozenset(
     "Abs Acos Asin Atan Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu"
@@ -28,18 +31,8 @@ _ALONG_AN_AXIS = frozenset("ArgMax ArgMin Hardmax LogSoftmax Softmax Split".spli
 _DEFAULT_AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1}
 
 
-class BatchCarrier:
+class BatchCarrier(BatchGraph):
     """One pass over a graph with constants folded and shapes inferred; `model` is changed."""
-
-    def __init__(self, model: ModelProto, input_is_bare: bool) -> None:
-        self.graph = model.graph
-        self.constants = constants_of(model)
-        self.shapes = shapes_of(model)
-        self.bare: set[str] = set()
-        self.open: set[str] = set()
-        self.turned: set[str] = set()
-        (self.bare if input_is_bare else self.open).add(self.graph.input[0].name)
-        self.nodes: list[NodeProto] = []
 
     def run(self) -> None:
         """Rewrite the graph. Raises CannotCarryBatchError; the graph is then of no use."""
@@ -106,40 +99,3 @@ class BatchCarrier:
         if len(ranks) != 1 or any(rank >= max(ranks) for rank in fixed):
             raise CannotCarryBatchError(f"{node.op_type} of activations of different ranks")
         return "open" if any(name in self.open for name in node.input) else "bare"
-
-    def rank(self, name: str) -> int:
-        return len(self.shape(name))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape in the file, before any axis was added."""
-        if name in self.constants:
-            return tuple(self.constants[name].dims)
-        if name not in self.shapes:
-            raise CannotCarryBatchError(f"unknown shape of {name}")
-        return self.shapes[name]
-
-    def value(self, name: str) -> NDArray[Any]:
-        """The value of a constant."""
-        array: NDArray[Any] = numpy_helper.to_array(self.constants[name])
-        return array
-
-    def constant(self, node: NodeProto, position: int) -> NDArray[np.int64] | None:
-        """An integer list given as a constant input; None if there is none."""
-        if position >= len(node.input) or not node.input[position]:
-            return None
-        if node.input[position] not in self.constants:
-            raise CannotCarryBatchError(f"{node.op_type} with a computed argument")
-        return np.atleast_1d(numpy_helper.to_array(self.constants[node.input[position]])).astype(np.int64)
-
-    def store(self, values: NDArray[Any] | Sequence[int], near: str) -> str:
-        """A new initializer; its name."""
-        array = np.asarray(values, dtype=None if isinstance(values, np.ndarray | np.generic) else np.int64)
-        name = f"{near}__{len(self.graph.initializer)}"
-        tensor: TensorProto = numpy_helper.from_array(array, name)
-        self.graph.initializer.append(tensor)
-        self.constants[name] = tensor
-        return name
-
-    def become_reshape(self, node: NodeProto, target: Sequence[int]) -> None:
-        shape = self.store([-1, *target], node.output[0])
-        node.CopyFrom(helper.make_node("Reshape", [node.input[0], shape], list(node.output), name=node.name))

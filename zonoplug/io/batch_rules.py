@@ -5,18 +5,69 @@ A rule changes its node and says what the node's outputs are: "open", "bare" or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-if TYPE_CHECKING:
-    from zonoplug.io.batch_axis import BatchCarrier
+from zonoplug.io.graph_facts import constants_of, shapes_of
 
 
 class CannotCarryBatchError(Exception):
     """An operator for which it is not known how to add the batch."""
+
+
+class BatchGraph:
+    """A graph on its way to a batch, as rules see it: constants folded, shapes inferred, who has a batch and where."""
+
+    def __init__(self, model: ModelProto, input_is_bare: bool) -> None:
+        self.graph = model.graph
+        self.constants = constants_of(model)
+        self.shapes = shapes_of(model)
+        self.bare: set[str] = set()
+        self.open: set[str] = set()
+        self.turned: set[str] = set()
+        (self.bare if input_is_bare else self.open).add(self.graph.input[0].name)
+        self.nodes: list[NodeProto] = []
+
+    def rank(self, name: str) -> int:
+        return len(self.shape(name))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape in the file, before any axis was added."""
+        if name in self.constants:
+            return tuple(self.constants[name].dims)
+        if name not in self.shapes:
+            raise CannotCarryBatchError(f"unknown shape of {name}")
+        return self.shapes[name]
+
+    def value(self, name: str) -> NDArray[Any]:
+        """The value of a constant."""
+        array: NDArray[Any] = numpy_helper.to_array(self.constants[name])
+        return array
+
+    def constant(self, node: NodeProto, position: int) -> NDArray[np.int64] | None:
+        """An integer list given as a constant input; None if there is none."""
+        if position >= len(node.input) or not node.input[position]:
+            return None
+        if node.input[position] not in self.constants:
+            raise CannotCarryBatchError(f"{node.op_type} with a computed argument")
+        return np.atleast_1d(numpy_helper.to_array(self.constants[node.input[position]])).astype(np.int64)
+
+    def store(self, values: NDArray[Any] | Sequence[int], near: str) -> str:
+        """A new initializer; its name."""
+        array = np.asarray(values, dtype=None if isinstance(values, np.ndarray | np.generic) else np.int64)
+        name = f"{near}__{len(self.graph.initializer)}"
+        tensor: TensorProto = numpy_helper.from_array(array, name)
+        self.graph.initializer.append(tensor)
+        self.constants[name] = tensor
+        return name
+
+    def become_reshape(self, node: NodeProto, target: Sequence[int]) -> None:
+        shape = self.store([-1, *target], node.output[0])
+        node.CopyFrom(helper.make_node("Reshape", [node.input[0], shape], list(node.output), name=node.name))
 
 
 def integer(node: NodeProto, name: str, default: int) -> int:
@@ -37,7 +88,7 @@ def shifted(axis: int) -> int:
     return axis + 1 if axis >= 0 else axis
 
 
-def _reshape(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _reshape(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     target, source = carrier.constant(node, 1), carrier.shape(node.input[0])
     if target is None or node.input[1] not in carrier.constants:
         raise CannotCarryBatchError("Reshape to a computed shape")
@@ -50,7 +101,7 @@ def _reshape(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "open" if becomes_open else "bare"
 
 
-def _flatten(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _flatten(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     source = carrier.shape(node.input[0])
     axis = integer(node, "axis", 1)
     axis = axis + len(source) if axis < 0 else axis
@@ -61,7 +112,7 @@ def _flatten(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "open" if rows == 1 else "bare"
 
 
-def _squeeze(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _squeeze(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     source, given = carrier.shape(node.input[0]), carrier.constant(node, 1)
     axes = [axis for axis, size in enumerate(source) if size == 1] if given is None else [int(a) for a in given]
     kept = [size for axis, size in enumerate(source) if axis not in {axis % len(source) for axis in axes}]
@@ -70,7 +121,7 @@ def _squeeze(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "bare" if bare or loses_batch else "open"
 
 
-def _unsqueeze(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _unsqueeze(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     given = carrier.constant(node, 1)
     if given is None:
         raise CannotCarryBatchError("Unsqueeze without axes")
@@ -82,7 +133,7 @@ def _unsqueeze(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "open" if becomes_open else "bare"
 
 
-def _concat(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _concat(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     if not bare:
         return "open"
     if any(name in carrier.open for name in node.input):
@@ -94,7 +145,7 @@ def _concat(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "bare"
 
 
-def _slice(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _slice(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     if bare:
         starts, axes = carrier.constant(node, 1), carrier.constant(node, 3)
         if starts is None:
@@ -106,7 +157,7 @@ def _slice(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "bare" if bare else "open"
 
 
-def _transpose(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _transpose(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     if not bare and carrier.rank(node.input[0]) == 2 and _order(carrier, node) == [1, 0]:
         node.CopyFrom(helper.make_node("Identity", list(node.input), list(node.output), name=node.name))
         return "turned"
@@ -117,12 +168,12 @@ def _transpose(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "bare" if bare else "open"
 
 
-def _order(carrier: BatchCarrier, node: NodeProto) -> list[int]:
+def _order(carrier: BatchGraph, node: NodeProto) -> list[int]:
     given = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
     return given[0] if given else list(reversed(range(carrier.rank(node.input[0]))))
 
 
-def _gather(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _gather(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     """The one row of the file's batch leaves the values bare, and nothing is picked."""
     axis = integer(node, "axis", 0) % carrier.rank(node.input[0])
     if bare:
@@ -136,7 +187,7 @@ def _gather(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "bare"
 
 
-def _one_hot(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _one_hot(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     axis = integer(node, "axis", -1)
     if not bare and axis % (carrier.rank(node.input[0]) + 1) == 0:
         raise CannotCarryBatchError("OneHot in front of the batch")
@@ -145,7 +196,7 @@ def _one_hot(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "bare" if bare else "open"
 
 
-def _matmul(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _matmul(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     left, right = node.input
     if right in carrier.constants and carrier.rank(right) == 1:
         column = carrier.store(carrier.value(right)[:, None], right)
@@ -165,7 +216,7 @@ def _matmul(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "bare" if bare else "open"
 
 
-def _gemm(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def _gemm(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     """alpha A B + beta C with A (rows, n) per point becomes a product and a sum, which take any rank."""
     if not bare:
         return "open"
@@ -188,7 +239,7 @@ def _gemm(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "bare"
 
 
-def reduce_rule(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
+def reduce_rule(carrier: BatchGraph, node: NodeProto, bare: bool) -> str:
     """Sums, means and extremes never run over the batch."""
     rank = carrier.rank(node.input[0])
     given = [list(attribute.ints) for attribute in node.attribute if attribute.name == "axes"]
@@ -208,7 +259,7 @@ def reduce_rule(carrier: BatchCarrier, node: NodeProto, bare: bool) -> str:
     return "bare" if bare or (0 in axes and not integer(node, "keepdims", 1)) else "open"
 
 
-SPECIAL: dict[str, Callable[[BatchCarrier, NodeProto, bool], str]] = {
+SPECIAL: dict[str, Callable[[BatchGraph, NodeProto, bool], str]] = {
     "Concat": _concat,
     "Flatten": _flatten,
     "Gather": _gather,

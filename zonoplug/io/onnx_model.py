@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 import warnings
@@ -18,15 +19,14 @@ from torch import Tensor, nn
 
 from zonoplug.errors import ModelError, ModelMismatchError
 from zonoplug.io import converters
-from zonoplug.io.agreement import check_agreement, in_precision
 from zonoplug.io.constant_errors import constant_obstacle
 from zonoplug.io.graph_facts import computed_structure
 from zonoplug.io.normalise import normalise
 from zonoplug.io.number_types import type_obstacle
 from zonoplug.io.onnx_file import Interface, first_line, read_model, with_static_input
+from zonoplug.io.torch_arithmetic import Cast
 from zonoplug.io.torchvision_stub import import_onnx2torch
 
-__all__ = ["OnnxModel", "PointByPoint", "check_agreement", "load_model"]
 _SAME = 1e-7  # of an output's size: what float64 may lose by another order of summation where terms cancel
 
 
@@ -139,6 +139,15 @@ class PointByPoint(nn.Module):
             return torch.cat([self(point) for point in x.split(1)]) if len(x) else x.new_empty(0, *self.output_shape)
         result: Tensor = first_output(self.inner(x if self.point_shape is None else x.reshape(self.point_shape)))
         return result.reshape(-1, *self.output_shape)
+
+
+def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of a module that computes in another floating-point type wherever the module computes in its own."""
+    other = copy.deepcopy(module).to(dtype)
+    for part in other.modules():
+        if isinstance(part, Cast):
+            part.follow(dtype)
+    return other
 
 
 def first_output(result: Any) -> Tensor:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from zonoplug.lirpa import compat
+from zonoplug.lirpa.host import HOST_VERSION
 from zonoplug.lirpa.methods import BoundMethod
 
 LIST = Path(__file__).with_name("trusted_operators.json")
@@ -42,7 +42,7 @@ def key_of(node: Any) -> str:
 
 def is_trusted(node: Any, method: str) -> bool:
     """Whether one operator's bounds by a method of the host ("ibp", "crown", ...) are believed."""
-    return key_of(node) in _trusted(compat.HOST_VERSION).get(method, frozenset())
+    return key_of(node) in _trusted(HOST_VERSION).get(method, frozenset())
 
 
 def is_ours(node: Any) -> bool:
@@ -78,7 +78,7 @@ def distrust(module: Any, method: str | BoundMethod) -> str:
     if not operators:
         return ""
     return (
-        f"method {method} is not trusted on this network: auto_LiRPA {compat.HOST_VERSION}'s"
+        f"method {method} is not trusted on this network: auto_LiRPA {HOST_VERSION}'s"
         f" {host_method(method)} bounds of {', '.join(operators)} did not pass their tests"
     )
 

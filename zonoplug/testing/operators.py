@@ -31,7 +31,7 @@ def check_operator(module: nn.Module, center: Tensor, radius: float) -> set[str]
     """
     from zonoplug.domain.input_sets import Box
     from zonoplug.lirpa import compat
-    from zonoplug.lirpa.forward.plan import plan_for
+    from zonoplug.lirpa.fusion.plan import plan_for
     from zonoplug.lirpa.methods import BoundMethod
     from zonoplug.lirpa.module import ZonotopeModule, bound_set
 

@@ -144,7 +144,7 @@ def _attempts(
 def _in_propagation(
     module: Any, box: Box, rows: Tensor, merging: NeuronMerging
 ) -> tuple[Interval, tuple[int, ...], int]:
-    from zonoplug.lirpa.forward.network_reduction import propagate_merged
+    from zonoplug.lirpa.network_reduction import propagate_merged
 
     propagation = propagate_merged(module, box, merging, rows, rounding="inference")
     return propagation.bounds, tuple(int(kept[0]) for kept in propagation.kept.values()), propagation.output.num_symbols

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from zonoplug.specification import Floats
-from zonoplug.verify.observer import Statistics
+from zonoplug.verify.statistics import Statistics
 
 
 class Verdict(str, Enum):

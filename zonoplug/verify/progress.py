@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from zonoplug.verify.observer import Statistics
+from zonoplug.verify.statistics import Statistics
 
 EVERY_SECONDS = 0.2
 WIDTH = 79

@@ -133,7 +133,7 @@ class Verification:
         return found or self._attack.change_parts(self._deadline.part(JUMPS_SHARE))
 
     def _check_model(self) -> None:
-        from zonoplug.io.onnx_model import check_agreement
+        from zonoplug.io.agreement import check_agreement
         from zonoplug.io.runtime import check_runtime
 
         unknown = check_runtime(self._problem.model.source)

@@ -17,7 +17,7 @@ from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.backward import quotient as quotient
 from zonoplug.lirpa.backward import softmax as softmax
 from zonoplug.lirpa.backward.linear_relaxations import LINEAR_RELAXATIONS, LinearRelaxation
-from zonoplug.lirpa.forward.plan import constant_value, plan_for
+from zonoplug.lirpa.fusion.plan import constant_value, plan_for
 from zonoplug.lirpa.operators.all import Call, NotApplicableError, entry_for
 
 _REDUCTIONS = ("BoundGlobalAveragePool", "BoundReduceMean", "BoundReduceSum")

@@ -30,9 +30,9 @@ from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.lirpa.backward.graph import PerturbedGraph, image_of, is_curve, is_exact, is_relu, operand_name
 from zonoplug.lirpa.backward.linear_relaxations import LinearRelaxation
+from zonoplug.lirpa.backward.local_errors import LocalErrors, local_errors
 from zonoplug.lirpa.backward.triangle import Multipliers, backward_relu, relu_triangle
 from zonoplug.lirpa.operators.all import Call
-from zonoplug.lirpa.rounding.local_errors import LocalErrors, local_errors
 
 
 @dataclass(slots=True)

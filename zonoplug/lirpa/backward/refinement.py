@@ -15,10 +15,10 @@ from torch import Tensor
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.backward.ascent import Adam
+from zonoplug.lirpa.ascent import Adam
+from zonoplug.lirpa.backward.local_errors import LocalErrors
 from zonoplug.lirpa.backward.passes import Backward
 from zonoplug.lirpa.backward.triangle import Multipliers, Triangle
-from zonoplug.lirpa.rounding.local_errors import LocalErrors
 
 ROWS_AT_ONCE = 256
 ROW_ENTRIES = 2**21  # coefficients of one layer: more no longer fit the processor's caches

@@ -10,7 +10,7 @@ from torch import Tensor
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.backward.ascent import Adam
+from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.backward.passes import Backward
 from zonoplug.lirpa.backward.refinement import first_slopes
 from zonoplug.lirpa.backward.triangle import Multipliers

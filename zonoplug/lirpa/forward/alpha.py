@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
-from zonoplug.lirpa.backward.ascent import Adam
+from zonoplug.lirpa.ascent import Adam
 from zonoplug.lirpa.forward.propagation import Observer, Propagation, intersect
 from zonoplug.lirpa.forward.slope_ranges import SlopeRange, slope_range
 from zonoplug.lirpa.operators.table import Call, Transformer

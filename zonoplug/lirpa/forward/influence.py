@@ -23,7 +23,7 @@ from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
 
 if TYPE_CHECKING:
-    from zonoplug.lirpa.forward.plan import GraphPlan
+    from zonoplug.lirpa.fusion.plan import GraphPlan
 
 MAX_OUTPUTS = 64
 
@@ -139,7 +139,7 @@ def _gradients(source: Tensor, targets: list[Tensor]) -> list[Tensor]:
 
 def constants_of(plan: GraphPlan, module: Any, inputs: Mapping[str, Operand]) -> dict[str, Tensor]:
     """The values of all nodes that no perturbed input reaches, by name."""
-    from zonoplug.lirpa.forward.plan import constant_value
+    from zonoplug.lirpa.fusion.plan import constant_value
 
     known = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     for node in plan.order:

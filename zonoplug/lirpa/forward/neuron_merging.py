@@ -15,28 +15,9 @@ from torch import Tensor
 
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
+from zonoplug.lirpa.fusion.plan import NEURON_LAYERS
 from zonoplug.reduction.neuron_merging import ASYMPTOTES, NeuronMerging, track_box
 from zonoplug.reduction.reduced_network import FUNCTIONS, activation_range
-
-# Operators whose outputs are neurons: host class to activation.
-NEURON_LAYERS = {
-    "BoundRelu": "relu",
-    "BoundSigmoid": "sigmoid",
-    "BoundTanh": "tanh",
-    "BoundLeakyRelu": "leaky_relu",
-    "BoundPRelu": "prelu",
-    "BoundElu": "elu",
-    "BoundSelu": "selu",
-    "BoundCelu": "celu",
-    "BoundGelu": "gelu",
-    "BoundSoftplus": "softplus",
-    "BoundHardSwish": "hard_swish",
-    "BoundMish": "mish",
-    "BoundHardSigmoid": "hard_sigmoid",
-    "BoundHardTanh": "hardtanh",
-    "BoundAtan": "arctan",
-    "BoundErf": "erf",
-}
 
 
 def merge_neurons(

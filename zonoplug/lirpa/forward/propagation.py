@@ -17,16 +17,16 @@ from zonoplug.domain.streaming import memory_limit
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.lirpa.compat import HOST_VERSION
 from zonoplug.lirpa.forward.influence import Influences
 from zonoplug.lirpa.forward.interval_images import interval_image, rows_image
-from zonoplug.lirpa.forward.neuron_merging import NEURON_LAYERS, merge_neurons
+from zonoplug.lirpa.forward.neuron_merging import merge_neurons
 from zonoplug.lirpa.forward.options import PropagationOptions
-from zonoplug.lirpa.forward.plan import GraphPlan, constant_value, coordinates, plan_for
 from zonoplug.lirpa.forward.reducing import Reducer, is_exact
+from zonoplug.lirpa.fusion.plan import NEURON_LAYERS, GraphPlan, constant_value, coordinates, plan_for
+from zonoplug.lirpa.host import HOST_VERSION
 from zonoplug.lirpa.operators.all import Call, NotApplicableError, entry_for, refuse
 from zonoplug.lirpa.operators.table import Entry, Transformer, inner_name
-from zonoplug.lirpa.rounding.runtime_errors import accuracy_of, composed_error, largest
+from zonoplug.lirpa.runtime_errors import accuracy_of, composed_error, largest
 from zonoplug.lirpa.trust import is_ours, is_trusted
 from zonoplug.reduction import ReductionReport
 from zonoplug.transformers.affine import Operand, specification

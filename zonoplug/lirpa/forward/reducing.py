@@ -22,7 +22,7 @@ from zonoplug.transformers.affine import Operand
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.forward.options import PropagationOptions
-    from zonoplug.lirpa.forward.plan import GraphPlan
+    from zonoplug.lirpa.fusion.plan import GraphPlan
 
 
 class Reducer:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zonoplug.lirpa import compat  # noqa: F401 - it finds the host, whose modules are imported below
+from zonoplug.lirpa import host  # noqa: F401 - it finds auto_LiRPA, whose modules are imported below
 
 _base = importlib.import_module("auto_LiRPA.operators.base")
 _leaf = importlib.import_module("auto_LiRPA.operators.leaf")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zonoplug.lirpa.compat import IS_0_3
+from zonoplug.lirpa.host import IS_0_3
 from zonoplug.lirpa.host_operators import linear as host_linear
 from zonoplug.lirpa.host_operators.activations import custom_activations
 from zonoplug.lirpa.host_operators.bases import IntervalOperator, Monotone, is_constant

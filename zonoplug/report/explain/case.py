@@ -13,8 +13,9 @@ from zonoplug.errors import SettingError
 from zonoplug.explain.decision import Decision, network_outputs
 from zonoplug.explain.layout import ImageLayout
 from zonoplug.explain.region import Region, single_features
+from zonoplug.io.agreement import check_agreement
 from zonoplug.io.input_file import InputFile, read_input
-from zonoplug.io.onnx_model import OnnxModel, check_agreement, load_model
+from zonoplug.io.onnx_model import OnnxModel, load_model
 
 
 @dataclass(frozen=True, slots=True)

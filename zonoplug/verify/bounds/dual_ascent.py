@@ -22,8 +22,8 @@ from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
 from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 if TYPE_CHECKING:
+    from zonoplug.lirpa.backward.local_errors import LocalErrors
     from zonoplug.lirpa.backward.passes import Backward, LinearBounds
-    from zonoplug.lirpa.rounding.local_errors import LocalErrors
 
 ALPHA_RATE, BETA_RATE, WEIGHT_RATE = 0.15, 0.05, 0.3
 DECAY = 0.96
@@ -99,7 +99,7 @@ class DualAscent:
             weights: to start from, (n, rows).
             errors: the local errors on the boxes, or on one around them all.
         """
-        from zonoplug.lirpa.backward.ascent import Adam
+        from zonoplug.lirpa.ascent import Adam
 
         triangles = self._backward.triangles(preactivations)
         kept = [part.alpha, part.beta, weights]

@@ -19,8 +19,8 @@ from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
 from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 if TYPE_CHECKING:
+    from zonoplug.lirpa.backward.local_errors import LocalErrors
     from zonoplug.lirpa.backward.passes import Backward
-    from zonoplug.lirpa.rounding.local_errors import LocalErrors
 
 BATCH = 64
 LAST_STEPS = 200

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zonoplug.domain.zonotope import Interval
+from zonoplug.verify.bounds.targets import Targets
 from zonoplug.verify.subdomains.relu_phases import ReluSubdomains
 
 if TYPE_CHECKING:
     from zonoplug.lirpa.backward.unstable_network import UnstableNetwork
-    from zonoplug.verify.bounds.unstable_bounds import Targets
 
 LARGEST = 1e4  # multiplier of a sign
 TINY = 1e-12

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -16,8 +15,9 @@ from zonoplug.domain.rounding import unit
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.backward.unstable_network import BLOCK
 from zonoplug.verify.bounds.dual_ascent import ALPHA_RATE, BETA_RATE, DECAY, WEIGHT_RATE
+from zonoplug.verify.bounds.lp_duals import lp_duals
+from zonoplug.verify.bounds.targets import Targets
 from zonoplug.verify.branching.activations import ActivationFacts, ActivationRule, unstable_scores
-from zonoplug.verify.subdomains.batch import Batch
 from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 if TYPE_CHECKING:
@@ -28,32 +28,6 @@ ERROR_SLACK = 1.01  # errors are summed with rounding too
 LAST_STEPS = 200
 EXACT, EXACT_SECONDS = 8, 2.0  # subdomains of a batch that get a linear program, and the limit for all of them
 EXACT_ENTRIES = 2**20  # of the program's matrix
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Targets(Batch):
-    """What is bounded: for each subdomain a mixture of the affine forms of some rows.
-
-    Attributes:
-        inputs: (n, rows, inputs).
-        before: (n, rows, neurons).
-        constant, error: (n, rows).
-        there: (n, rows) False where one has fewer rows than another.
-    """
-
-    inputs: Tensor
-    before: Tensor
-    constant: Tensor
-    error: Tensor
-    there: Tensor
-
-    @staticmethod
-    def of(forms: Forms, side: Tensor) -> Targets:
-        """One row each: forms times `side`, (n, 1) of 1 or -1."""
-        parts = (forms.inputs, forms.before, forms.constant.unsqueeze(1))
-        inputs, before, constant = (part * side for part in parts)
-        there = torch.ones_like(constant, dtype=torch.bool)
-        return Targets(inputs.unsqueeze(1), before.unsqueeze(1), constant, forms.error.unsqueeze(1), there)
 
 
 class UnstableBounds:
@@ -96,7 +70,7 @@ class UnstableBounds:
         Args:
             weights: of the rows, before a softmax, to start from, (n, rows); equal ones by default.
         """
-        from zonoplug.lirpa.backward.ascent import Adam
+        from zonoplug.lirpa.ascent import Adam
         from zonoplug.lirpa.backward.triangle import relu_triangle
 
         triangles = relu_triangle(Interval(part.lower, part.upper))
@@ -225,8 +199,6 @@ class UnstableMargins:
 
     def last(self, part: ReluSubdomains, properties: Properties) -> Tensor:
         """By many gradient steps; then for a few by a linear program, whose points `minimisers` are then."""
-        from zonoplug.verify.bounds.lp_duals import lp_duals
-
         bound, _ = self.bound(part, properties, LAST_STEPS)
         targets = self.targets(properties)
         points, deadline = [], Deadline(EXACT_SECONDS)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zonoplug.registry import Registry
 from zonoplug.relaxations import triangle_height
+from zonoplug.verify.subdomains.relu_phases import relaxation_cost
 
 LOWER_SHARE = 0.01  # of what a lower side can cost, beside chords
 FAR_SHARE, FAR_LOWER_SHARE = 0.02, 1e-4  # of what sides cost anywhere, beside what chords cost at one point
@@ -40,13 +41,6 @@ class ActivationFacts:
     def height(self) -> Tensor:
         """Of each ReLU's triangle, (n, neurons)."""
         return triangle_height(self.lower, self.upper)
-
-
-def relaxation_cost(coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor) -> Tensor:
-    """|a| times the largest gap between a ReLU and the side of its triangle that a bound used; all (n, neurons)."""
-    above = triangle_height(lower, upper)
-    below = torch.maximum(-alpha * lower, (1 - alpha) * upper)
-    return coefficients.abs() * torch.where(coefficients < 0, above, below)
 
 
 def cost_at(values: Tensor, coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor) -> Tensor:

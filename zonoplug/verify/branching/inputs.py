@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.registry import Registry
-from zonoplug.verify.bounds.bounder import RowBounds
+from zonoplug.verify.problem.row_bounds import RowBounds
 
 GRADIENT_POINTS = 4
 WIDTH_SHARE = 0.3  # keeps an input alive whose effect a relaxation or a sample does not see

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from zonoplug.domain.constrained import SymbolConstraints
 from zonoplug.domain.input_sets import Box
-from zonoplug.verify.bounds.bounder import RowBounds
 from zonoplug.verify.constraints.half_spaces import cut
 from zonoplug.verify.problem.problem import Objective
+from zonoplug.verify.problem.row_bounds import RowBounds
 
 MIXTURE_STEPS = 8
 ENTRIES = 2**25  # coefficients in one batch of constraints

@@ -12,12 +12,13 @@ from torch import Tensor
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.verify.attack.attack import Attack
-from zonoplug.verify.bounds.bounder import Bounder, RowBounds, check_bounds
+from zonoplug.verify.bounds.bounder import Bounder, check_bounds
 from zonoplug.verify.branching.inputs import InputFacts, RuleChoice
 from zonoplug.verify.constraints.unsafe_region import shrink
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem.problem import Objective, Problem
 from zonoplug.verify.problem.referee import runtime_outputs
+from zonoplug.verify.problem.row_bounds import RowBounds
 from zonoplug.verify.search.base import STEP_BYTES, Search, SearchResult
 from zonoplug.verify.subdomains.bisection import bisect
 from zonoplug.verify.subdomains.boxes import Boxes, BoxQueue

@@ -25,11 +25,12 @@ from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.attack.attack import Attack
-from zonoplug.verify.bounds.bounder import Bounder, RowBounds
+from zonoplug.verify.bounds.bounder import Bounder
 from zonoplug.verify.branching.activations import ActivationFacts, activation_rule, unstable_scores
 from zonoplug.verify.constraints.symbols import SplitConstraints
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem.problem import Objective, Problem
+from zonoplug.verify.problem.row_bounds import RowBounds
 from zonoplug.verify.search.base import STEP_BYTES, BoxwiseSearch, SearchResult
 from zonoplug.verify.subdomains.batch import take
 from zonoplug.verify.subdomains.neuron_layout import NeuronLayout

@@ -21,7 +21,8 @@ from torch import Tensor
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
-from zonoplug.verify.bounds.unstable_bounds import Targets, UnstableBounds
+from zonoplug.verify.bounds.targets import Targets
+from zonoplug.verify.bounds.unstable_bounds import UnstableBounds
 from zonoplug.verify.branching.activations import ActivationRule
 from zonoplug.verify.subdomains.batch import Batch
 from zonoplug.verify.subdomains.neuron_layout import Place

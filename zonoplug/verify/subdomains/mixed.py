@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.verify.branching.activations import relaxation_cost
 from zonoplug.verify.subdomains.batch import Batch
-from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
+from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains, relaxation_cost
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zonoplug.relaxations import triangle_height
 from zonoplug.verify.problem.problem import Objective
 from zonoplug.verify.subdomains.batch import Batch
 
@@ -101,3 +102,10 @@ def split_relus(part: ReluSubdomains, scores: Tensor, room: int) -> tuple[ReluSu
         scores = torch.cat([scores, scores[(value > -1).squeeze(1)]])
         part = ReluSubdomains.join(pieces)
     return part.pick(part.bound.argsort(descending=True)), stuck
+
+
+def relaxation_cost(coefficients: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor) -> Tensor:
+    """|a| times the largest gap between a ReLU and the side of its triangle that a bound used; all (n, neurons)."""
+    above = triangle_height(lower, upper)
+    below = torch.maximum(-alpha * lower, (1 - alpha) * upper)
+    return coefficients.abs() * torch.where(coefficients < 0, above, below)

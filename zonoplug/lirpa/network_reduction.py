@@ -14,9 +14,8 @@ from zonoplug.domain.linear_maps import Shape
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.errors import SettingError, UnsupportedOperatorError
-from zonoplug.lirpa.forward.neuron_merging import NEURON_LAYERS
-from zonoplug.lirpa.forward.plan import constant_value, plan_for
 from zonoplug.lirpa.forward.propagation import Propagation
+from zonoplug.lirpa.fusion.plan import NEURON_LAYERS, constant_value, plan_for
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import forward_propagation
 from zonoplug.lirpa.operators.all import Call, NotApplicableError, entry_for

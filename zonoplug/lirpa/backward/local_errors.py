@@ -31,7 +31,7 @@ from zonoplug.lirpa.backward.graph import PerturbedGraph, is_exact, is_relu
 from zonoplug.lirpa.forward.interval_images import interval_image
 from zonoplug.lirpa.forward.propagation import intersect
 from zonoplug.lirpa.operators.table import entry_for
-from zonoplug.lirpa.rounding.runtime_errors import accuracy_of, composed_error, largest
+from zonoplug.lirpa.runtime_errors import accuracy_of, composed_error, largest
 
 
 @dataclass(slots=True)

@@ -12,8 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zonoplug.lirpa.forward.neuron_merging import NEURON_LAYERS
 from zonoplug.lirpa.fusion.patterns import find_patterns
+
+# Operators whose outputs are neurons: host class to activation.
+NEURON_LAYERS = {
+    "BoundRelu": "relu",
+    "BoundSigmoid": "sigmoid",
+    "BoundTanh": "tanh",
+    "BoundLeakyRelu": "leaky_relu",
+    "BoundPRelu": "prelu",
+    "BoundElu": "elu",
+    "BoundSelu": "selu",
+    "BoundCelu": "celu",
+    "BoundGelu": "gelu",
+    "BoundSoftplus": "softplus",
+    "BoundHardSwish": "hard_swish",
+    "BoundMish": "mish",
+    "BoundHardSigmoid": "hard_sigmoid",
+    "BoundHardTanh": "hardtanh",
+    "BoundAtan": "arctan",
+    "BoundErf": "erf",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,0 @@
-"""What rounding may add to each operator's exact value."""
