@@ -6,7 +6,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from zonoplug.certificates.certificate import (
     Certificate,
@@ -20,6 +23,7 @@ from zonoplug.certificates.certificate import (
 from zonoplug.certificates.check import check_certificate
 from zonoplug.cli import main
 from zonoplug.clock import Deadline
+from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.examples import digits_holds, digits_model, digits_violated
 from zonoplug.verify import leaf_record, verifier
 from zonoplug.verify.leaf_record import LeafRecord
@@ -138,3 +142,21 @@ def test_certificates_do_not_change_the_search(split_instance):
         observer = Observer(record=LeafRecord(problem) if record else None)
         counts.append(Verification(problem, chosen, Deadline(30), observer).run().subdomains)
     assert counts[0] == counts[1]
+
+
+def test_a_model_of_which_the_runtime_makes_something_unknown_is_refused(tmp_path, capsys):
+    """Whatever the certificate says: the factor underflows where it is multiplied into the product's weights."""
+    network, spec, path = tmp_path / "n.onnx", tmp_path / "s.vnnlib", tmp_path / "c.jsonl"
+    weights = numpy_helper.from_array(np.eye(2, dtype=np.float32), "w")
+    factor = numpy_helper.from_array(np.float32([1e-30]), "f")
+    nodes = [helper.make_node("Mul", ["x", "f"], ["a"]), helper.make_node("MatMul", ["a", "w"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weights, factor])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7), network)
+    files.write_specification(spec, [-1] * 2, [1] * 2, 2, ["(>= Y_0 1)"])
+    claim = Certificate(sha256_of(network), sha256_of(spec), [Proof(0, (0,), [Leaf("a guess")])])
+    path.write_bytes(claim.data(False))
+    with pytest.raises(UnsupportedOperatorError, match=r"Nothing can be proved about .*FusedMatMul, with a factor of"):
+        check_certificate(network, spec, path)
+    assert main(["check-certificate", str(network), str(spec), str(path)]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -2,7 +2,8 @@
 
 Nothing that a certificate says is believed. Boxes come from the specification, signs from the tree; recorded slopes and
 multipliers are suggestions that any value of would be sound. What is shared with the search is the reader of VNN-LIB
-files; networks are read, and bounded, by code of its own, in float64 with outward rounding.
+files, and what tells whether all that ONNX Runtime makes of a model is known (`check_runtime`); networks are read, and
+bounded, by code of its own, in float64 with outward rounding.
 
 A valid certificate says that no point of an input box reaches the unsafe set: neither for the function over real
 numbers that the file describes, nor for what ONNX Runtime may compute in the model's own number type, in any order of
@@ -33,6 +34,7 @@ from zonoplug.certificates.certificate import (
 from zonoplug.certificates.network import Network
 from zonoplug.certificates.onnx_reader import read_network
 from zonoplug.certificates.prover import Prover, Region, Rows
+from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.verify.specification import Specification
 
 FURTHER_SPLITS = 20_000
@@ -81,9 +83,11 @@ def check_certificate(
     Raises:
         CertificateError: the certificate is malformed, of other files, or does not cover the specification.
         ModelError: the network cannot be read, or not run.
-        UnsupportedOperatorError: the network has an operator that the checker does not know.
+        UnsupportedOperatorError: the network has an operator that the checker does not know, or ONNX Runtime executes
+            something whose rounding is not known.
         ModelMismatchError: the checker's network and ONNX Runtime disagree.
     """
+    from zonoplug.io.runtime import check_runtime
     from zonoplug.io.vnnlib import read_specification
 
     start = time.monotonic()
@@ -98,6 +102,9 @@ def check_certificate(
     network, source = read_network(model)
     if (network.num_inputs, network.outputs.size) != (spec.num_inputs, spec.num_outputs):
         raise CertificateError(f"{specification}: belongs to another network than {model}.")
+    unknown = check_runtime(source)
+    if unknown is not None:
+        raise UnsupportedOperatorError(f"Nothing can be proved about {model}: {unknown}.")
     require_agreement(network, source, spec)
     _require_all_disjuncts(claim, spec)
     report = CheckReport()
