@@ -110,7 +110,7 @@ def normalizations(x):
 
     def allowed(operator, scale, bias):
         cancels = runtime.variance_cancels(operator)
-        parts = mean_square, np.abs(centred), least, np.abs(wide(scale)), np.abs(wide(bias))
+        parts = mean_square, mean_square / least, np.abs(y), least, np.abs(wide(scale)), np.abs(wide(bias))
         return runtime.normalization_error(kind, n, *parts, cancels=cancels)
 
     affine = y * wide(scale) + wide(bias), allowed("LayerNormalization", scale, bias)
@@ -125,7 +125,8 @@ def normalizations(x):
             yield Trial(operator, x[None], *affine, (rows[:, 0], -rows[:, 0]), attributes=groups)
     root = np.sqrt(mean_square + epsilon)
     value = exact / root * wide(scale)
-    error = runtime.rms_normalization_error(kind, n, mean_square, np.abs(value), mean_square + epsilon)
+    parts = mean_square, np.abs(value), mean_square + epsilon, np.abs(wide(scale))
+    error = runtime.rms_normalization_error(kind, n, *parts)
     yield Trial("RMSNormalization", x, value, error, (scale,), opset=23)
     norm = np.sqrt(last_axis(exact**2))
     with np.errstate(all="ignore"):

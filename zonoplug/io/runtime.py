@@ -7,6 +7,7 @@ and tests/io/test_runtime.py holds the assumptions against the installed runtime
 - The functions `..._error` and `..._accuracy`: sums, products and what is composed of them, for any order of
   summation, with or without fused multiply-add, subnormal numbers flushed or not.
 - `check_runtime`: whether all that the runtime executes for a model is among these; nothing is proved otherwise.
+- Those of `runtime_expressions`: the same where several operators of the file are bounded as one function.
 - `variance_cancels`: what the installed runtime does where versions differ.
 
 All of it is about operands as the runtime has them; how an error is carried on is not decided here.
@@ -15,6 +16,13 @@ All of it is about operands as the runtime has them; how an error is carried on 
 from __future__ import annotations
 
 from zonoplug.io.runtime_accuracy import ACCURACY, DOUBLE, FORMATS, Accuracy, Format, accuracy_of
+from zonoplug.io.runtime_expressions import (
+    factor_error,
+    less_log_sum_error,
+    log_of_softmax_error,
+    plain_softmax_error,
+    quotient_error,
+)
 from zonoplug.io.runtime_formulas import (
     FOLDED,
     HEADROOM,
@@ -23,6 +31,7 @@ from zonoplug.io.runtime_formulas import (
     log_softmax_accuracy,
     log_sum_error,
     log_sum_exp_accuracy,
+    logarithm_error,
     lp_normalization_error,
     mean_error,
     norm_error,
@@ -52,16 +61,22 @@ __all__ = [
     "accuracy_of",
     "batch_normalization_error",
     "check_runtime",
+    "factor_error",
     "gamma",
+    "less_log_sum_error",
+    "log_of_softmax_error",
     "log_softmax_accuracy",
     "log_sum_error",
     "log_sum_exp_accuracy",
+    "logarithm_error",
     "lp_normalization_error",
     "mean_error",
     "norm_error",
     "normalization_error",
+    "plain_softmax_error",
     "product_error",
     "product_sum_error",
+    "quotient_error",
     "resize_linear_error",
     "rms_normalization_error",
     "runtime_operators",

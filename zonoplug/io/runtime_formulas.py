@@ -108,10 +108,20 @@ def log_sum_error(kind: str, magnitude: Values, total: Values, least: Values, te
         least: a lower bound of the sum; the error is infinite unless it is far above the error of the sum.
         terms: their number.
     """
-    form = FORMATS[kind]
-    lost = sum_error(kind, total, terms)
-    safe = (least + abs(least)) / 2.0 + lost  # at least 2/3 of what the sum may be where the answer is finite
-    error = ACCURACY["Log"].error(kind, magnitude) + 3.0 * lost / (safe + form.tiny)
+    return logarithm_error(kind, magnitude, least, sum_error(kind, total, terms))
+
+
+def logarithm_error(kind: str, magnitude: Values, least: Values, lost: Values) -> Values:
+    """ln(x)  of an x that is computed with an error.
+
+    Args:
+        kind: of the numbers.
+        magnitude: an upper bound of |ln(x)|.
+        least: a lower bound of x; the answer is infinite unless it is at least twice `lost`.
+        lost: the error of x.
+    """
+    safe = (least + abs(least)) / 2.0 + lost  # at least 2/3 of what x may be where the answer is finite
+    error = ACCURACY["Log"].error(kind, magnitude) + 3.0 * lost / (safe + FORMATS[kind].tiny)
     return where_bounded(error, lost * 2.0 - least, 0.0)
 
 
@@ -152,7 +162,8 @@ def normalization_error(
     kind: str,
     terms: int,
     mean_square: Values,
-    centred: Values,
+    ratio: Values,
+    value: Values,
     least: Values,
     scale: Values,
     bias: Values,
@@ -162,40 +173,41 @@ def normalization_error(
 
     The mean errs by gamma_n times the root of the mean square. The variance, as the mean of (x - mean)^2, errs
     relative to itself and by the square of the mean's error; as the mean of x^2 less the square of the mean
-    (`cancels`), by gamma_n times the mean square, which may be more than all of it.
+    (`cancels`), by gamma_n times the mean square, which may be more than all of it. Both count in units of
+    variance + epsilon, of which the mean square is the multiple `ratio`.
 
     Args:
         kind: of the operands.
         terms: numbers that are normalized together.
         mean_square: an upper bound of the mean of x^2 over them.
-        centred: an upper bound of |x - mean|, for each element.
+        ratio: an upper bound of (the mean of x^2) / (variance + epsilon), such as mean_square / least.
+        value: an upper bound of |x - mean| / sqrt(variance + epsilon), for each element.
         least: a positive lower bound of variance + epsilon.
         scale: |scale|, of each element (for skip-layer normalization x is the sum, which the runtime rounds first).
         bias: |bias|, of each element.
-        cancels: whether the variance may be computed as a difference (see CANCELS).
+        cancels: whether the variance may be computed as a difference (see `variance_cancels`).
     """
     form = FORMATS[kind]
-    root = mean_square**0.5
-    shift = gamma(kind, terms + 6) * root + 4 * form.tiny
-    if cancels:
-        lost = gamma(kind, 4 * terms + 24) * mean_square + 4 * form.tiny
-    else:
-        lost = shift * shift * 1.1 + 4 * form.tiny
-    share = lost / least  # of variance + epsilon, besides what is relative to it
-    relative = share + gamma(kind, terms + 24)
-    inverse = least**-0.5
-    value = centred * inverse * scale
-    error = (shift + root * (8 * form.unit)) * inverse * scale * 1.5 + value * relative * 1.5
-    error = error + (value + bias) * (4 * form.unit) + 8 * form.tiny
+    root = ratio**0.5
+    shift = gamma(kind, terms + 6) * root + 4 * form.tiny * least**-0.5
+    lost = gamma(kind, 4 * terms + 24) * ratio if cancels else shift * shift * 1.1
+    relative = lost + 4 * form.tiny / least + gamma(kind, terms + 24)  # of variance + epsilon
+    error = ((shift + root * (8 * form.unit)) * 1.5 + value * relative * 1.5) * scale
+    error = error + (value * scale + bias) * (4 * form.unit) + 8 * form.tiny
     # An operand is at most the root of (terms * mean_square): neither its square nor their sum overflows.
     error = where_bounded(error, mean_square * float(terms), form.largest / 4)
-    error = where_bounded(error, share, 0.25)
-    reach = root * inverse * scale * math.sqrt(terms)  # of x / sqrt(variance + epsilon) scale, before the mean is off
-    return where_bounded(error, reach + value + bias, form.largest / 8)
+    error = where_bounded(error, relative, 0.3)
+    reach = mean_square**0.5 * least**-0.5 * scale * math.sqrt(terms)  # of the parts, before the mean is off
+    return where_bounded(error, reach + value * scale + bias, form.largest / 8)
 
 
-def rms_normalization_error(kind: str, terms: int, mean_square: Values, value: Values, least: Values) -> Values:
-    """RMSNormalization, SimplifiedLayerNormalization:  x / sqrt(mean(x^2) + epsilon) scale.
+def rms_normalization_error(
+    kind: str, terms: int, mean_square: Values, value: Values, least: Values, scale: Values = 1.0
+) -> Values:
+    """RMSNormalization, SimplifiedLayerNormalization:  x / sqrt(mean(x^2) + epsilon) scale,  in one node or several.
+
+    As a power (4 units), a mean, a sum, a root (2), a division (2, or 3 with the reciprocal by itself) and the scale,
+    it errs by fewer units than are counted here. A square that is flushed is lost in the mean, an operand in x.
 
     Args:
         kind: of the operands.
@@ -203,12 +215,14 @@ def rms_normalization_error(kind: str, terms: int, mean_square: Values, value: V
         mean_square: an upper bound of the mean of x^2.
         value: an upper bound of the absolute result.
         least: a positive lower bound of mean(x^2) + epsilon.
+        scale: |scale|, of each element.
     """
     form = FORMATS[kind]
-    relative = gamma(kind, terms + 24) + 4 * form.tiny / least
-    error = where_bounded(value * relative + 8 * form.tiny, mean_square * float(terms), form.largest / 4)
+    relative = gamma(kind, terms + 24) + 8 * form.tiny / least
+    error = value * relative + form.tiny * (8 + 4 * scale * least**-0.5)
+    error = where_bounded(error, mean_square * float(terms), form.largest / 4)
     error = where_bounded(error, value, form.largest / 8)
-    return where_bounded(error, 4 * form.tiny / least, 0.25)
+    return where_bounded(error, relative, 0.3)
 
 
 def lp_normalization_error(kind: str, terms: int, norm: Values, least: Values) -> Values:

@@ -56,6 +56,10 @@ _ROUNDED_CONSTANTS = (math.sqrt(2.0), math.sqrt(0.5), math.sqrt(2.0 / math.pi), 
 _NEAR = 1e-3  # relative: far more than the optimiser's tolerance
 _FACTORS = ("Mul", "Div", "BatchNormalization")
 _LARGEST_FACTOR, _LEAST_ALPHA = 2.0**30, 2.0**-60  # see HEADROOM in runtime_formulas
+_SCALES = {  # where the scales of normalizations are among the inputs
+    **{f"{name}Normalization": 1 for name in ("Group", "Instance", "Layer", "RMS", "SimplifiedLayer")},
+    **{f"{name}Normalization": 2 for name in ("SkipLayer", "SkipSimplifiedLayer")},
+}
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -83,7 +87,7 @@ def check_runtime(source: bytes) -> str | None:
 
     Everything that is executed at some level must be in UNDERSTOOD; what is fused must be the function of the file
     (not one with constants nearby, nor, in float64, with constants rounded to float32), and factors that are
-    multiplied into weights must leave them inside the range of the format.
+    multiplied into weights, or into what normalizations divide, must leave them inside the range of the format.
     """
     if len(source) > LARGEST_MODEL:
         return f"the model is larger than {LARGEST_MODEL / 1e9:.1f} GB, so what the runtime makes of it is not known"
@@ -97,6 +101,7 @@ def check_runtime(source: bytes) -> str | None:
     plain = levels[0]
     for optimised in levels[1:]:
         problem = _fused_expression(plain, optimised) or _fused_scale(optimised) or _folded(plain, optimised)
+        problem = problem or _scale_of_normalization(optimised)
         if problem:
             return problem
     return None
@@ -220,6 +225,22 @@ def _largest_factor(node: NodeProto, constants: dict[str, TensorProto]) -> float
             last = values[1] is not None
             factor = np.maximum(1.0 / known[-1] if node.op_type == "Div" and last else known[-1], 0.0)
     return float(factor.max(initial=0.0))
+
+
+def _scale_of_normalization(optimised: Optimised) -> str | None:
+    """Whether a kernel that normalizes may overflow, or lose numbers, where it multiplies by its scale first."""
+    constants = _constants(optimised.model.graph)
+    for node in _nodes(optimised.model.graph):
+        name = _full_name(node)
+        place = _SCALES.get(name.removeprefix("com.microsoft."))
+        if place is not None:
+            if node.input[place] not in constants:
+                return f"ONNX Runtime executes {name}, with a scale that it computes first"
+            scale = np.abs(numpy_helper.to_array(constants[node.input[place]]).astype(np.float64))
+            strange = scale[~((scale == 0) | ((scale >= _LEAST_ALPHA) & (scale <= _LARGEST_FACTOR)))]
+            if strange.size:
+                return f"ONNX Runtime executes {name}, with a scale of {strange[0]:.3g}"
+    return None
 
 
 def _constants(graph: GraphProto) -> dict[str, TensorProto]:

@@ -42,10 +42,10 @@ def _far_off(operator: str, length: int) -> bool:
     exact = values.astype(np.float64)
     centred = exact - exact.mean()
     least = (centred**2).mean() + np.float64(np.float32(1e-5))
-    allowed = normalization_error(
-        "float32", length, (exact**2).mean(), np.abs(centred), least, scale=1.0, bias=0.0, cancels=False
-    )
-    return not bool((np.abs(computed - centred / np.sqrt(least)) <= allowed).all())
+    value, mean_square = centred / np.sqrt(least), (exact**2).mean()
+    parts = mean_square, mean_square / least, np.abs(value), least
+    allowed = normalization_error("float32", length, *parts, scale=1.0, bias=0.0, cancels=False)
+    return not bool((np.abs(computed - value) <= allowed).all())
 
 
 def _run(operator: str, values: NDArray[np.float32]) -> NDArray[Any]:
