@@ -184,7 +184,12 @@ def relaxation_error(slope: Tensor, offset: Tensor, radius: Tensor, largest: Ten
         largest: max(|lower|, |upper|) of its interval.
     """
     magnitude = offset.abs() + radius + slope.abs() * largest
-    return magnitude * (8 * torch.finfo(slope.dtype).eps), evaluation_error(magnitude, largest)
+    return own_error(magnitude), evaluation_error(magnitude, largest)
+
+
+def own_error(magnitude: Tensor) -> Tensor:
+    """What the rounding of a few steps here may amount to, whose terms add up to `magnitude`."""
+    return units(magnitude, 16)
 
 
 def evaluation_error(image: Tensor, operand: Tensor) -> Tensor:
@@ -192,8 +197,25 @@ def evaluation_error(image: Tensor, operand: Tensor) -> Tensor:
     accuracy = _accuracy.get()
     if accuracy == EXACT or not covers_inference():
         return torch.zeros_like(image)
-    size = image * accuracy.relative + accuracy.absolute + operand * accuracy.operand
-    return overflowing(image, size * (1.01 * unit(image.dtype)) + 4 * torch.finfo(image.dtype).tiny)
+    return function_error(accuracy, image, operand)
+
+
+def function_error(
+    accuracy: Accuracy, image: Tensor, operand: Tensor | float, dtype: torch.dtype | None = None
+) -> Tensor:
+    """What the evaluation of a function may add, for |f(x)| <= image and |x| <= operand; infinite where it overflows.
+
+    Args:
+        dtype: in which the function is evaluated; that of `image` by default.
+    """
+    total = image * accuracy.relative + accuracy.absolute + operand * accuracy.operand
+    error = units(total, 1.01, dtype) + 4 * torch.finfo(dtype or image.dtype).tiny
+    return overflowing(image, error, dtype)
+
+
+def units(size: Tensor, count: float, dtype: torch.dtype | None = None) -> Tensor:
+    """So many units of the last place of numbers of that size, in their type or another."""
+    return size * (count * unit(dtype or size.dtype))
 
 
 def overflowing(size: Tensor, error: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -30,6 +30,7 @@ from zonoplug.domain import rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for
+from zonoplug.lirpa.runtime_errors import RESHAPES
 from zonoplug.transformers.affine import Operand, specification
 from zonoplug.transformers.enclosure import Enclosure
 
@@ -47,7 +48,6 @@ INCREASING = frozenset(
     f"Bound{name}" for name in "Atan Clip Erf Exp HardTanh Log Relu Sigmoid Softplus Sqrt Tanh".split()
 )
 FROM_ZERO = frozenset({"BoundPow", "BoundReciprocal", "BoundSqr"})
-RESHAPES = frozenset({"BoundFlatten", "BoundReshape", "BoundSqueeze", "BoundUnsqueeze", "BoundATenUnflatten"})
 
 
 def interval_image(
@@ -181,7 +181,7 @@ def _zero_if_inside(hull: Interval) -> Tensor:
 
 def _outward(values: Tensor, operand: Tensor) -> Interval:
     """The range of some values of a function of |x| <= operand, with room for their rounding; axis 0 goes."""
-    room = 8 * torch.finfo(values.dtype).eps * values.abs() + rounding.evaluation_error(values.abs(), operand)
+    room = rounding.own_error(values.abs()) + rounding.evaluation_error(values.abs(), operand)
     return Interval((values - room).amin(0), (values + room).amax(0))
 
 

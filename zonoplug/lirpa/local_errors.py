@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from zonoplug.domain.input_sets import Box
-from zonoplug.domain.rounding import FOLDED, gamma, gammas, overflowing, unit
+from zonoplug.domain.rounding import FOLDED, function_error, gamma, gammas, overflowing, units
 from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
 from zonoplug.lirpa.interval_images import interval_image
@@ -84,7 +84,7 @@ def local_errors(graph: PerturbedGraph, box: Box, hulls: Mapping[str, Interval],
                 found.behind[node.name] = error
                 image = Interval(image.lower - error, image.upper + error)
         elif is_relu(node):
-            found.front[node.name] = largest(hulls[node.inputs[0].name]) * (8 * unit(image.lower.dtype))
+            found.front[node.name] = units(largest(hulls[node.inputs[0].name]), 8)
         else:
             error = found.behind[node.name] = _of_function(node, ranges, operands, image, network)
             image = Interval(image.lower - error, image.upper + error)
@@ -148,11 +148,10 @@ def _of_function(
     node: Any, ranges: list[Interval | None], operands: list[Any], image: Interval, network: torch.dtype
 ) -> Tensor:
     """What the network's evaluation of an operator adds that is not exact; the pass adds its own arithmetic."""
-    accuracy, size = accuracy_of(node, entry_for(node)), largest(image)
-    total = size * accuracy.relative + accuracy.absolute + accuracy.operand * _operand(ranges, size)
-    error = overflowing(size, total * (1.01 * unit(network)) + 4 * torch.finfo(network).tiny, network)
+    size = largest(image)
+    error = function_error(accuracy_of(node, entry_for(node)), size, _operand(ranges, size), network)
     values = [operand if isinstance(operand, Tensor) else None for operand in operands]
-    composed = composed_error(node, ranges, values, image)
+    composed = composed_error(node, ranges, values, image, network)
     return error if composed is None else error + composed
 
 

@@ -44,7 +44,9 @@ def _divide(call: Call) -> Enclosure:
 def _normalize(call: Call) -> Enclosure:
     numbers = call.node.attr
     axes, epsilon, centered = numbers["axes"], numbers["epsilon"], numbers["centered"]
-    zonotope, hull = call.zonotope, call.hulls[0]
+    zonotope, hull = call.operands[0], call.hulls[0]  # what the mean was taken off is of no interest here
+    if not isinstance(zonotope, Zonotope):
+        raise NotApplicableError
     return norms.normalize(zonotope, axes, epsilon, centered, call.source, call.node.name, call.form, hull)
 
 

@@ -159,7 +159,10 @@ def _keeps(node: Any) -> bool:
 
 
 def _normalization(last: Any, varying: Varying) -> Iterator[Pattern]:
-    """d / sqrt(mean of d^2 + epsilon):  a layer, group or RMS normalisation."""
+    """d / sqrt(mean of d^2 + epsilon):  a layer, group or RMS normalisation.
+
+    Where d is x less its mean, x is a second input: rounding depends on it where the runtime fuses the two.
+    """
     fraction = _fraction(last, varying)
     if fraction is None or not _is(fraction[1], "Sqrt") or not _is(fraction[1].inputs[0], "Add"):
         return
@@ -173,8 +176,9 @@ def _normalization(last: Any, varying: Varying) -> Iterator[Pattern]:
         if not _is_square_of(square, deviation) or not axes or 0 in axes or value is None or not value > 0:
             continue
         inside = [square, mean, total, root, *between]
-        attributes = {"axes": axes, "epsilon": value, "centered": _is_centered(deviation, axes)}
-        yield _NORMALIZATION(last, [deviation], inside, attributes)
+        centered = _is_centered(deviation, axes)
+        attributes = {"axes": axes, "epsilon": value, "centered": centered}
+        yield _NORMALIZATION(last, [deviation, *deviation.inputs[: int(centered)]], inside, attributes)
 
 
 def _is_square_of(node: Any, base: Any) -> bool:

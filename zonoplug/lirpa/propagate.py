@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -24,7 +24,7 @@ from zonoplug.lirpa.merged_walk import NEURON_LAYERS, merge_neurons
 from zonoplug.lirpa.operators import Call, NotApplicableError, entry_for, refuse
 from zonoplug.lirpa.plan import GraphPlan, constant_value, coordinates, plan_for
 from zonoplug.lirpa.reducing import Reducer, is_exact
-from zonoplug.lirpa.runtime_errors import accuracy_of, composed_error, largest
+from zonoplug.lirpa.runtime_errors import accuracy_of, evaluated, largest, widened
 from zonoplug.lirpa.table import Entry, Transformer, inner_name
 from zonoplug.lirpa.trust import is_ours, is_trusted
 from zonoplug.lirpa.walk_options import WalkOptions
@@ -185,6 +185,8 @@ class _Walk:
             if bounds is None:
                 with rounded.evaluating(self._accuracy(node, entry_for(node))):
                     bounds = interval_image(node, operands, sources, image.shape)
+                if bounds is not None and not exact:
+                    bounds = widened(bounds, node, sources, operands)
             if rows is not None and bounds is not None:
                 outer = intersect(bounds, self._known[node.name]) if node.name in self._known else bounds
                 of_rows = rows_image(node, operands, sources, outer, rows)
@@ -237,7 +239,7 @@ class _Walk:
                 continue
             image, bounds = result if isinstance(result, Enclosure) else (result, None)
             if not exact:
-                image, bounds = self._evaluated(node, operands, hulls, image, bounds)
+                image, bounds = evaluated(image, bounds, node, hulls, operands)
             self._hulls |= {inner_name(node.name, name): inner for name, inner in call.inner.items()}
             return (image if exact else self._merged(node, image, hulls[0])), bounds, exact
         if self._options.fallback == "error":
@@ -247,20 +249,6 @@ class _Walk:
     def _accuracy(self, node: Any, entry: Entry | None) -> rounded.Accuracy:
         """How well the network evaluates a node's function, where that is to be covered."""
         return accuracy_of(node, entry) if rounded.covers_inference() else rounded.EXACT
-
-    @staticmethod
-    def _evaluated(
-        node: Any, operands: list[Operand], hulls: Sequence[Interval | None], image: Zonotope, bounds: Interval | None
-    ) -> tuple[Zonotope, Interval | None]:
-        """The enclosures of a composed operator, widened by what the network's evaluation may add."""
-        if not rounded.covers_inference():
-            return image, bounds
-        error = composed_error(node, hulls, operands, image.interval_hull() if bounds is None else bounds)
-        if error is None:
-            return image, bounds
-        error = error.nan_to_num(nan=torch.inf, posinf=torch.inf)
-        known = None if bounds is None else Interval(bounds.lower - error, bounds.upper + error)
-        return image.widen(error), known
 
     def _merged(self, node: Any, image: Zonotope, before: Interval | None) -> Zonotope:
         merging = self._options.merging
@@ -279,9 +267,9 @@ class _Walk:
                 f" for {kind}, so that they are not used."
             )
         warnings.warn(f"{kind} is bounded by intervals: it has no transformer for this use.", stacklevel=2)
+        hulls = [self._hull_of(parent.name) for parent in node.inputs]
         intervals = [
-            tuple(self._hull_of(parent.name) or ()) if isinstance(operand, Zonotope) else (operand, operand)
-            for parent, operand in zip(node.inputs, operands, strict=True)
+            (operand, operand) if hull is None else tuple(hull) for hull, operand in zip(hulls, operands, strict=True)
         ]
         try:
             lower, upper = node.interval_propagate(*intervals)[:2]
@@ -292,9 +280,9 @@ class _Walk:
             ) from error
         image = Interval(lower, upper)
         with rounded.evaluating(accuracy):
-            reach = _reach(self._hull_of(parent.name) for parent in node.inputs)
-            room = rounded.evaluation_error(largest(image), reach)
-        return from_interval(Interval(lower - room, upper + room), self._symbols, node.name)
+            room = rounded.evaluation_error(largest(image), _reach(hulls))
+        bounds = widened(Interval(lower - room, upper + room), node, hulls, operands)
+        return from_interval(bounds, self._symbols, node.name)
 
 
 def _reach(hulls: Iterable[Interval | None]) -> Tensor:

@@ -1,28 +1,29 @@
 """What a network's evaluation may add to each operator's exact value: the local errors that bounds cover.
 
 One entry for each host class. Operators that only move values, compare them or choose among them add nothing. Sums of
-products are covered where they are made (`domain.rounding.affine_error`, `local_errors`). What is left is here: how
-well the runtime evaluates functions of one variable, and what its composed kernels may do, whatever the order of their
-sums and whether their pieces are fused or not. Nothing is proved through an operator without an entry.
+products are covered where they are made (`domain.rounding.affine_error`, `local_errors`). What is left is how well the
+runtime evaluates functions of one variable, and what its composed kernels may do, whatever the order of their sums and
+whether their pieces are fused or not. Nothing is proved through an operator without an entry.
 
-The figures for functions are assumptions about ONNX Runtime's CPU provider; `zonoplug.io.runtime` lists them by ONNX
-name, with what was measured.
+`zonoplug.io.runtime` has all figures and formulas, by ONNX name. What is here concerns graphs: which of them a node
+stands for, of how many numbers, and whether it was written as one operator or as several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
-from math import log, prod, sqrt
+from dataclasses import astuple, dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zonoplug.domain.rounding import EXACT, Accuracy, gamma, unit
-from zonoplug.domain.zonotope import Interval
+from zonoplug.domain.rounding import EXACT, Accuracy, covers_inference
+from zonoplug.domain.zonotope import Interval, Zonotope
 from zonoplug.errors import UnsupportedOperatorError
-from zonoplug.io import runtime_accuracy as runtime
+from zonoplug.io import runtime_accuracy, runtime_expressions, runtime_formulas
+from zonoplug.io.runtime_accuracy import Values
 from zonoplug.lirpa.table import Entry, reduced
 
 _MOVES = (
@@ -32,10 +33,10 @@ _MOVES = (
 ACCURACY: dict[str, Accuracy] = {f"Bound{name}": EXACT for name in _MOVES.split()}
 _ONNX_NAMES = {"Sqr": "Mul"}  # of host classes that are not called as in ONNX
 ACCURACY |= {
-    f"Bound{name}": Accuracy(*astuple(runtime.ACCURACY[_ONNX_NAMES.get(name, name)]))
+    f"Bound{name}": Accuracy(*astuple(runtime_accuracy.ACCURACY[_ONNX_NAMES.get(name, name)]))
     for name in (
-        "Atan Celu Cos Div Elu Erf Exp HardSigmoid LeakyRelu Log Mul PRelu Pow Reciprocal Selu Sigmoid Sin Softplus Sqr"
-        " Sqrt Tanh"
+        "Atan Celu Cos Elu Erf Exp HardSigmoid LeakyRelu Log PRelu Pow Reciprocal Selu Sigmoid Sin Softplus Sqr Sqrt"
+        " Tanh"
     ).split()
 }
 # Written as several nodes, or as one: products with a gate whose argument was rounded, constants that are nearly right.
@@ -44,7 +45,49 @@ ACCURACY |= {
 }
 
 Hulls = Sequence[Interval | None]
-LocalError = Callable[[Any, Hulls, Sequence[Any], Interval], Tensor]
+RESHAPES = frozenset({"BoundFlatten", "BoundReshape", "BoundSqueeze", "BoundUnsqueeze", "BoundATenUnflatten"})
+_FLUSHED = 16  # smallest normal numbers that may be lost in the steps of an activation that is written as several nodes
+_GRACE = 1.001  # for the rounding of the formulas themselves
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """One evaluation of a composed operator by the network.
+
+    Attributes:
+        node: the operator.
+        kind: "float32" or "float64", the network's type.
+        hulls: bounds of the computed operands in double precision, None for constants.
+        constants: values of the operands, where they are constants.
+        size: the largest |y| of the exact function of computed operands, in double precision.
+    """
+
+    node: Any
+    kind: str
+    hulls: Hulls
+    constants: Sequence[Any]
+    size: Tensor
+
+    @property
+    def hull(self) -> Interval:
+        """Of the first operand, which must not be a constant."""
+        (hull, *_) = self.hulls
+        assert hull is not None
+        return hull
+
+    @property
+    def inside(self) -> list[str]:
+        """The kinds of the nodes that a pattern replaces, but for the last; none if the file has one operator."""
+        return [type(inner).__name__ for inner in getattr(self.node, "inside", ())]
+
+    @property
+    def sizes(self) -> list[Tensor]:
+        """The largest |x| of each operand."""
+        pairs = zip(self.hulls, self.constants, strict=True)
+        return [value.double().abs() if hull is None else largest(hull) for hull, value in pairs]
+
+
+LocalError = Callable[[_Evaluation], Values]
 
 
 def accuracy_of(node: Any, entry: Entry | None) -> Accuracy:
@@ -65,16 +108,51 @@ def accuracy_of(node: Any, entry: Entry | None) -> Accuracy:
     )
 
 
-def composed_error(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor | None:
+def composed_error(
+    node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval, network: torch.dtype | None = None
+) -> Tensor | None:
     """What the network's evaluation of a composed operator may add; None where its `Accuracy` says all.
 
     Args:
         hulls: bounds of the operands' computed values, None for constants.
         constants: values of the operands, where they are constants.
         bounds: of the exact function of computed operands.
+        network: the type in which the network is evaluated; that of the bounds by default.
+    Raises:
+        UnsupportedOperatorError: nothing is known of composed operators in that type.
     """
     rule = _COMPOSED.get(_kind(node))
-    return None if rule is None else rule(node, hulls, constants, bounds)
+    if rule is None:
+        return None
+    kind = str(network or bounds.lower.dtype).removeprefix("torch.")
+    if kind not in runtime_accuracy.FORMATS:
+        raise UnsupportedOperatorError(f"Nothing is known of how the runtime rounds in {_kind(node)} in {kind}.")
+    wide = [hull and Interval(hull.lower.double(), hull.upper.double()) for hull in hulls]
+    error = rule(_Evaluation(node, kind, wide, constants, largest(bounds).double()))
+    result: Tensor = (error * _GRACE).to(bounds.lower.dtype)
+    return result.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def evaluated(
+    image: Zonotope, bounds: Interval | None, node: Any, hulls: Hulls, operands: Sequence[Any]
+) -> tuple[Zonotope, Interval | None]:
+    """Enclosures of a computed value, while inference is covered, from those of the exact function.
+
+    Args:
+        image, bounds: of the exact function of computed operands; the bounds are None where they are the image's hull.
+        hulls, operands: as in `composed_error`, where zonotopes may stand for operands that are no constants.
+    """
+    inner = image.interval_hull() if bounds is None else bounds
+    error = composed_error(node, hulls, operands, inner) if covers_inference() else None
+    if error is None:
+        return image, bounds
+    return image.widen(error), bounds and Interval(bounds.lower - error, bounds.upper + error)
+
+
+def widened(bounds: Interval, node: Any, hulls: Hulls, operands: Sequence[Any]) -> Interval:
+    """The same for bounds alone."""
+    error = composed_error(node, hulls, operands, bounds) if covers_inference() else None
+    return bounds if error is None else Interval(bounds.lower - error, bounds.upper + error)
 
 
 def largest(bounds: Interval) -> Tensor:
@@ -91,133 +169,120 @@ def _kind(node: Any) -> str:
     return type(node).__name__
 
 
-def _relative(bounds: Interval, units: Tensor | float) -> Tensor:
-    size = largest(bounds)
-    return size * (1.01 * units * unit(size.dtype)) + 8 * torch.finfo(size.dtype).tiny
+def nearest(bounds: Interval) -> Tensor:
+    """min |x|."""
+    return torch.maximum(bounds.lower, -bounds.upper).clamp(min=0)
 
 
-def _quotient(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    return _relative(bounds, 4)
+def _product(at: _Evaluation) -> Values:
+    return runtime_expressions.factor_error(at.kind, at.size, *at.sizes)
 
 
-def _matrix_product(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    pairs = zip(hulls, constants, strict=True)
-    left, right = (value.abs() if hull is None else largest(hull) for hull, value in pairs)
-    terms = left.shape[-1]
-    spread = left @ right
-    return spread * (1.01 * gamma(terms + 4, spread.dtype)) + (terms + 1) * torch.finfo(spread.dtype).tiny
+def _quotient(at: _Evaluation) -> Values:
+    denominator = at.hulls[1]
+    assert denominator is not None
+    return runtime_expressions.quotient_error(at.kind, at.size, at.sizes[0], nearest(denominator))
 
 
-def _rows(node: Any, hull: Interval) -> tuple[Tensor, int]:
-    """The span of each row along the axis of a softmax, with that axis of length 1, and how many entries a row has."""
-    axis = int((node.attr or {}).get("axis", -1))
-    span = hull.upper.amax(axis, keepdim=True) - hull.lower.amin(axis, keepdim=True)
-    return span, hull.lower.shape[axis]
+def _matrix_product(at: _Evaluation) -> Values:
+    left, right = at.sizes
+    operands = left.sum(-1, keepdim=True) + right.sum(-2, keepdim=True)
+    return runtime_formulas.product_sum_error(at.kind, left @ right, left.shape[-1], operands)
 
 
-def _softmax(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    """Exponentials of rounded differences, a sum, a quotient; where no maximum is taken off, they must not overflow."""
-    (hull,) = hulls
-    assert hull is not None
-    span, count = _rows(node, hull)
-    reach = torch.maximum(span, largest(hull).amax(int((node.attr or {}).get("axis", -1)), keepdim=True))
-    error = _relative(bounds, 64 + 4 * reach + 2 * count) + count * torch.finfo(span.dtype).tiny
-    return error.masked_fill(_overflows(node, hull), torch.inf)
+def _along(at: _Evaluation) -> tuple[int, Tensor]:
+    """How many entries a row of a softmax has, and the largest |x| of each, with its axis of length 1."""
+    axis = int((at.node.attr or {}).get("axis", -1))
+    return at.hull.lower.shape[axis], largest(at.hull).amax(axis, keepdim=True)
 
 
-def _log_softmax(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    (hull,) = hulls
-    assert hull is not None
-    axis = int((node.attr or {}).get("axis", -1))
-    span, count = _rows(node, hull)
-    reach = span + largest(hull).amax(axis, keepdim=True)
-    error = _relative(bounds, 16) + reach * (16 * unit(reach.dtype)) + (64 + 4 * count) * unit(reach.dtype)
-    if "BoundSoftmax" in _inside(node):  # the logarithm of a quotient that may vanish
-        error = error + _of_logarithm(bounds, 4 * count * torch.finfo(error.dtype).tiny)
-    return error.masked_fill(_overflows(node, hull), torch.inf)
+def _softmax(at: _Evaluation) -> Values:
+    count, reach = _along(at)
+    whole = runtime_formulas.softmax_accuracy(count).error(at.kind, at.size)
+    if not at.inside:
+        return whole
+    if "BoundReduceMax" in at.inside:  # the same steps, of which each may flush what it gives
+        return whole + _FLUSHED * runtime_accuracy.FORMATS[at.kind].tiny
+    return torch.maximum(whole, runtime_expressions.plain_softmax_error(at.kind, count, at.size, reach))
 
 
-def _log_sigmoid(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    """log of a sigmoid that was rounded, where it is written so; see its `Accuracy` for all else."""
-    zero = torch.zeros_like(bounds.lower)
-    accuracy = ACCURACY["BoundSigmoid"]
-    error = _of_logarithm(bounds, (accuracy.relative + accuracy.absolute) * unit(zero.dtype))
-    return error if "BoundSigmoid" in _inside(node) else zero
+def _log_softmax(at: _Evaluation) -> Values:
+    count, reach = _along(at)
+    whole = runtime_formulas.log_softmax_accuracy(count).error(at.kind, at.size)
+    if not at.inside:
+        return whole
+    if "BoundSoftmax" in at.inside:
+        return torch.maximum(whole, runtime_expressions.log_of_softmax_error(at.kind, count, at.size))
+    reach = torch.zeros_like(reach) if "BoundReduceMax" in at.inside else reach
+    return torch.maximum(whole, runtime_expressions.less_log_sum_error(at.kind, count, at.size, reach))
 
 
-def _of_logarithm(bounds: Interval, error: float) -> Tensor:
-    """What an absolute error of s does to log s, within bounds of log s; infinite where s may vanish."""
-    share = error * (-bounds.lower).exp()
-    return torch.where(share < 0.5, 2 * share, torch.inf)
+def _log_sigmoid(at: _Evaluation) -> Values:
+    """What its `Accuracy` leaves out: a sigmoid that is rounded, or flushed, before its logarithm is taken."""
+    form = runtime_accuracy.FORMATS[at.kind]
+    lost = at.size * 0.0 + _FLUSHED * form.tiny
+    if "BoundSigmoid" in at.inside:
+        lost = lost + runtime_accuracy.ACCURACY["Sigmoid"].error(at.kind, torch.ones_like(lost))
+    return runtime_formulas.logarithm_error(at.kind, at.size, (-at.size).exp(), lost)
 
 
-def _inside(node: Any) -> list[str]:
-    """The kinds of the nodes that a pattern replaces, but for the last."""
-    return [type(inner).__name__ for inner in getattr(node, "inside", ())]
+def _count(at: _Evaluation) -> int:
+    """How many numbers a reduction makes one of."""
+    axes, _ = reduced(at.node.attr, at.hull.lower, *[c for c in at.constants[1:] if isinstance(c, Tensor)])
+    return prod(at.hull.lower.shape[axis] for axis in axes)
 
 
-def _overflows(node: Any, hull: Interval) -> Tensor:
-    """Where exponentials of the operand itself, without its maximum taken off, may leave the type, (batch, 1 ...)."""
-    inner = _inside(node)
-    size = largest(hull).flatten(1).amax(dim=1).reshape(-1, *[1] * (hull.lower.dim() - 1))
-    if "BoundExp" not in inner or "BoundReduceMax" in inner:
-        return torch.zeros_like(size, dtype=torch.bool)
-    return ~(size < _exponent(size.dtype))
+def _log_sum_exp(at: _Evaluation) -> Values:
+    return runtime_formulas.log_sum_exp_accuracy(_count(at)).error(at.kind, at.size)
 
 
-def _exponent(dtype: torch.dtype) -> float:
-    """Exponentials of up to this, and sums of a million of them, do not overflow."""
-    return log(torch.finfo(dtype).max) - 16
+def _sum_of_absolutes(at: _Evaluation) -> Values:
+    return runtime_formulas.sum_error(at.kind, at.size, _count(at))
 
 
-def _reduction(node: Any, hull: Interval, constants: Sequence[Any]) -> tuple[list[int], bool, int]:
-    axes, keep = reduced(node.attr, hull.lower, *[c for c in constants[1:] if isinstance(c, Tensor)])
-    return axes, keep, prod(hull.lower.shape[axis] for axis in axes)
+def _length(at: _Evaluation) -> Values:
+    return runtime_formulas.norm_error(at.kind, at.size, _count(at))
 
 
-def _log_sum_exp(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    (hull, *_) = hulls
-    assert hull is not None
-    axes, keep, count = _reduction(node, hull, constants)
-    size = largest(hull).amax(axes, keepdim=keep)
-    error = size * (16 * unit(size.dtype)) + (64 + 4 * count) * unit(size.dtype) + _relative(bounds, 16)
-    return error.masked_fill(~(size < _exponent(size.dtype)), torch.inf)  # a kernel that takes no maximum off overflows
+def _normalization(at: _Evaluation) -> Values:
+    """d / sqrt(mean of d^2 + epsilon),  of computed d, or, where d = x - mean of x, by a fused kernel of computed x.
 
-
-def _sum_of_absolutes(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    (hull, *_) = hulls
-    assert hull is not None
-    return _relative(bounds, 2 * (_reduction(node, hull, constants)[2] + 4))
-
-
-def _length(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    """A root of a sum of squares, which may overflow, or vanish."""
-    (hull, *_) = hulls
-    assert hull is not None
-    count = _reduction(node, hull, constants)[2]
-    info = torch.finfo(hull.lower.dtype)
-    vanishing = sqrt(count * info.tiny)
-    error = _relative(bounds, 2 * (count + 8)) + vanishing
-    return error.masked_fill(~(largest(bounds).double() ** 2 < info.max / 4), torch.inf)
-
-
-def _normalization(node: Any, hulls: Hulls, constants: Sequence[Any], bounds: Interval) -> Tensor:
-    """d / sqrt(mean of d^2 + epsilon).
-
-    A fused kernel may take the mean of squares less the square of the mean instead, of values of which only d is known
-    here, so nothing is said about deviations from a mean.
+    The fused kernel's scale is the next node of the graph, which has its rounding; `check_runtime` sees to it that it
+    lies in a range in which nothing else may happen.
     """
-    (hull,) = hulls
-    assert hull is not None
-    axes, epsilon = list(node.attr["axes"]), float(node.attr["epsilon"])
-    count = prod(hull.lower.shape[axis] for axis in axes)
-    error = _relative(bounds, 2 * (count + 32))
-    if node.attr["centered"]:
-        return torch.full_like(error, torch.inf)
-    far = (largest(hull) ** 2).amax(axes, keepdim=True)
-    return (error + largest(bounds) * (torch.finfo(error.dtype).tiny / epsilon)).masked_fill(
-        ~(far < torch.finfo(error.dtype).max / (4 * count)), torch.inf
-    )
+    axes, count = list(at.node.attr["axes"]), prod(at.hull.lower.shape[axis] for axis in at.node.attr["axes"])
+    far = largest(at.hull)
+    least = (_mean(nearest(at.hull) ** 2, axes) + float(at.node.attr["epsilon"])) / _GRACE
+    value = torch.minimum(at.size, far * least**-0.5)
+    single = runtime_formulas.rms_normalization_error(at.kind, count, _mean(far**2, axes), value, least)
+    if not at.node.attr["centered"]:
+        return single
+    x = at.hulls[1]
+    assert x is not None
+    mean_square = _mean(largest(x) ** 2, axes)
+    mean = torch.maximum(_mean(x.lower, axes).abs(), _mean(x.upper, axes).abs())
+    ratio = torch.minimum(mean_square / least, 1 + mean**2 / least)  # mean of x^2 = mean^2 + variance
+    parts = mean_square, ratio * _GRACE, value, least
+    fused = runtime_formulas.normalization_error(at.kind, count, *parts, 1.0, 0.0, _variance_cancels(at))
+    reach, largest_number = (count * mean_square / least) ** 0.5, runtime_accuracy.FORMATS[at.kind].largest
+    fused = runtime_accuracy.where_bounded(fused, reach, largest_number / 8 / runtime_formulas.HEADROOM)
+    return torch.maximum(single, fused)
+
+
+def _mean(x: Tensor, axes: list[int]) -> Tensor:
+    return x.mean(axes, keepdim=True)
+
+
+def _variance_cancels(at: _Evaluation) -> bool:
+    """Whether a fused kernel may take the mean of squares less the square of the mean.
+
+    Normalisations of instances and groups, which some kernels compute so, are a product of d with itself behind a
+    reshape (`plain_torch`). All else is a layer's, which the runtime may make of several operators too.
+    """
+    from zonoplug.io.runtime_probe import variance_cancels
+
+    grouped = "BoundPow" not in at.inside and type(at.node.inputs[1]).__name__ in RESHAPES
+    return grouped or variance_cancels("LayerNormalization")
 
 
 _COMPOSED: dict[str, LocalError] = {
@@ -225,10 +290,10 @@ _COMPOSED: dict[str, LocalError] = {
     "BoundLogSigmoid": _log_sigmoid,
     "BoundLogSoftmax": _log_softmax,
     "BoundMatMul": _matrix_product,
+    "BoundMul": _product,
     "BoundNormalization": _normalization,
     "BoundReduceL1": _sum_of_absolutes,
     "BoundReduceL2": _length,
     "BoundReduceLogSumExp": _log_sum_exp,
     "BoundSoftmax": _softmax,
 }
-_COMPOSED["BoundMul"] = lambda node, hulls, constants, bounds: _relative(bounds, 2)

@@ -9,6 +9,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor
 
+from zonoplug.domain import rounding
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope, add_zonotopes
 from zonoplug.relaxations import absolute, square
@@ -34,7 +35,8 @@ def normalize(
 
     The square, the root and the quotient are relaxed one by one. No entry exceeds sqrt(n) for n entries in a mean, as
     one term of a sum of squares does not exceed the sum; nor sqrt(n - 1) where the d add up to 0, since then
-    d_i^2 <= (n - 1) times the sum of the other squares. A coordinate whose zonotope is wider than that becomes a box.
+    d_i^2 <= (n - 1) times the sum of the other squares. Deviations that a network computes do so up to rounding only.
+    A coordinate whose zonotope is wider than that becomes a box.
 
     Args:
         deviation: d; x less its mean for layer normalisation, x for RMS normalisation.
@@ -65,7 +67,8 @@ def normalize(
     roots = Interval(roots.lower * (1 - margin), roots.upper * (1 + margin))
     result, quotients = divide(deviation, root, source, node, form, (hull, roots))
     count = prod(deviation.center.shape[axis] for axis in axes)
-    cap = torch.full_like(result.center, sqrt(count - 1 if centered else count) * (1 + margin))
+    balanced = centered and not rounding.covers_inference()
+    cap = torch.full_like(result.center, sqrt(count - 1 if balanced else count) * (1 + margin))
     wide = ~(result.radius() < cap)
     if bool(wide.any()):
         kept = result.scale((~wide).to(cap.dtype))
