@@ -105,7 +105,7 @@ def test_the_list_knows_both_hosts_and_common_operators():
 def test_a_version_that_nobody_tested_is_not_trusted(monkeypatch):
     graph = graph_of(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (3,))
     assert trust.untrusted(graph, "crown") == []
-    monkeypatch.setattr(compat, "HOST_VERSION", "0.7.9")
+    monkeypatch.setattr(trust, "HOST_VERSION", "0.7.9")
     assert trust.untrusted(graph, "crown") == ["Linear", "Relu"]
     assert trust.untrusted(graph, "zonotope") == trust.untrusted(graph, "alpha-zonotope") == []
     assert "0.7.9's crown bounds of Linear, Relu" in trust.distrust(graph, "zonotope+full-crown")
