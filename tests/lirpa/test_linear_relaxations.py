@@ -39,7 +39,7 @@ def points(generator, bounds):
 
 def require_below(relaxations, a, parameters, operands, values):
     """a . f(x) is at least what the linear bounds say, at every sample; returns the least gap."""
-    images, constant = relaxations.through(a, parameters)
+    images, constant = relaxations.pass_backward(a, parameters)
     linear = constant.unsqueeze(0)
     for image, x in zip(images, operands, strict=True):
         linear = linear + torch.einsum("brn,sbn->sbr", image.flatten(2), x.flatten(2))
@@ -194,7 +194,7 @@ def test_linear_bounds_of_a_quotient_are_below_every_point(seed, corner, negativ
 
 def test_a_quotient_whose_divisor_may_be_zero_has_no_bound():
     relaxations = QuotientRelaxation(torch.ones(1), Interval(torch.tensor([[-1.0, 1.0]]), torch.tensor([[1.0, 2.0]])))
-    assert bool(relaxations.through(torch.ones(1, 1, 2), relaxations.parameters())[1].isnan().all())
+    assert bool(relaxations.pass_backward(torch.ones(1, 1, 2), relaxations.parameters())[1].isnan().all())
 
 
 @pytest.mark.parametrize("constant", [False, True])
