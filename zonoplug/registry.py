@@ -26,10 +26,15 @@ class Registry(Generic[T]):
         self._entry_points_loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files a member under `name`. Raises ZonoplugError if the name is taken by another one."""
+        """Decorator that files a member under `name`, which is found in capital and small letters.
+
+        Raises:
+            ZonoplugError: the name is taken by another member.
+        """
 
         def file(member: T) -> T:
-            if self._members.get(name, member) is not member:
+            taken = [known for known in self._members if known.casefold() == name.casefold()]
+            if taken and self._members[taken[0]] is not member:
                 raise ZonoplugError(f"The {self.noun} {name!r} exists already: choose another name.")
             self._members[name] = member
             return member
@@ -37,11 +42,12 @@ class Registry(Generic[T]):
         return file
 
     def get(self, name: str) -> T:
-        """The member called `name`. Raises UnknownNameError, which lists the known names."""
+        """The member called `name`, whatever the case. Raises UnknownNameError, which lists the known names."""
         self._load_entry_points()
-        if name not in self._members:
+        alike = [known for known in self._members if known.casefold() == name.casefold()]
+        if not alike:
             raise UnknownNameError(self.noun, name, self._members)
-        return self._members[name]
+        return self._members[alike[0]]
 
     def names(self) -> list[str]:
         """All known names, sorted."""
