@@ -202,6 +202,6 @@ def _require_all_disjuncts(claim: Certificate, spec: Specification) -> None:
 def _describe(region: Region, proof: Proof) -> str:
     phases = f", {len(region.phases)} split constraints" if region.phases else ""
     method = f", proved by {region.leaf.method}" if region.leaf.method else ", not bounded by the search"
-    moving = np.flatnonzero(region.upper > region.lower)[:6]
-    ranges = "".join(f", x_{i} in [{region.lower[i]:.6g}, {region.upper[i]:.6g}]" for i in moving)
+    varying = np.flatnonzero(region.upper > region.lower)[:6]
+    ranges = "".join(f", x_{i} in [{region.lower[i]:.6g}, {region.upper[i]:.6g}]" for i in varying)
     return f"box {proof.box}{phases}{method}{ranges}"

@@ -46,14 +46,14 @@ class _Reader:
 
     def _read(self, node: NodeProto) -> None:
         names = [name for name in node.input if name]
-        moving = [name for name in names if name in self.places]
-        if not moving:
+        varying = [name for name in names if name in self.places]
+        if not varying:
             self._read_constant(node, names)
         elif node.op_type in MOVING:
-            if (node.op_type != "Concat" and moving != [node.input[0]]) or not all(node.output):
+            if (node.op_type != "Concat" and varying != [node.input[0]]) or not all(node.output):
                 raise self._refuse(node)
-            operands: dict[str, Array] = {name: self.constants[name] for name in names if name not in moving}
-            operands |= {name: self._as_places(name) for name in (names if node.op_type == "Concat" else moving)}
+            operands: dict[str, Array] = {name: self.constants[name] for name in names if name not in varying}
+            operands |= {name: self._as_places(name) for name in (names if node.op_type == "Concat" else varying)}
             self.places |= evaluate(node, operands, self._opsets)
         else:
             handler = getattr(self, f"_{node.op_type.lower()}", None)

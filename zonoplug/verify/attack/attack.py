@@ -179,17 +179,17 @@ class Attack:
         box = self._problem.attack_box
         for number in self._problem.has_points.nonzero().flatten().tolist():
             low, high = box.lower[number], box.upper[number]
-            moving = (high > low).flatten().nonzero().flatten()
-            if not 1 <= moving.shape[0] <= LATTICE_INPUTS:
+            varying = (high > low).flatten().nonzero().flatten()
+            if not 1 <= varying.shape[0] <= LATTICE_INPUTS:
                 continue
-            axes = [_lattice(float(low.flatten()[i]), float(high.flatten()[i])).to(low) for i in moving]
+            axes = [_lattice(float(low.flatten()[i]), float(high.flatten()[i])).to(low) for i in varying]
             places = torch.cartesian_prod(*axes).reshape(-1, len(axes))
             places = places[torch.randperm(places.shape[0], generator=self._random)]
             for place in places:
                 if deadline.passed:
                     return None
                 point = low.clone().flatten()
-                point[moving] = place
+                point[varying] = place
                 found = self._problem.confirm(point.reshape(low.shape), number)
                 self.points_tried += 1
                 if found is not None:
