@@ -130,7 +130,7 @@ class _Ranges:
 
 
 def _hull(ranges: list[Range | None]) -> Range | None:
-    known = [of for of in ranges if of is not None]
+    known = [one for one in ranges if one is not None]
     if len(known) != len(ranges):
         return None
     return min(low for low, _ in known), max(high for _, high in known)

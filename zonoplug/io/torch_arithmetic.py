@@ -45,9 +45,9 @@ class WindowMax(nn.Module):
 
     def __init__(self, places: dict[int, Tensor]) -> None:
         super().__init__()
-        self.sizes = {axis: list(of.shape) for axis, of in places.items()}
-        for axis, of in places.items():
-            self.register_buffer(f"places_{axis}", of.reshape(-1))
+        self.sizes = {axis: list(array.shape) for axis, array in places.items()}
+        for axis, array in places.items():
+            self.register_buffer(f"places_{axis}", array.reshape(-1))
 
     def forward(self, x: Tensor) -> Tensor:
         for axis, sizes in self.sizes.items():

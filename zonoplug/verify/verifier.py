@@ -152,10 +152,10 @@ class Verification:
                 referee = self._attack.referee
                 bounds = bounder.bound(method, self._problem.box.pick(group), group, objective)
                 seen = torch.isin(referee.groups, group)
-                of = referee.groups[seen]
-                at = bounds.lower[torch.searchsorted(group, of)]
-                values = objective.exact_values(referee.outputs[seen], of)
-                check_bounds(method, replace(bounds, lower=at), values, of, objective)
+                groups = referee.groups[seen]
+                at = bounds.lower[torch.searchsorted(group, groups)]
+                values = objective.exact_values(referee.outputs[seen], groups)
+                check_bounds(method, replace(bounds, lower=at), values, groups, objective)
             except BrokenMethodError as error:
                 self._outcome.notes.append(str(error))
                 return torch.zeros_like(objective.exists)
