@@ -197,7 +197,7 @@ class _Folder:
         del model.graph.output[:]
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
         kind = model.graph.input[0].type.tensor_type
-        zeros = np.zeros([dimension.dim_value for dimension in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        zeros = np.zeros([axis.dim_value for axis in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type))
         try:
             return np.asarray(session_of(model.SerializeToString()).run(None, {model.graph.input[0].name: zeros})[0])
         except Exception as error:
