@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import network_files
 from hypothesis import HealthCheck, settings
 
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock
@@ -46,3 +47,14 @@ def make_zonotope():
         return Zonotope(normal(batch, *shape), tuple(blocks), radius)
 
     return make
+
+
+@pytest.fixture
+def absolute_difference(tmp_path):
+    """y = |x0 - x1| as a network; its files' paths come from the returned function for any assertions."""
+    network = network_files.write_network(tmp_path / "abs.onnx", [([[1, -1], [-1, 1]], [0, 0]), ([[1, 1]], [0])])
+
+    def instance(*assertions, lower=(0, 0), upper=(1, 1)):
+        return network, network_files.write_specification(tmp_path / "spec.vnnlib", lower, upper, 1, assertions)
+
+    return instance

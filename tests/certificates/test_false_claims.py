@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from helpers import false_claims as claims
+from helpers import random_networks as networks
 
 from zonoplug.certificates.certificate import Certificate, Leaf, Proof, sha256_of
 from zonoplug.certificates.check import check_certificate
 from zonoplug.errors import ZonoplugError
 
-
-def _load(name):
-    location = importlib.util.spec_from_file_location(f"certificates_{name}", Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(location)
-    sys.modules[location.name] = module
-    location.loader.exec_module(module)
-    return module
-
-
-networks, claims = _load("random_networks"), _load("false_claims")
 SPLITS = 3
 
 

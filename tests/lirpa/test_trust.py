@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 import warnings
 from pathlib import Path
 from random import Random
 
+import host_laws as script
 import pytest
 import torch
 from torch import nn
@@ -230,26 +230,14 @@ def test_convolutions_behind_transposed_ones(options):
 # The script that writes the list
 
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("host_laws", "host_laws_cases", "host_laws_families", "host_laws_shapes"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    spec = importlib.util.spec_from_file_location("host_laws", BENCHMARKS / "host_laws.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "host_laws", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_list_is_what_the_script_makes_of_its_results(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "LIST", tmp_path / "list.json")
-    monkeypatch.setattr(script, "TABLE", tmp_path / "table.md")
+def test_the_list_is_what_the_script_makes_of_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr("LIST", tmp_path / "list.json")
+    monkeypatch.setattr("TABLE", tmp_path / "table.md")
     script.write_list()
     assert script.LIST.read_text() == trust.LIST.read_text()
 
 
-def test_the_script_notices_a_bound_that_does_not_hold(script, monkeypatch):
+def test_the_script_notices_a_bound_that_does_not_hold(monkeypatch):
     relu = importlib.import_module("auto_LiRPA.operators").BoundRelu
     original = relu.interval_propagate
 
@@ -257,7 +245,7 @@ def test_the_script_notices_a_bound_that_does_not_hold(script, monkeypatch):
         lower, upper = original(self, *bounds)
         return 0.9 * lower + 0.1 * upper, 0.9 * upper + 0.1 * lower
 
-    monkeypatch.setattr(script, "SPELLINGS", {"ibp": {"ibp": 1.0}})
+    monkeypatch.setattr("SPELLINGS", {"ibp": {"ibp": 1.0}})
     (row,) = script.try_operator("BoundRelu", 4, 0).values()
     assert row["ibp"].held == 4 and not row["ibp"].broken
     monkeypatch.setattr(relu, "interval_propagate", narrow)
@@ -265,7 +253,7 @@ def test_the_script_notices_a_bound_that_does_not_hold(script, monkeypatch):
     assert "what rounding may do" in row["ibp"].broken
 
 
-def test_every_operator_of_the_table_is_tried(script):
+def test_every_operator_of_the_table_is_tried():
     from zonoplug.lirpa.operators.all import TRANSFORMERS
 
     patterns = {"BoundGeluTanh", "BoundHardSwish", "BoundLogSigmoid", "BoundMish", "BoundNormalization", "BoundSilu"}

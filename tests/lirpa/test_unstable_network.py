@@ -5,23 +5,16 @@ they compute what the network computes, in as few columns as there can be.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import unstable_networks as nets
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.backward import unstable_network as affine_form
-
-_location = importlib.util.spec_from_file_location(
-    "unstable_networks", Path(__file__).parents[1] / "unstable_networks.py"
-)
-nets = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(nets)
 
 PRECISIONS = st.sampled_from([torch.float32, torch.float64])
 

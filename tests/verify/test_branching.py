@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.cli import main
 from zonoplug.errors import UnknownNameError
@@ -15,10 +14,6 @@ from zonoplug.verify.branching.by_name import KINDS, Branching
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import onnx
 import torch
+from helpers import network_files as files
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -17,10 +15,6 @@ from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.attack.descent import SHORT, Descent, changed_in_part
 from zonoplug.verify.attack.surrogate_gradients import compares_outputs, outputs_to_follow
 from zonoplug.verify.settings import Settings, load_problem
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 
 def write_graph(path, nodes, constants, inputs, outputs):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
@@ -22,10 +21,6 @@ from zonoplug.verify.search import input_search as branch_and_bound
 from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.boxes import Boxes, BoxQueue
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 ASSERTIONS = [
     ("(>= Y_0 {t})",),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.clock import Deadline
 from zonoplug.lirpa.backward.passes import Backward
@@ -19,10 +17,6 @@ from zonoplug.verify.search.neuron_search import NeuronSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
 from zonoplug.verify.subdomains.relu_phases import Properties, split_relus
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 TWO_ROWS = "(or (and (<= Y_0 -3.0) (>= Y_1 3.0)))"
 

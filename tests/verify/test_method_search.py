@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -28,10 +27,6 @@ from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.search.method_search import MethodSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 METHODS = ("zonotope", "zonotope+crown", "zonotope[girard,12]", "alpha-zonotope+crown")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
@@ -21,10 +20,6 @@ from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.search.mixed_search import MixedSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.mixed import MixedSubdomains, pieces_of
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 CPU = Settings(device="cpu")
 BLIND = ("inner-attack",)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from helpers import network_files as files
 
 from zonoplug.errors import SettingError
 from zonoplug.lirpa.methods import BoundMethod
@@ -15,10 +13,6 @@ from zonoplug.reduction.neuron_merging import NeuronMerging
 from zonoplug.verify.bounds.bounder import Bounder
 from zonoplug.verify.network_reduction import RATES, prove_by_merging
 from zonoplug.verify.settings import Settings, load_problem
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 RADIUS = 1.0
 

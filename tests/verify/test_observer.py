@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
@@ -27,10 +27,6 @@ from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.stages import Stage
 from zonoplug.verify.statistics import Statistics
 from zonoplug.verify.verifier import Verification, verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import network_files as files
 
 import zonoplug.lirpa.backward.refinement
 from zonoplug.clock import Deadline
@@ -25,10 +23,6 @@ from zonoplug.verify.search.tree_search import TreeSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains, split_relus
 from zonoplug.verify.verifier import verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 CPU = Settings(timeout_seconds=20, device="cpu")
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import sys
 import traceback
 from pathlib import Path
 
+import planted_violations
 import pytest
 import torch
 
@@ -25,10 +24,6 @@ from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification
 
 _folder = Path(__file__).parents[2] / "benchmarks"
-_location = importlib.util.spec_from_file_location("planted_violations", _folder / "planted_violations.py")
-planted_violations = importlib.util.module_from_spec(_location)
-sys.modules[_location.name] = planted_violations  # where its dataclasses look for themselves
-_location.loader.exec_module(planted_violations)
 
 NETWORKS = sorted(planted_violations.SMALL)
 SECONDS = 0.6

@@ -5,12 +5,10 @@ what holds is proved, nothing else, and wrong bounds are refused.
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.zonotope import Interval
@@ -27,10 +25,6 @@ from zonoplug.verify.search.tree_search import TreeSearch
 from zonoplug.verify.search.unstable_search import UnstableSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 SIZES = (5, 14, 14, 3)
 

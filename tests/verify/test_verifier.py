@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.clock import Deadline
 from zonoplug.errors import ModelMismatchError, SettingError, SpecificationError, UnknownNameError
@@ -19,10 +17,6 @@ from zonoplug.verify.problem.row_bounds import RowBounds
 from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification, verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 CPU = Settings(timeout_seconds=30, device="cpu")
 
