@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import network_files
+from helpers import counted_time, network_files
 from hypothesis import HealthCheck, settings
 
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock
@@ -19,6 +19,12 @@ settings.load_profile("zonoplug")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch) -> counted_time.CountedTime:
+    """No search reads the real time, except in processes of its own."""
+    return counted_time.count_time(monkeypatch)
 
 
 @pytest.fixture
