@@ -1,4 +1,4 @@
-"""Seconds that are counted, not measured: what a search does in its time limit does not depend on the machine's load."""
+"""Seconds that are counted, not measured: what a search does in its time limit does not depend on the load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from zonoplug.verify.problem import referee
 from zonoplug.verify.search import input_search, neuron_search
 
 READERS = (clock, refinement, attack, referee, input_search, neuron_search)  # every module that decides by the time
-TICK = 0.02  # seconds: about what a search does between two looks at the time, in the networks of the tests
+TICK = 0.01  # seconds: about what a search does between two looks at the time, in the networks of the tests
+
+BATCH = 512  # boxes at most: batches that grow while they are fast would grow for ever
 
 
 class CountedTime:
@@ -28,4 +30,5 @@ def count_time(monkeypatch) -> CountedTime:
     counted = CountedTime()
     for module in READERS:
         monkeypatch.setattr(module, "time", counted)
+    monkeypatch.setattr(input_search, "MAX_BATCH", BATCH)
     return counted

@@ -157,8 +157,7 @@ def test_a_trial_that_proves_less_of_the_volume_than_it_uses_of_the_time_ends(tm
     without = ("attack", "inner-attack", "contraction")
     limit = Deadline(20, spent=19.0)  # nearly all of the time is used
     search = BranchAndBound(problem, bounder, attack, "zonotope", without=without, trial=Deadline(0.0))
-    start = time.monotonic()
     result = search.run(problem.objective, limit)
     assert not result.proved
     assert result.subdomains < 100
-    assert time.monotonic() - start < 1.0
+    assert limit.left_seconds > 0

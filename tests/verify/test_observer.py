@@ -191,7 +191,5 @@ def test_an_component_that_is_left_out_has_no_stage(split_instance, name, gone):
 def test_without_attack_no_point_is_climbed(split_instance):
     settings = Settings(5, device="cpu", without=("attack", "inner-attack"))
     problem = load_problem(*split_instance, settings)
-    start = time.monotonic()
     outcome = Verification(problem, settings, Deadline(5)).run()
     assert outcome.statistics.points_tried == 256
-    assert time.monotonic() - start < 6

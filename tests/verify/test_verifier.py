@@ -165,7 +165,7 @@ def test_the_time_limit_is_kept(tmp_path):
     spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 12, [1] * 12, 1, [f"(>= Y_0 {value * 1.3 + 0.1})"])
     clock = Deadline(100)
     outcome = verify_files(network, spec, Settings(2, device="cpu"))
-    assert clock.elapsed_seconds < 5
+    assert clock.elapsed_seconds < 2.5  # counted: after the limit, searches look at the time a few times more
     assert outcome.verdict in (Verdict.TIMEOUT, Verdict.HOLDS, Verdict.VIOLATED)
 
 
