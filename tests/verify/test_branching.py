@@ -48,7 +48,7 @@ def verify_with(tmp_path, rule, inputs, kept):
     spec = files.write_specification(tmp_path / "s.vnnlib", *ends, 1, [f"(>= Y_0 {highest + 0.1})"])
     others = {"input-splits", "mixed-splits", "activation-splits"} - {kept}
     without = ("attack", "inner-attack", "contraction", "clipping", *sorted(others))
-    return verify_files(network, spec, Settings(5, device="cpu", branching=rule, without=without))
+    return verify_files(network, spec, Settings(1, device="cpu", branching=rule, without=without))
 
 
 SEARCHES = [("inputs", 4, "input-splits"), ("activations", 70, "activation-splits"), ("mixed", 12, "mixed-splits")]

@@ -80,7 +80,7 @@ def test_no_unsafe_point_is_lost(tmp_path, monkeypatch, seed, sizes, rule):
 
     monkeypatch.setattr(search, "_bounded", checked)
     monkeypatch.setattr(search, "_split", checked_split)
-    result = search.run(problem.objective, Deadline(1.5))
+    result = search.run(problem.objective, Deadline(0.4))
     assert not result.proved
     assert len(steps) > 3
 
