@@ -70,7 +70,7 @@ def test_the_multipliers_prove_what_the_program_says_and_no_ascent_proves_more(t
         ascended = float(world.margins.bound(piece.copy(), world.properties, 100)[0])
         scale = 1e-3 * max(1.0, abs(found.least))
         # Where signs contradict one another, multipliers are large, and so is what rounding may do.
-        error = 2e-2 * abs(found.least) if found.lack > 0 else 0.0
+        error = 2e-2 * abs(found.least) if found.infeasibility > 0 else 0.0
         assert found.least - scale - error <= proved <= found.least + 1e-5
         assert ascended <= found.least + scale
 
@@ -91,7 +91,7 @@ def test_where_no_sign_is_open_the_point_is_where_the_network_is_least(tmp_path,
         piece.lower[piece.sign > 0], piece.upper[piece.sign < 0] = 0.0, 0.0
         found, proved = world.programmed(piece)
         least = world.margin(found.point.reshape(point.shape))
-        assert found.lack < 1e-9
+        assert found.infeasibility < 1e-9
         assert least <= world.margin(point) + 1e-5
         assert least == pytest.approx(found.least, abs=1e-4, rel=1e-4)
         assert least == pytest.approx(proved, abs=1e-3, rel=1e-3)
