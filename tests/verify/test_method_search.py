@@ -162,7 +162,7 @@ def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed):
     attack = Attack(problem)
     attack.random_points(4)
     search = MethodSearch(problem, Bounder(problem), attack, "zonotope", without=("inner-attack",))
-    assert not search.run(problem.objective, Deadline(5)).proved
+    assert not search.run(problem.objective, Deadline(1)).proved
 
 
 def test_networks_without_relus_are_refused(tmp_path):
@@ -200,6 +200,6 @@ def test_points_of_s_shaped_activations_prove_no_reached_value_away(tmp_path, mo
         values = load_problem(network, spec, Settings(device="cpu")).outputs(points)[:, 0]
         level = float(values.max() + extra * (values.max() - values.min()))
         spec = files.write_specification(tmp_path / "s.vnnlib", [-0.5] * 3, [0.5] * 3, 1, [f"(>= Y_0 {level!r})"])
-        blind = Settings(4, "zonotope+crown", "cpu", without=("attack", "inner-attack"))
+        blind = Settings(1, "zonotope+crown", "cpu", without=("attack", "inner-attack"))
         verdict = verify_files(network, spec, blind).verdict
         assert verdict is Verdict.HOLDS if extra else verdict is not Verdict.HOLDS

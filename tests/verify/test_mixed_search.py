@@ -15,9 +15,10 @@ from scipy.optimize import linprog
 from zonoplug.clock import Deadline
 from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
+from zonoplug.verify.branching.mixed import MIXED_RULES
 from zonoplug.verify.constraints.half_spaces import contract, cut, least_in_half_space
-from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.search import mixed_search
+from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.search.mixed_search import MixedSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.mixed import MixedSubdomains, pieces_of
@@ -54,9 +55,14 @@ def holding(search, part, points):
     return inside.any(dim=0)
 
 
-@pytest.mark.parametrize("rule", ["primal", "gap", "inputs", "trial"])
-@pytest.mark.parametrize("sizes", SHAPES)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("rule", "sizes", "seed"),
+    [
+        (rule, sizes, (row + column) % 2)  # each rule on each shape; both seeds with each rule and each shape
+        for row, rule in enumerate(sorted(MIXED_RULES.names()))
+        for column, sizes in enumerate(SHAPES)
+    ],
+)
 def test_no_unsafe_point_is_lost(tmp_path, monkeypatch, seed, sizes, rule):
     monkeypatch.setattr(mixed_search, "BATCH", 64)
     problem, bounder, attack, unsafe = prepared(tmp_path, seed, sizes, -0.002)
