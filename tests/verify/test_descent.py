@@ -96,7 +96,7 @@ def test_local_changes_go_on_where_descents_end(tmp_path, seed):
 
 def test_local_changes_find_points_that_descents_do_not(tmp_path):
     problem = hidden_in_phases(tmp_path, 0.9985, 0.15)
-    attacks = [after_descents(problem, seed)[0] for seed in range(1, 6)]
+    attacks = [after_descents(problem, seed)[0] for seed in (2, 4)]
     assert any(attack.change_parts(Deadline(20), rounds=100) is not None for attack in attacks)
 
 
