@@ -4,8 +4,8 @@
 #   ./run_instance.sh                                  set up, then verify the bundled example
 #   ./run_instance.sh MODEL.onnx SPEC.vnnlib [OPTIONS] verify (also: list, compare, --version, --help)
 #   ./run_instance.sh v1 CATEGORY ONNX VNNLIB RESULTS_FILE TIMEOUT     the competition's form
-#   ./run_instance.sh test [PYTEST ARGUMENTS]          set up with test tools, then run the tests; once more with the
-#                                                      auto_LiRPA in the folder ZONOPLUG_LIRPA_ALSO, if that is set
+#   ./run_instance.sh test [PYTEST ARGUMENTS]          set up with test tools, then run the tests, on all cores (one
+#                                                      process with -n 0); once more with the auto_LiRPA in the folder ZONOPLUG_LIRPA_ALSO, if that is set
 set -uo pipefail
 # Time limits count from here, for the process that this one becomes.
 start_clock() { export ZONOPLUG_STARTED=$$:${EPOCHREALTIME:-}; }
@@ -48,7 +48,14 @@ expect() {
     fi
 }
 
-run_tests() { (cd "$project" && "$python" -m pytest "$@"); }
+# A process for each core unless the caller says how many (-n); the tests of a file run in one of them, one after another.
+run_tests() {
+    local word parallel=(-n auto --dist loadfile)
+    for word in "$@"; do
+        if [[ $word == -n* || $word == --numprocesses* || $word == --pdb ]]; then parallel=(); fi
+    done
+    (cd "$project" && OMP_NUM_THREADS=1 "$python" -m pytest ${parallel[@]+"${parallel[@]}"} "$@")
+}
 
 if [[ -n ${ZONOPLUG_LIRPA:-} && -d $ZONOPLUG_LIRPA/auto_LiRPA ]]; then
     ZONOPLUG_LIRPA=$(cd "$ZONOPLUG_LIRPA" && pwd -P)

@@ -157,7 +157,7 @@ def main() -> None:
             print(*swept[-1], sep=" | ", flush=True)
     if speeds:
         write(
-            "unstable_networks",
+            "affine_forms",
             report(
                 TITLE,
                 "python benchmarks/affine_forms.py",

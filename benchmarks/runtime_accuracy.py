@@ -20,10 +20,10 @@ import numpy as np
 import onnxruntime
 from measuring import RESULTS, markdown_table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "io"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from runtime_cases import CASES, WIDER, case_session, load, points, run_trial, share
-from runtime_composed import COMPOSED, scaled_rows
+from helpers.runtime_cases import CASES, WIDER, case_session, load, points, run_trial, share
+from helpers.runtime_composed import COMPOSED, scaled_rows
 
 from zonoplug.io.runtime import FORMATS, LEVELS, UNDERSTOOD, check_runtime, runtime_operators, variance_cancels
 

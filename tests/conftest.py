@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import counted_time, network_files
 from hypothesis import HealthCheck, settings
 
 from zonoplug.domain.blocks import DenseBlock, DiagonalBlock
@@ -18,6 +19,12 @@ settings.load_profile("zonoplug")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch) -> counted_time.CountedTime:
+    """No search reads the real time, except in processes of its own."""
+    return counted_time.count_time(monkeypatch)
 
 
 @pytest.fixture
@@ -46,3 +53,14 @@ def make_zonotope():
         return Zonotope(normal(batch, *shape), tuple(blocks), radius)
 
     return make
+
+
+@pytest.fixture
+def absolute_difference(tmp_path):
+    """y = |x0 - x1| as a network; its files' paths come from the returned function for any assertions."""
+    network = network_files.write_network(tmp_path / "abs.onnx", [([[1, -1], [-1, 1]], [0, 0]), ([[1, 1]], [0])])
+
+    def instance(*assertions, lower=(0, 0), upper=(1, 1)):
+        return network, network_files.write_specification(tmp_path / "spec.vnnlib", lower, upper, 1, assertions)
+
+    return instance

@@ -12,16 +12,23 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from zonoplug.domain.affine_image import AffineImage
+from zonoplug.domain.input_sets import Box, InputSet
+from zonoplug.domain.lp_ball import LpBall
+from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.operators.all import TRANSFORMERS
 from zonoplug.relaxations import RELAXATIONS, Relaxation
 from zonoplug.testing import (
     Forked,
     Function,
     check_gradient_reaches_slopes,
+    check_input_set,
     check_operator,
     check_relaxation_is_consistent,
     check_slope_gradient,
 )
+from zonoplug.verify.branching.mixed import MIXED_RULES, MixedFacts
+from zonoplug.verify.subdomains.mixed import Margins, MixedSubdomains, pieces_of
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 RULES = pytest.mark.parametrize("name", RELAXATIONS.names())
@@ -227,3 +234,102 @@ def test_the_law_of_operators_notices_branches_that_are_not_aligned(monkeypatch)
 def test_a_fork_meets_again():
     x = torch.randn(5, 3)
     torch.testing.assert_close(Forked(nn.Identity(), torch.ones(1, 3))(x), x - 0.5 * (0.9 * x + 0.1))
+
+
+# Input sets
+
+
+def center_of(*shape, dtype=torch.float64):
+    return torch.linspace(-1, 1, math.prod(shape), dtype=dtype).reshape(shape).sin()
+
+
+def image(dtype, box, noise):
+    around = center_of(2, 6, dtype=dtype)
+    return AffineImage(around, center_of(2, 3, 6, dtype=dtype), around.abs() * box, around.abs() * noise)
+
+
+SETS = {
+    "box": (Box, lambda dtype: Box.ball(center_of(2, 2, 3, dtype=dtype), 0.3)),
+    "box of one point": (Box, lambda dtype: Box.ball(center_of(2, 6, dtype=dtype), 0.0)),
+    "box far away": (Box, lambda dtype: Box.ball(center_of(2, 6, dtype=dtype) + 1e6, 0.5)),
+    "l1 ball": (LpBall, lambda dtype: LpBall(center_of(2, 6, dtype=dtype), 0.3, 1)),
+    "l2 ball with limits": (LpBall, lambda dtype: LpBall(center_of(2, 6, dtype=dtype).sigmoid(), 0.7, 2, 0.0, 1.0)),
+    "l7 ball": (LpBall, lambda dtype: LpBall(center_of(2, 6, dtype=dtype), center_of(2, 6, dtype=dtype).abs(), 7.0)),
+    "affine image": (AffineImage, lambda dtype: image(dtype, 0.0, 0.0)),
+    "affine image with box and noise": (AffineImage, lambda dtype: image(dtype, 0.5, 0.2)),
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("name", SETS)
+def test_input_sets_keep_the_law(name, dtype):
+    check_input_set(SETS[name][1](dtype), generator=torch.Generator().manual_seed(0))
+
+
+def test_every_kind_of_input_set_is_tried():
+    ours = {kind.__name__ for kind in InputSet.__subclasses__() if kind.__module__.startswith("zonoplug.")}
+    assert ours == {kind.__name__ for kind, _ in SETS.values()}
+
+
+def test_the_law_notices_samples_outside_and_a_zonotope_that_is_too_small():
+    class Far(Box):
+        def sample(self, count, generator=None):
+            return super().sample(count, generator) + 0.01
+
+    class Small(Box):
+        def to_zonotope(self, source, node):
+            return Box.ball((self.lower + self.upper) / 2, 0.2).to_zonotope(source, node)
+
+    class Narrow(Small):
+        def interval_hull(self):
+            return Interval(self.lower + 0.1, self.upper - 0.1)
+
+    for kind, said in ((Far, "outside the hull"), (Small, "short of"), (Narrow, "outside the hull")):
+        with pytest.raises(AssertionError, match=said):
+            check_input_set(kind.ball(torch.zeros(1, 3), 0.3))
+
+
+# Rules that choose among neurons and inputs
+
+
+def mixed_facts(seed):
+    """Random subdomains, in which some neurons are stable and some inputs have no room."""
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*size):
+        return torch.randn(*size, generator=random)
+
+    n, neurons, inputs = 6, 5, 4
+    lower, upper = -normal(n, neurons).abs() - 0.01, normal(n, neurons).abs() + 0.01
+    sign = torch.zeros(n, neurons)
+    sign[::2, 0], lower[::2, 0] = 1.0, 0.0
+    sign[:, 1], upper[:, 1] = -1.0, 0.0
+    low = normal(n, inputs)
+    high = low + normal(n, inputs).abs() + 0.01
+    high[:, 2] = low[:, 2]
+    part = MixedSubdomains(
+        lower, upper, sign, torch.rand(n, neurons, generator=random), torch.zeros(n, neurons), normal(n),
+        low, high, torch.zeros(n, 1), torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64),
+    )  # fmt: skip
+    found = Margins(normal(n), normal(n, inputs), normal(n), low, normal(n, neurons), low, low)
+    return MixedFacts(part, found, normal(n, neurons))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", MIXED_RULES.names())
+def test_mixed_rules_choose_what_can_be_split(name, seed):
+    """A score below 0 where nothing can be split, at least 0 somewhere; and the pieces are smaller and cover it."""
+    facts = mixed_facts(seed)
+    part = facts.part
+    scores = MIXED_RULES.get(name)(facts)
+    assert scores.shape == (6, 5 + 4) and bool(scores.isfinite().all())
+    splittable = torch.cat([part.unstable_neurons, part.box_upper > part.box_lower], dim=1)
+    assert bool((scores[~splittable] < 0).all()) and bool((scores.amax(dim=1) >= 0).all())
+    places = scores.argmax(dim=1)
+    above, below = pieces_of(part, places)
+    assert not bool((above.sign == below.sign).all(dim=1)[places < 5].any())
+    assert torch.equal(torch.minimum(above.box_lower, below.box_lower), part.box_lower)
+    assert torch.equal(torch.maximum(above.box_upper, below.box_upper), part.box_upper)
+    cut = above.box_lower > part.box_lower
+    assert torch.equal(cut.sum(dim=1), (places >= 5).long()) and torch.equal(above.box_lower[cut], below.box_upper[cut])
+    assert torch.equal(above.share + below.share, part.share)

@@ -12,18 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from redteam import exact, report, running, session
+from redteam.classes import CLASSES, instance, make
+from redteam.draws import Draws, Replayed
+from redteam.graph import Graph
+from redteam.planting import Instance
+from redteam.runtime import Runtime
+from redteam.short import FIRST, SHORT
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from redteam import exact, report, running, session  # noqa: E402
-from redteam.classes import CLASSES, instance, make  # noqa: E402
-from redteam.draws import Draws, Replayed  # noqa: E402
-from redteam.graph import Graph  # noqa: E402
-from redteam.planting import Instance  # noqa: E402
-from redteam.runtime import Runtime  # noqa: E402
-from redteam.short import FIRST, SHORT  # noqa: E402
-
 SEED = 0
 
 

@@ -93,7 +93,8 @@ def copied_project(tmp_path: Path) -> Path:
         (["a b.onnx", "c.vnnlib", "--timeout", "5"], "-m|zonoplug|a b.onnx|c.vnnlib|--timeout|5|"),
         (["--version"], "-m|zonoplug|--version|"),
         (["v1", "acasxu", "a b.onnx", "c", "d", "60"], "-m|vnncomp|v1|acasxu|a b.onnx|c|d|60|"),
-        (["test", "-k", "x y"], "-m|pytest|-k|x y|"),
+        (["test", "-k", "x y"], "-m|pytest|-n|auto|--dist|loadfile|-k|x y|"),
+        (["test", "-n", "0", "-x"], "-m|pytest|-n|0|-x|"),
     ],
 )
 def test_run_instance_passes_its_arguments_on(tmp_path: Path, arguments: list[str], called: str) -> None:
@@ -108,8 +109,8 @@ def test_tests_run_again_with_a_second_auto_lirpa(tmp_path: Path) -> None:
     also = tmp_path / "second one"
     (also / "auto_LiRPA").mkdir(parents=True)
     result = run(project / "run_instance.sh", "test", ZONOPLUG_LIRPA="", ZONOPLUG_LIRPA_ALSO=str(also))
-    first, again = "-m|pytest|", f"-m|pytest|{also.resolve()}"
-    assert result.stdout == f"{first}Once more, with auto_LiRPA from {also.resolve()}:\n{again}"
+    first = "-m|pytest|-n|auto|--dist|loadfile|"
+    assert result.stdout == f"{first}Once more, with auto_LiRPA from {also.resolve()}:\n{first}{also.resolve()}"
     missing = run(project / "run_instance.sh", "test", ZONOPLUG_LIRPA_ALSO=str(tmp_path))
     assert missing.returncode == 2
     assert "ZONOPLUG_LIRPA_ALSO" in missing.stderr

@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from helpers import network_files as files
+from helpers.certified import prove
 
-from zonoplug.clock import Deadline
 from zonoplug.verify import verifier
-from zonoplug.verify.leaf_record import LeafRecord
-from zonoplug.verify.observer import Observer
-from zonoplug.verify.outcome import Verdict
-from zonoplug.verify.settings import Settings, load_problem
-from zonoplug.verify.verifier import Verification
-
-_location = importlib.util.spec_from_file_location(
-    "verify_conftest", Path(__file__).parents[1] / "verify" / "conftest.py"
-)
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
-absolute_difference = files.absolute_difference
-
-
-def prove(network, spec, path, **settings):
-    """Verify, expect unsat, and write the certificate to `path`."""
-    chosen = Settings(timeout_seconds=30, device="cpu", **settings)
-    problem = load_problem(network, spec, chosen)
-    record = LeafRecord(problem)
-    outcome = Verification(problem, chosen, Deadline(30), Observer(record=record)).run()
-    assert outcome.verdict is Verdict.HOLDS
-    assert record.is_complete
-    path.write_bytes(record.certificate(network, spec, "the tests").data(path.suffix == ".gz"))
-    return path
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from helpers import network_files as files
+from helpers.certified import prove
 from onnx import TensorProto, helper, numpy_helper
 
 from zonoplug.certificates.certificate import (
@@ -30,11 +30,6 @@ from zonoplug.verify.leaf_record import LeafRecord
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification
-
-_location = importlib.util.spec_from_file_location("certificates_conftest", Path(__file__).with_name("conftest.py"))
-made = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(made)
-files, prove = made.files, made.prove
 
 
 def test_a_certificate_of_input_splits(split_instance, tmp_path):

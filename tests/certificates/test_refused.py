@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
+import planted_violations as planted
 import pytest
+from helpers.certified import prove
 
 from zonoplug.certificates.certificate import (
     Certificate,
@@ -27,11 +26,6 @@ from zonoplug.verify.observer import Observer
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification
-
-_location = importlib.util.spec_from_file_location("certificates_conftest", Path(__file__).with_name("conftest.py"))
-made = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(made)
-prove = made.prove
 
 
 def rewrite(path, change):
@@ -188,12 +182,6 @@ def test_a_truncated_certificate_is_refused(split_instance, tmp_path):
 
 def test_a_proof_that_rests_on_rounding_is_not_valid(tmp_path):
     """A spike so steep that float32 loses it: whatever the search says, a certificate of it does not pass."""
-    location = importlib.util.spec_from_file_location(
-        "planted_violations", Path(__file__).parents[2] / "benchmarks" / "planted_violations.py"
-    )
-    planted = importlib.util.module_from_spec(location)
-    sys.modules[location.name] = planted
-    location.loader.exec_module(planted)
     case = planted.SMALL["steep"](0)
     assert case.output_at_point() >= case.threshold
     network, spec = case.write(tmp_path)

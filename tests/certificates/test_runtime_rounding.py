@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from helpers import random_networks as networks
 
 from zonoplug.certificates.agreement import point_bounds
 from zonoplug.certificates.onnx_reader import read_network
 from zonoplug.certificates.runtime_rounding import NUMBER_TYPES, runtime_error
 from zonoplug.errors import UnsupportedOperatorError
-
-_location = importlib.util.spec_from_file_location(
-    "certificates_random_networks", Path(__file__).with_name("random_networks.py")
-)
-networks = sys.modules.setdefault(_location.name, importlib.util.module_from_spec(_location))
-_location.loader.exec_module(networks)
 
 LEVELS = [
     getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{name}")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.onnx_graphs import DOUBLE, Graph, convolution, integers, weights
 from onnx import TensorProto
 
 from zonoplug.errors import HostError, ModelError, ModelMismatchError
 from zonoplug.io.agreement import check_agreement
 from zonoplug.io.onnx_model import load_model
-
-_location = importlib.util.spec_from_file_location("onnx_graphs", Path(__file__).with_name("onnx_graphs.py"))
-graphs = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(graphs)
-DOUBLE, Graph, integers, weights = graphs.DOUBLE, graphs.Graph, graphs.integers, graphs.weights
 
 
 def number(value, kind=np.float32):
@@ -220,7 +214,7 @@ def test_constants_that_cancel_are_named(tmp_path):
 
 
 def test_batch_normalisation_is_not_merged_with_rounded_constants(tmp_path):
-    model = load_model(graphs.convolution().save(tmp_path))
+    model = load_model(convolution().save(tmp_path))
     assert any(isinstance(part, torch.nn.BatchNorm2d) for part in model.module.modules())
 
 

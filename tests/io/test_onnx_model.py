@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.onnx_graphs import DOUBLE, FLOAT, GRAPHS, Graph, convolution, gemm, integers, matmul_add, one_axis, weights
 from onnx import TensorProto, helper
 
 from zonoplug.errors import HostError, ModelError, ModelMismatchError
 from zonoplug.io.agreement import check_agreement
 from zonoplug.io.onnx_model import load_model
 
-_location = importlib.util.spec_from_file_location("onnx_graphs", Path(__file__).with_name("onnx_graphs.py"))
-graphs = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(graphs)
-DOUBLE, FLOAT, GRAPHS, Graph = graphs.DOUBLE, graphs.FLOAT, graphs.GRAPHS, graphs.Graph
-convolution, gemm, matmul_add, one_axis = graphs.convolution, graphs.gemm, graphs.matmul_add, graphs.one_axis
-integers, weights = graphs.integers, graphs.weights
 PACK = Path(os.environ.get("ZONOPLUG_VNNCOMP") or Path(__file__).parents[2].parent / "shared" / "vnncomp")
 
 

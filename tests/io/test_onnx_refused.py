@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
-from pathlib import Path
 
 import onnx
 import pytest
+from helpers.onnx_graphs import FLOAT, Graph, gemm
 from onnx import TensorProto, helper
 
 from zonoplug.errors import ModelError
 from zonoplug.io.onnx_model import load_model
-
-_location = importlib.util.spec_from_file_location("onnx_graphs", Path(__file__).with_name("onnx_graphs.py"))
-graphs = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(graphs)
-FLOAT, Graph, gemm = graphs.FLOAT, graphs.Graph, graphs.gemm
 
 
 def several_inputs(folder):

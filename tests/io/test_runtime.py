@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from helpers import onnx_graphs as graphs
+from helpers import runtime_cases as cases
+from helpers import runtime_composed as composed
 from onnx import TensorProto, helper
 
 from zonoplug.io import runtime
 from zonoplug.io.runtime import ACCURACY, DOUBLE, FORMATS, LEVELS, UNDERSTOOD, check_runtime, runtime_operators
 
-
-def _load(name):
-    location = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(location)
-    sys.modules[name] = module  # dataclasses look their module up
-    location.loader.exec_module(module)
-    return module
-
-
-cases, composed, graphs = _load("runtime_cases"), _load("runtime_composed"), _load("onnx_graphs")
 Graph = graphs.Graph
 ROUNDED_ONCE = ("Add", "Sub", "Mul", "PRelu")  # of these the standard of floating point says the error
 FLOAT, DOUBLES = np.float32, np.float64

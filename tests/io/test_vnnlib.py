@@ -233,14 +233,10 @@ def test_damaged_texts_give_one_clear_line(tmp_path_factory, places, version):
 def pack_cases():
     if not PACK_FILES:
         return [pytest.param(None, marks=pytest.mark.skip(reason=f"no VNN-COMP files under {PACK}"))]
-    return [
-        pytest.param(
-            path,
-            id=str(path.relative_to(PACK)),
-            marks=[pytest.mark.slow] if path.stat().st_size > SLOW_BYTES else [],
-        )
-        for path in PACK_FILES
-    ]
+    small = [path for path in PACK_FILES if path.stat().st_size <= SLOW_BYTES]
+    large = sorted(set(PACK_FILES) - set(small), key=lambda path: path.stat().st_size)
+    smallest = {path.relative_to(PACK).parts[0]: path for path in reversed(large)}  # of each benchmark
+    return [pytest.param(path, id=str(path.relative_to(PACK))) for path in sorted({*small, *smallest.values()})]
 
 
 @pytest.mark.parametrize("path", pack_cases())

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
-import pytest
+import operator_table as script
 
 from zonoplug.lirpa.operators.all import TRANSFORMERS, Call, NotApplicableError, transforms
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "operator_table.py"
 
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("operator_table", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_readme_is_up_to_date(script):
+def test_the_readme_is_up_to_date():
     text = script.README.read_text(encoding="utf-8")
     assert script.with_table(text) == text, "run: python benchmarks/operator_table.py"
 
 
-def test_every_operator_of_the_host_is_listed(script):
+def test_every_operator_of_the_host_is_listed():
     assert script.unlisted() == []
     assert not {f"Bound{name}" for name in script.FALLBACK} & set(TRANSFORMERS)
 
 
-def test_every_kind_of_entry_has_a_row(script):
+def test_every_kind_of_entry_has_a_row():
     assert {script.kinds(entry) for entry in TRANSFORMERS.values()} <= set(script.MEANING)
 
 
-def test_a_new_operator_makes_the_table_out_of_date(script, monkeypatch):
+def test_a_new_operator_makes_the_table_out_of_date(monkeypatch):
     def nothing(call: Call):
         raise NotApplicableError
 

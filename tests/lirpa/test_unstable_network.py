@@ -5,23 +5,17 @@ they compute what the network computes, in as few columns as there can be.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import unstable_networks as nets
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.backward import unstable_network as affine_form
-
-_location = importlib.util.spec_from_file_location(
-    "unstable_networks", Path(__file__).parents[1] / "unstable_networks.py"
-)
-nets = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(nets)
+from zonoplug.lirpa.backward.passes import Backward
 
 PRECISIONS = st.sampled_from([torch.float32, torch.float64])
 
@@ -127,3 +121,24 @@ def test_forms_behind_a_bounds_that_is_not_known_have_no_finite_error(end):
     opened = nets.Opened(model, box, known.rows, spoiled)
     assert bool(opened.forms.error.isnan().all())
     assert bool(known.forms.error.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", nets.KINDS)
+def test_the_rounding_of_the_forms_themselves_is_covered(kind, monkeypatch):
+    """As if the network's evaluation had no errors: what is left is what evaluating a form in its own type may cost."""
+    opened = nets.Opened.random(kind, 1, torch.float32)
+    genuine = Backward.bound
+
+    def without_errors(*arguments, **options):
+        found = genuine(*arguments, **options)
+        return replace(found, error=torch.zeros_like(found.error))
+
+    monkeypatch.setattr(Backward, "bound", without_errors)
+    forms = opened.network.forms_of(opened.backward, opened.preactivations, opened.rows)
+    points = opened.points(60)
+    relus = opened.unstable(points).clamp(min=0)
+    exact = affine_form.Forms(*(part.double() for part in forms.parts()))
+    rounded = nets.evaluate(forms, opened.network, points, relus)
+    gap = (rounded - nets.evaluate(exact, opened.network, points.double(), relus.double())).abs()
+    assert bool((gap > 0).any())
+    assert bool((gap <= forms.error).all())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.cli import main
 from zonoplug.errors import UnknownNameError
@@ -15,10 +14,6 @@ from zonoplug.verify.branching.by_name import KINDS, Branching
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +48,7 @@ def verify_with(tmp_path, rule, inputs, kept):
     spec = files.write_specification(tmp_path / "s.vnnlib", *ends, 1, [f"(>= Y_0 {highest + 0.1})"])
     others = {"input-splits", "mixed-splits", "activation-splits"} - {kept}
     without = ("attack", "inner-attack", "contraction", "clipping", *sorted(others))
-    return verify_files(network, spec, Settings(5, device="cpu", branching=rule, without=without))
+    return verify_files(network, spec, Settings(1, device="cpu", branching=rule, without=without))
 
 
 SEARCHES = [("inputs", 4, "input-splits"), ("activations", 70, "activation-splits"), ("mixed", 12, "mixed-splits")]

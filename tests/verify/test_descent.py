@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import onnx
+import pytest
 import torch
+from helpers import network_files as files
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -17,10 +16,6 @@ from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.attack.descent import SHORT, Descent, changed_in_part
 from zonoplug.verify.attack.surrogate_gradients import compares_outputs, outputs_to_follow
 from zonoplug.verify.settings import Settings, load_problem
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 
 def write_graph(path, nodes, constants, inputs, outputs):
@@ -84,15 +79,25 @@ def test_a_descent_goes_through_signs_and_a_flat_softmax(tmp_path):
         assert problem.model.evaluate(found.inputs[None].astype(np.float32))[0][0] <= 0.5
 
 
-def test_local_changes_go_on_where_descents_end(tmp_path):
-    problem = hidden_in_phases(tmp_path, 0.999, 0.15)
-    for seed in range(1, 4):
-        attack = Attack(problem, seed)
-        if attack.random_points(256) is not None or attack.descend(8, 40, Deadline(20)) is not None:
-            continue
-        before = float(attack._pool.losses.min())
-        found = attack.change_parts(Deadline(20), rounds=100)
-        assert found is not None or float(attack._pool.losses.min()) < before
+def after_descents(problem, seed):
+    """An attack whose random points and descents found nothing; and the lowest loss that they reached."""
+    attack = Attack(problem, seed)
+    assert attack.random_points(256) is None
+    assert attack.descend(8, 40, Deadline(20)) is None
+    return attack, float(attack._pool.losses.min())
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_local_changes_go_on_where_descents_end(tmp_path, seed):
+    attack, before = after_descents(hidden_in_phases(tmp_path, 0.999, 0.15), seed)
+    attack.change_parts(Deadline(20), rounds=100)
+    assert float(attack._pool.losses.min()) < before
+
+
+def test_local_changes_find_points_that_descents_do_not(tmp_path):
+    problem = hidden_in_phases(tmp_path, 0.9985, 0.15)
+    attacks = [after_descents(problem, seed)[0] for seed in (2, 4)]
+    assert any(attack.change_parts(Deadline(20), rounds=100) is not None for attack in attacks)
 
 
 def test_left_out_components_find_less(tmp_path):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.lirpa.backward.passes import Backward
 from zonoplug.verify.bounds.bounder import Bounder
@@ -15,10 +14,6 @@ from zonoplug.verify.bounds.dual_ascent import DualAscent
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
 from zonoplug.verify.subdomains.relu_phases import Properties
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 
 class Ascents:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
+from helpers import unstable_networks as nets
 
 from zonoplug.lirpa.backward.passes import Backward
 from zonoplug.verify.bounds.bounder import Bounder
@@ -18,15 +18,6 @@ from zonoplug.verify.bounds.unstable_bounds import ERROR_SLACK, UnstableBounds, 
 from zonoplug.verify.branching.activations import activation_rule
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.relu_phases import Properties
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
-_location = importlib.util.spec_from_file_location(
-    "unstable_networks", Path(__file__).parents[1] / "unstable_networks.py"
-)
-nets = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(nets)
 
 STEPS = 12
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.errors import SpecificationError, UnknownNameError
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 
 @pytest.fixture

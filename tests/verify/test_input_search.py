@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import time
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
@@ -22,10 +19,6 @@ from zonoplug.verify.search import input_search as branch_and_bound
 from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.boxes import Boxes, BoxQueue
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 ASSERTIONS = [
     ("(>= Y_0 {t})",),
@@ -162,8 +155,7 @@ def test_a_trial_that_proves_less_of_the_volume_than_it_uses_of_the_time_ends(tm
     without = ("attack", "inner-attack", "contraction")
     limit = Deadline(20, spent=19.0)  # nearly all of the time is used
     search = BranchAndBound(problem, bounder, attack, "zonotope", without=without, trial=Deadline(0.0))
-    start = time.monotonic()
     result = search.run(problem.objective, limit)
     assert not result.proved
     assert result.subdomains < 100
-    assert time.monotonic() - start < 1.0
+    assert limit.left_seconds > 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
@@ -16,15 +15,13 @@ from scipy.optimize import linprog
 from zonoplug.clock import Deadline
 from zonoplug.verify.attack.attack import Attack
 from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
+from zonoplug.verify.branching.mixed import MIXED_RULES
 from zonoplug.verify.constraints.half_spaces import contract, cut, least_in_half_space
+from zonoplug.verify.search import mixed_search
 from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.search.mixed_search import MixedSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.mixed import MixedSubdomains, pieces_of
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 CPU = Settings(device="cpu")
 BLIND = ("inner-attack",)
@@ -58,10 +55,16 @@ def holding(search, part, points):
     return inside.any(dim=0)
 
 
-@pytest.mark.parametrize("rule", ["primal", "gap", "inputs", "trial"])
-@pytest.mark.parametrize("sizes", SHAPES)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("rule", "sizes", "seed"),
+    [
+        (rule, sizes, (row + column) % 2)  # each rule on each shape; both seeds with each rule and each shape
+        for row, rule in enumerate(sorted(MIXED_RULES.names()))
+        for column, sizes in enumerate(SHAPES)
+    ],
+)
 def test_no_unsafe_point_is_lost(tmp_path, monkeypatch, seed, sizes, rule):
+    monkeypatch.setattr(mixed_search, "BATCH", 64)
     problem, bounder, attack, unsafe = prepared(tmp_path, seed, sizes, -0.002)
     assert unsafe.shape[0] > 10
     search = MixedSearch(problem, bounder, attack, branching=rule, without=BLIND)
@@ -85,7 +88,7 @@ def test_no_unsafe_point_is_lost(tmp_path, monkeypatch, seed, sizes, rule):
 
     monkeypatch.setattr(search, "_bounded", checked)
     monkeypatch.setattr(search, "_split", checked_split)
-    result = search.run(problem.objective, Deadline(1.5))
+    result = search.run(problem.objective, Deadline(0.4))
     assert not result.proved
     assert len(steps) > 3
 
@@ -94,8 +97,8 @@ def test_no_unsafe_point_is_lost(tmp_path, monkeypatch, seed, sizes, rule):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_property_that_holds_is_proved_and_one_that_does_not_is_not(tmp_path, seed, sizes):
     problem, bounder, attack, _ = prepared(tmp_path, seed, sizes, 0.0)
-    assert not MixedSearch(problem, bounder, attack, without=BLIND).run(problem.objective, Deadline(1)).proved
-    found = MixedSearch(problem, bounder, attack).run(problem.objective, Deadline(10))
+    assert not MixedSearch(problem, bounder, attack, without=BLIND).run(problem.objective, Deadline(0.4)).proved
+    found = MixedSearch(problem, bounder, attack).run(problem.objective, Deadline(2))
     assert found.counterexample is not None or not found.proved
     spread = 0.5 * float(attack.outputs.std())
     problem, bounder, attack, _ = prepared(tmp_path, seed, sizes, spread)
@@ -178,7 +181,7 @@ def test_bounds_above_a_sampled_point_are_refused(absolute_difference):
 
     bounder.backward.bound = broken
     with pytest.raises(BrokenMethodError, match="sampled point"):
-        MixedSearch(problem, bounder, attack).run(problem.objective, Deadline(10))
+        MixedSearch(problem, bounder, attack).run(problem.objective, Deadline(2))
 
 
 @pytest.mark.parametrize("without", [(), ("clipping",), ("contraction", "clipping")])
@@ -192,5 +195,5 @@ def test_many_inputs_that_bisecting_alone_does_not_close(tmp_path):
     problem, bounder, attack, _ = prepared(tmp_path, 1, (24, 40, 1), 0.5)
     result = MixedSearch(problem, bounder, attack).run(problem.objective, Deadline(60))
     assert result.proved and result.subdomains < 2000
-    bisected = BranchAndBound(problem, bounder, attack, "zonotope+crown").run(problem.objective, Deadline(2))
+    bisected = BranchAndBound(problem, bounder, attack, "zonotope+crown").run(problem.objective, Deadline(0.5))
     assert not bisected.proved and bisected.counterexample is None

@@ -5,12 +5,11 @@ they hold, never widen, and come to the exact ranges.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import unstable_networks as nets
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,12 +21,6 @@ from zonoplug.lirpa.backward.unstable_network import UnstableNetwork
 from zonoplug.testing import tolerance
 from zonoplug.verify.bounds.unstable_bounds import UnstableBounds
 from zonoplug.verify.search import neuron_search
-
-_location = importlib.util.spec_from_file_location(
-    "unstable_networks", Path(__file__).parents[1] / "unstable_networks.py"
-)
-nets = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(nets)
 
 SEEDS = st.integers(0, 10**6)
 

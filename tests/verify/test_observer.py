@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
 import pty
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
@@ -27,10 +26,6 @@ from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.stages import Stage
 from zonoplug.verify.statistics import Statistics
 from zonoplug.verify.verifier import Verification, verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,7 +190,5 @@ def test_an_component_that_is_left_out_has_no_stage(split_instance, name, gone):
 def test_without_attack_no_point_is_climbed(split_instance):
     settings = Settings(5, device="cpu", without=("attack", "inner-attack"))
     problem = load_problem(*split_instance, settings)
-    start = time.monotonic()
     outcome = Verification(problem, settings, Deadline(5)).run()
     assert outcome.statistics.points_tried == 256
-    assert time.monotonic() - start < 6

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,10 +11,6 @@ from zonoplug.verify.bounds.bounder import Bounder, BrokenMethodError
 from zonoplug.verify.search.base import BoxwiseSearch, SearchResult
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.relu_phases import Properties
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 
 class Listed(BoxwiseSearch):

@@ -5,12 +5,11 @@ sound, as tight as linear programs over the triangles, right gradients.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import unstable_networks as nets
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,12 +21,6 @@ from zonoplug.verify.bounds.graph_bounds import GraphBounds
 from zonoplug.verify.bounds.targets import Targets
 from zonoplug.verify.bounds.unstable_bounds import UnstableBounds, UnstableMargins
 from zonoplug.verify.branching.activations import ACTIVATION_RULES, activation_rule
-
-_location = importlib.util.spec_from_file_location(
-    "unstable_networks", Path(__file__).parents[1] / "unstable_networks.py"
-)
-nets = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(nets)
 
 SEEDS, SHARES = st.integers(0, 10**6), st.sampled_from([0.0, 0.2, 0.5, 1.0])
 

@@ -5,12 +5,10 @@ what holds is proved, nothing else, and wrong bounds are refused.
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.zonotope import Interval
@@ -27,10 +25,6 @@ from zonoplug.verify.search.tree_search import TreeSearch
 from zonoplug.verify.search.unstable_search import UnstableSearch
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 SIZES = (5, 14, 14, 3)
 
@@ -90,7 +84,7 @@ def sweeps(monkeypatch):
         noted.append(leaves)
         return genuine(self, preactivations, leaves, deadline)
 
-    monkeypatch.setattr(NeuronSearch, "sweep", tighten)
+    monkeypatch.setattr(NeuronSearch, "tighten", tighten)
     return noted
 
 
@@ -173,7 +167,7 @@ def test_bounds_that_exclude_a_sampled_point_are_refused(tmp_path, monkeypatch, 
         middle = found[name].lower + 0.5 * (found[name].upper - found[name].lower)
         return found | {name: Interval(middle, found[name].upper)}, network, bounded
 
-    monkeypatch.setattr(NeuronSearch, "sweep", wrong)
+    monkeypatch.setattr(NeuronSearch, "tighten", wrong)
     search, problem = planted.search(f"(>= Y_0 {planted.level(1, 0, 0)!r})")
     with pytest.raises(BrokenMethodError, match="pre-activation bounds are broken"):
         search.run(problem.objective, Deadline(10))
@@ -209,7 +203,7 @@ def test_where_tightening_gain_nothing_the_search_ends_in_trees(tmp_path, monkey
         if len(calls) > 5:
             result.counterexample = "one"
 
-    monkeypatch.setattr(NeuronSearch, "sweep", tighten)
+    monkeypatch.setattr(NeuronSearch, "tighten", tighten)
     monkeypatch.setattr(TreeSearch, "close", close)
     search, problem = planted.search(f"(>= Y_0 {planted.level(1, 0, 0)!r})")
     whole = Deadline(600.0)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import network_files as files
 
 from zonoplug.clock import Deadline
 from zonoplug.errors import ModelMismatchError, SettingError, SpecificationError, UnknownNameError
@@ -19,10 +17,6 @@ from zonoplug.verify.problem.row_bounds import RowBounds
 from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification, verify_files
-
-_location = importlib.util.spec_from_file_location("verify_conftest", Path(__file__).with_name("conftest.py"))
-files = importlib.util.module_from_spec(_location)
-_location.loader.exec_module(files)
 
 CPU = Settings(timeout_seconds=30, device="cpu")
 
@@ -65,7 +59,8 @@ def test_strict_and_non_strict_differ_at_the_boundary(absolute_difference):
     """Y is exactly 0 on the diagonal: Y <= 0 is reached, Y < 0 is not."""
     point = {"lower": (0.5, 0.5), "upper": (0.5, 0.5)}
     assert verify_files(*absolute_difference("(<= Y_0 0.0)", **point), CPU).verdict is Verdict.VIOLATED
-    assert verify_files(*absolute_difference("(< Y_0 0.0)", **point), CPU).verdict is not Verdict.VIOLATED
+    few = Settings(timeout_seconds=1, device="cpu")
+    assert verify_files(*absolute_difference("(< Y_0 0.0)", **point), few).verdict is not Verdict.VIOLATED
 
 
 @pytest.mark.parametrize("method", ["auto", "ibp", "crown", "zonotope", "zonotope[girard,8]+crown"])
@@ -90,7 +85,7 @@ def test_a_planted_counterexample_is_never_proved_away(tmp_path, seed):
     with torch.no_grad():
         value = float(model.module(points).max())
     spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 6, [1] * 6, 1, [f"(>= Y_0 {value!r})"])
-    assert verify_files(network, spec, Settings(6, device="cpu")).verdict is not Verdict.HOLDS
+    assert verify_files(network, spec, Settings(1, device="cpu")).verdict is not Verdict.HOLDS
 
 
 def test_a_method_whose_bound_excludes_a_reached_point_is_reported_and_not_believed(absolute_difference, monkeypatch):
@@ -171,7 +166,7 @@ def test_the_time_limit_is_kept(tmp_path):
     spec = files.write_specification(tmp_path / "s.vnnlib", [-1] * 12, [1] * 12, 1, [f"(>= Y_0 {value * 1.3 + 0.1})"])
     clock = Deadline(100)
     outcome = verify_files(network, spec, Settings(2, device="cpu"))
-    assert clock.elapsed_seconds < 5
+    assert clock.elapsed_seconds < 2.5  # counted: after the limit, searches look at the time a few times more
     assert outcome.verdict in (Verdict.TIMEOUT, Verdict.HOLDS, Verdict.VIOLATED)
 
 

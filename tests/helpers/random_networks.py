@@ -337,7 +337,7 @@ OPERATORS = {
 
 
 def random_model(seed, operator, length=4):
-    """A network that contains the named operator, or None if the dice do not allow for it."""
+    """A network that contains the named operator, or None if the dice do not allow for it; and the operators in it."""
     shape = None
     if operator in ("conv", "average_pool", "global_average_pool"):
         shape = [(1, 2, 5), (1, 2, 4, 4), (1, 4, 3, 5)][seed % 3]
@@ -346,21 +346,23 @@ def random_model(seed, operator, length=4):
     )
     order = [str(name) for name in b.random.choice(list(OPERATORS), length)]
     place = 0 if shape else int(b.random.integers(length))
+    used = set()
     for name in (*order[:place], operator, *order[place:]):
         state = len(b.nodes), b.name, b.value, list(b.branches)
         try:
             OPERATORS[name](b)
+            used.add(name)
         except Exception:  # the dice do not fit the shape
             del b.nodes[state[0] :]
             b.name, b.value, b.branches = state[1:]
             if name == operator:
-                return None
+                return None, set()
     if not any("X" in node.input for node in b.nodes):
-        return None
+        return None, set()
     try:
-        return b.model()
+        return b.model(), used
     except Exception:
-        return None
+        return None, set()
 
 
 def runtime(model, level=None):

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -44,17 +43,6 @@ def write_specification(path, lower, upper, outputs, assertions):
         lines += [f"(assert (>= X_{i} {low}))", f"(assert (<= X_{i} {high}))"]
     path.write_text("\n".join([*lines, *(f"(assert {a})" for a in assertions)]) + "\n")
     return path
-
-
-@pytest.fixture
-def absolute_difference(tmp_path):
-    """y = |x0 - x1| as a network; its files' paths come from the returned function for any assertions."""
-    network = write_network(tmp_path / "abs.onnx", [([[1, -1], [-1, 1]], [0, 0]), ([[1, 1]], [0])])
-
-    def instance(*assertions, lower=(0, 0), upper=(1, 1)):
-        return network, write_specification(tmp_path / "spec.vnnlib", lower, upper, 1, assertions)
-
-    return instance
 
 
 def random_network(path, seed, sizes=(3, 12, 12, 2), activation="Relu"):

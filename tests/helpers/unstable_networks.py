@@ -23,7 +23,7 @@ from zonoplug.verify.subdomains.neuron_layout import NeuronLayout
 from zonoplug.verify.subdomains.relu_phases import Properties, ReluSubdomains
 
 RULE = activation_rule("auto")
-few = settings(max_examples=8)
+few = settings(max_examples=5)
 
 
 class Residual(nn.Module):
