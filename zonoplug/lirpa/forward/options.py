@@ -29,6 +29,8 @@ class PropagationOptions:
         fallback: what happens at an operator without a transformer: the host's interval bounds, or an error.
         rounding: what the bounds cover: exact arithmetic on real numbers ("nearest"), the rounding of this propagation
             ("outward"), or that of the network's own evaluation in the same precision too ("inference").
+        named: whether rounding errors get noise symbols where these are few, so that their signs count. Without a
+            reduction or merging, that is: budgets of symbols are for these to keep.
         products: how products, quotients and matrix products of two perturbed operands are bounded: "fast", in time
             linear in the symbols; "precise", in more time and memory; "auto", precise where the work is small.
         sum_to_one: whether a softmax uses that its outputs sum to one; tighter, and shared symbols are dense behind it.
@@ -45,6 +47,7 @@ class PropagationOptions:
     merging: NeuronMerging | None = None
     fallback: Fallback = "interval"
     rounding: Rounding = "nearest"
+    named: bool = True
     products: Products = "auto"
     sum_to_one: bool = False
     limit_bytes: int | None = None

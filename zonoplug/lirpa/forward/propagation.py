@@ -108,7 +108,7 @@ def propagate(
     def influences(found: Propagation) -> Influences:
         return Influences(plan, module, inputs, rows, _detached(found.preactivations), chosen)
 
-    named = options.reduction is None and options.merging is None  # budgets of symbols are for reductions to keep
+    named = options.named and options.reduction is None and options.merging is None
     with rounding(options.rounding, named), memory_limit(options.limit_bytes):
         found, scoring = forward_propagation(), None
         if not found.reductions:

@@ -85,12 +85,19 @@ class SoundBounds:
         rows: Tensor | None = None,
         goal: Tensor | None = None,
         known: Mapping[str, Interval] | None = None,
+        **choices: Any,
     ) -> Propagation:
-        """A propagation forward whose zonotopes and pre-activation bounds hold for computed values."""
+        """A propagation forward whose zonotopes and pre-activation bounds hold for computed values.
+
+        Args:
+            choices: fields of `PropagationOptions` that the method leaves open.
+        """
         from zonoplug.lirpa.module import forward_propagation
 
         with torch.no_grad():
-            found = forward_propagation(self._module, [box], method, rows, goal=goal, known=known, rounding="inference")
+            found = forward_propagation(
+                self._module, [box], method, rows, goal=goal, known=known, rounding="inference", **choices
+            )
         found.preactivations = {**(known or {}), **found.preactivations}
         return found
 
