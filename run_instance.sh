@@ -5,7 +5,8 @@
 #   ./run_instance.sh MODEL.onnx SPEC.vnnlib [OPTIONS] verify (also: list, compare, --version, --help)
 #   ./run_instance.sh v1 CATEGORY ONNX VNNLIB RESULTS_FILE TIMEOUT     the competition's form
 #   ./run_instance.sh test [PYTEST ARGUMENTS]          set up with test tools, then run the tests, on all cores (one
-#                                                      process with -n 0); once more with the auto_LiRPA in the folder ZONOPLUG_LIRPA_ALSO, if that is set
+#                                                      process with -n 0); once more with the auto_LiRPA in the
+#                                                      folder ZONOPLUG_LIRPA_ALSO, if that is set
 set -uo pipefail
 # Time limits count from here, for the process that this one becomes.
 start_clock() { export ZONOPLUG_STARTED=$$:${EPOCHREALTIME:-}; }
@@ -48,7 +49,7 @@ expect() {
     fi
 }
 
-# A process for each core unless the caller says how many (-n); the tests of a file run in one of them, one after another.
+# A process for each core unless the caller says how many (-n); one of them runs all tests of a file.
 run_tests() {
     local word parallel=(-n auto --dist loadfile)
     for word in "$@"; do

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from zonoplug import clock
 from zonoplug.lirpa.backward import refinement
+from zonoplug.verify import observer
 from zonoplug.verify.attack import attack
 from zonoplug.verify.problem import referee
 from zonoplug.verify.search import input_search, neuron_search
 
-READERS = (clock, refinement, attack, referee, input_search, neuron_search)  # every module that decides by the time
+READERS = (clock, refinement, attack, referee, input_search, neuron_search, observer)  # those that decide by the time
 TICK = 0.01  # seconds: about what a search does between two looks at the time, in the networks of the tests
 
 BATCH = 512  # boxes at most: batches that grow while they are fast would grow for ever

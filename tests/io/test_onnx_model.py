@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from zonoplug.errors import HostError, ModelError, ModelMismatchError
 from zonoplug.io.agreement import check_agreement
 from zonoplug.io.onnx_model import load_model
+from zonoplug.lirpa import compat
 
 PACK = Path(os.environ.get("ZONOPLUG_VNNCOMP") or Path(__file__).parents[2].parent / "shared" / "vnncomp")
 
@@ -32,7 +33,6 @@ def test_computes_what_onnx_runtime_computes_singly_and_in_batches(name, tmp_pat
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_host_builds_it_and_bounds_hold_in_batches(name, tmp_path):
-    compat = pytest.importorskip("zonoplug.lirpa.compat")
     model = load_model(GRAPHS[name]().save(tmp_path))
     x = torch.rand(3, *model.input_shape) - 0.5
     graph = compat.build(model.module, x[:1])
@@ -112,7 +112,6 @@ def test_a_model_that_mixes_its_batch_goes_point_by_point(tmp_path):
 
 
 def test_a_structure_that_depends_on_the_input_is_never_traced(tmp_path):
-    compat = pytest.importorskip("zonoplug.lirpa.compat")
     graph = Graph([1, 4])
     index = graph.add("Cast", graph.add("Gather", "x", integers(0), axis=1), to=TensorProto.INT64)
     start = graph.add("Reshape", index, integers(1))

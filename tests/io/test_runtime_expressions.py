@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from helpers import onnx_graphs as graphs
+from helpers import runtime_cases as cases
+from helpers import runtime_composed as composed
 from onnx import TensorProto
 
 from zonoplug.io import runtime
 from zonoplug.io.runtime import FORMATS, LEVELS
 
-
-def _load(name):
-    location = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(location)
-    sys.modules[name] = module  # dataclasses look their module up
-    location.loader.exec_module(module)
-    return module
-
-
-cases, composed, graphs = _load("runtime_cases"), _load("runtime_composed"), _load("onnx_graphs")
 LAST = graphs.integers(-1)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from helpers import onnx_graphs as graphs
 
 from zonoplug.domain.input_sets import Box
 from zonoplug.domain.zonotope import Interval
@@ -21,11 +18,6 @@ from zonoplug.lirpa.fusion.plan import plan_for
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_box
 from zonoplug.lirpa.runtime_errors import composed_error
-
-_location = importlib.util.spec_from_file_location("onnx_graphs", Path(__file__).parents[1] / "io" / "onnx_graphs.py")
-graphs = importlib.util.module_from_spec(_location)
-sys.modules[_location.name] = graphs
-_location.loader.exec_module(graphs)
 
 WIDTH = 12
 LAST = graphs.integers(-1)

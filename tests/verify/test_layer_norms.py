@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from helpers import onnx_graphs as graphs
 
 from zonoplug.clock import Deadline
 from zonoplug.domain.input_sets import Box
@@ -21,11 +18,6 @@ from zonoplug.lirpa.module import ZonotopeModule, bound_box
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification
-
-_location = importlib.util.spec_from_file_location("onnx_graphs", Path(__file__).parents[1] / "io" / "onnx_graphs.py")
-graphs = importlib.util.module_from_spec(_location)
-sys.modules[_location.name] = graphs
-_location.loader.exec_module(graphs)
 
 INPUTS, WIDTH, SECONDS = 4, 16, 60
 

@@ -237,13 +237,13 @@ def test_trees_of_all_signs_come_to_the_exact_range(monkeypatch, seed, exactly, 
         monkeypatch.setattr(UnstableBounds, "bound", exact)
     monkeypatch.setattr(neuron_search, "STEPS", 100)
     trees.grow(now, 64, Deadline(60))
-    hull, gained = trees.narrowed(now.hull), 0.0
+    hull, gained = trees.narrowed(now.preactivation), 0.0
     for place, neuron in enumerate(now.neurons.tolist()):
         form = now.forms.pick(torch.tensor([place]))
         for side, own in ((1, form), (-1, nets.negative(form))):
             lowest = nets.exact_least(opened, own)
             first, found = (
-                float(one.lower[0, neuron] if side > 0 else -one.upper[0, neuron]) for one in (now.hull, hull)
+                float(one.lower[0, neuron] if side > 0 else -one.upper[0, neuron]) for one in (now.preactivation, hull)
             )
             assert found <= lowest + 1e-7
             assert lowest - found <= allowed or found >= 0  # beyond 0 a sign is known, and no end is looked for
