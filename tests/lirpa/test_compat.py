@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from zonoplug.errors import HostError
-from zonoplug.lirpa import compat
+from zonoplug.lirpa import compat, host
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,4 +172,4 @@ except HostError as error:
 
 def test_the_host_logs_through_its_own_logger_only():
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("auto_LiRPA").handlers)
-    assert compat.HOST_VERSION.startswith(compat.SUPPORTED)
+    assert host.HOST_VERSION.startswith(host.SUPPORTED)

@@ -197,4 +197,4 @@ def test_other_graphs_are_refused_with_advice(name, activation, message):
     _, host, box = case(name, activation)
     with pytest.raises(UnsupportedOperatorError, match=message) as caught:
         chain_of(host, box.lower[:1])
-    assert "WalkOptions(merging=...)" in str(caught.value)
+    assert "PropagationOptions(merging=...)" in str(caught.value)
