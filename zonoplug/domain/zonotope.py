@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,6 +48,7 @@ class Zonotope:
     center: Tensor
     blocks: tuple[GeneratorBlock, ...] = ()
     box: Tensor | None = None
+    _radius: dict[bool, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def shape(self) -> Shape:
@@ -69,10 +70,13 @@ class Zonotope:
 
     def radius(self) -> Tensor:
         """(batch, *shape): sum of absolute generators, or their dual norm where symbols lie in a ball, and the box."""
-        total = torch.zeros_like(self.center) if self.box is None else self.box
-        for block in self.blocks:
-            total = total + block.radius()
-        return rounding.sum_up(total, self.num_symbols)
+        covered = rounding.active()
+        if covered not in self._radius:
+            total = torch.zeros_like(self.center) if self.box is None else self.box
+            for block in self.blocks:
+                total = total + block.radius()
+            self._radius[covered] = rounding.sum_up(total, self.num_symbols)
+        return self._radius[covered]
 
     def interval_hull(self) -> Interval:
         """The smallest interval around the zonotope, up to rounding."""

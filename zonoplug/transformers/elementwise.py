@@ -7,6 +7,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from zonoplug.domain import rounding
 from zonoplug.domain.symbols import SymbolSource
@@ -17,6 +18,8 @@ from zonoplug.relaxations.piecewise_linear import two_pieces
 from zonoplug.transformers.box_slopes import flat_beside_box
 
 NAMED_ENTRIES = 2**22  # generators of errors that are few enough to keep
+
+_last: WeakIdKeyDictionary = WeakIdKeyDictionary()  # lower bounds -> upper bounds, what was asked, the relaxation
 
 
 def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: SymbolSource, node: str) -> Zonotope:
@@ -36,7 +39,22 @@ def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: Sy
 
 
 def covering(rule: RelaxationRule, bounds: Interval) -> Relaxation:
-    """The relaxation of a function on `bounds`; it covers its own rounding while that is asked for."""
+    """The relaxation of a function on `bounds`; it covers its own rounding while that is asked for.
+
+    The last one for the same tensors is kept: passes backward ask for those of the propagation before, and often.
+    """
+    lower, upper = bounds
+    if lower.requires_grad or upper.requires_grad:
+        return _covering(rule, bounds)
+    asked = (rule, rounding.state(), lower._version, upper._version)
+    last = _last.get(lower)
+    if last is None or last[0] is not upper or last[1] != asked:
+        last = _last[lower] = (upper, asked, _covering(rule, bounds))
+    found: Relaxation = last[2]
+    return found
+
+
+def _covering(rule: RelaxationRule, bounds: Interval) -> Relaxation:
     relaxation = rule(*bounds)
     if not rounding.active():
         return relaxation
