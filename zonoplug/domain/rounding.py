@@ -105,11 +105,6 @@ def _plain_cuda() -> Iterator[None]:
             setattr(place, name, value)
 
 
-def state() -> tuple[Rounding, Accuracy]:
-    """What relaxations depend on: the mode, and how well the current function is evaluated."""
-    return _mode.get(), _accuracy.get()
-
-
 def active() -> bool:
     """Whether rounding errors are to be covered."""
     return _mode.get() != "nearest"

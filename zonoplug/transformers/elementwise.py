@@ -39,27 +39,25 @@ def relax(zonotope: Zonotope, rule: RelaxationRule, bounds: Interval, source: Sy
 
 
 def covering(rule: RelaxationRule, bounds: Interval) -> Relaxation:
-    """The relaxation of a function on `bounds`; it covers its own rounding while that is asked for.
-
-    The last one for the same tensors is kept: passes backward ask for those of the propagation before, and often.
-    """
-    lower, upper = bounds
-    if lower.requires_grad or upper.requires_grad:
-        return _covering(rule, bounds)
-    asked = (rule, rounding.state(), lower._version, upper._version)
-    last = _last.get(lower)
-    if last is None or last[0] is not upper or last[1] != asked:
-        last = _last[lower] = (upper, asked, _covering(rule, bounds))
-    found: Relaxation = last[2]
-    return found
-
-
-def _covering(rule: RelaxationRule, bounds: Interval) -> Relaxation:
-    relaxation = rule(*bounds)
+    """The relaxation of a function on `bounds`; it covers its own rounding while that is asked for."""
+    relaxation = _relaxation(rule, bounds)
     if not rounding.active():
         return relaxation
     own, network = rounding.relaxation_error(*relaxation, torch.maximum(bounds.lower.abs(), bounds.upper.abs()))
     return relaxation._replace(radius=relaxation.radius + own.masked_fill(exact(relaxation), 0) + network)
+
+
+def _relaxation(rule: RelaxationRule, bounds: Interval) -> Relaxation:
+    """What a rule finds on bounds; kept for the same tensors, as passes backward ask for it again, and often."""
+    lower, upper = bounds
+    if lower.requires_grad or upper.requires_grad:
+        return rule(lower, upper)
+    asked = (rule, lower._version, upper._version)
+    last = _last.get(lower)
+    if last is None or last[0] is not upper or last[1] != asked:
+        last = _last[lower] = (upper, asked, rule(lower, upper))
+    found: Relaxation = last[2]
+    return found
 
 
 def exact(relaxation: Relaxation) -> Tensor:
