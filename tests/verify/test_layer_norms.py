@@ -15,6 +15,7 @@ from zonoplug.io.runtime import LEVELS, runtime_operators
 from zonoplug.lirpa import compat
 from zonoplug.lirpa.methods import BoundMethod
 from zonoplug.lirpa.module import ZonotopeModule, bound_box
+from zonoplug.verify.bounds.sound_bounds import SoundBounds
 from zonoplug.verify.outcome import Verdict
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.verifier import Verification
@@ -74,6 +75,9 @@ def test_bounds_hold_for_the_runtimes_outputs_at_every_level(in_steps, mean, tmp
             computed = torch.from_numpy(outputs_at_every_level(model.source, box.sample(20)[:, 0].numpy()))
             assert not bool(((computed < bounds.lower) | (computed > bounds.upper)).any())  # NaN says nothing
             finite += int(bounds.lower.isfinite().sum())
+            backward, _ = SoundBounds(host, takes_batches=True).both_ways(box, torch.eye(2)[None])
+            assert not bool((computed < backward.lower).any())
+            assert bool(backward.lower.isfinite().all()) or mean >= 1e6
     assert (finite > 0) == (mean < 1e6)
 
 

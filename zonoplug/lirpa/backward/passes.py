@@ -234,7 +234,7 @@ class Backward:
             if errors is not None and node.name in errors.behind:
                 sums.err(shaped, errors.behind[node.name])
             if self._graph.is_cut(node):
-                sums.add(_least(shaped, Box(preactivations[node.name].lower, preactivations[node.name].upper)))
+                sums.add(_least(shaped, preactivations[node.name]))
                 continue
             if self._graph.has_relaxation(node):
                 parameters = chosen.alpha.get(
@@ -318,7 +318,7 @@ def _total(terms: Tensor, dim: int) -> Tensor:
     return terms.flatten(dim).sum(dim=dim, dtype=torch.float64)
 
 
-def _least(a: Tensor, box: Box) -> Tensor:
+def _least(a: Tensor, box: Box | Interval) -> Tensor:
     """The least of  a . x  on boxes, for a (batch, rows, *shape): (batch, rows), in double precision."""
     lower, upper = (side.flatten(1).double() for side in (box.lower, box.upper))
     center, radius = (lower + upper) / 2, (upper - lower) / 2

@@ -197,6 +197,9 @@ class _Run:
                 of_rows = rows_image(node, operands, sources, outer, rows)
         if bounds is not None:
             self._intervals[node.name] = bounds
+        entry = entry_for(node)
+        if entry is None or entry.kind == "composition":
+            self._hull_of(node.name)  # passes backward may take the value for a constant in its bounds
         return of_rows
 
     def _operand(self, node: Any, parent: Any) -> Operand:
