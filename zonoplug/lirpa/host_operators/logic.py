@@ -91,6 +91,27 @@ class BoundGreater(BoundLess):
         return super().ends(*reversed(intervals))
 
 
+class BoundLessOrEqual(BoundLess):
+    """x <= y, where the exporter writes it as one operator."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x <= y
+
+    def ends(self, *intervals: Ends) -> Ends:
+        (below, above), (low, high) = intervals
+        return _truth(above <= low, ~(below > high), below)
+
+
+class BoundGreaterOrEqual(BoundLessOrEqual):
+    """x >= y."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x >= y
+
+    def ends(self, *intervals: Ends) -> Ends:
+        return super().ends(*reversed(intervals))
+
+
 class BoundAnd(_Logical):
     """Both."""
 
@@ -215,7 +236,9 @@ def custom_logic(chosen: Callable[[Callable[[Any, Any], Any]], Any]) -> dict[str
         BoundArgMax,
         BoundEqual,
         BoundGreater,
+        BoundGreaterOrEqual,
         BoundLess,
+        BoundLessOrEqual,
         BoundNot,
         BoundOr,
         BoundXor,
