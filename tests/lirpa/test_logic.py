@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 
 import onnx
@@ -126,3 +127,11 @@ def test_each_logical_operator_is_reached_by_a_case():
     named -= {"BoundLessOrEqual", "BoundGreaterOrEqual"}  # the exporter writes them with Not, or as one
     assert named <= reached, named - reached
     assert {"BoundCast", "BoundCastToInteger", "BoundChoice"} <= reached
+
+
+def test_comparisons_are_known_after_an_export_to_a_newer_opset():
+    """torch's exporter keeps what a call told it, and writes them as one operator from then on."""
+    torch.onnx.export(torch.nn.ReLU(), torch.zeros(1, 3), io.BytesIO(), opset_version=17, dynamo=False)
+    graph = compat.build(Function(lambda x: (x <= 0.5).float() + x), torch.zeros(1, 4))
+    points = torch.tensor([[0.3, 0.5, 0.7, -1.0]])
+    assert torch.equal(graph(points), (points <= 0.5).float() + points)
