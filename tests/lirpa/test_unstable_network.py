@@ -1,7 +1,4 @@
-"""Networks written in their unstable neurons:
-
-they compute what the network computes, in as few columns as there can be.
-"""
+"""Affine forms over unstable neurons: they compute what the network computes, in as few columns as there can be."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_the_last_reductions_loss_is_what_the_bounds_lose(chain, bound, name):
     """Nothing in front of the last reduction changes, so its reported loss is all there is."""
     _, module, box = chain()
     whole, exact = bound(module, box, "zonotope")
-    # Warmed up first: rules that look at influence walk twice, with the first walk's hulls.
+    # Warmed up first: rules that look at influence propagate twice, with the first one's bounds.
     bounds, propagation = bound(module, box, f"zonotope[{name},1000/1000/9]", torch.eye(3).double()[None], measure=True)
     (report,) = propagation.reductions
     assert report.symbols_before == exact.output.num_symbols

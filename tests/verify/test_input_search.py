@@ -15,7 +15,7 @@ from zonoplug.verify.branching.inputs import INPUT_RULES, InputFacts, RuleChoice
 from zonoplug.verify.constraints.unsafe_region import shrink
 from zonoplug.verify.observer import Observer
 from zonoplug.verify.problem.row_bounds import RowBounds
-from zonoplug.verify.search import input_search as branch_and_bound
+from zonoplug.verify.search import input_search
 from zonoplug.verify.search.input_search import BranchAndBound
 from zonoplug.verify.settings import Settings, load_problem
 from zonoplug.verify.subdomains.boxes import Boxes, BoxQueue
@@ -139,7 +139,7 @@ def test_beyond_its_limit_the_queue_goes_depth_first():
 
 @pytest.mark.parametrize("least", [40, 400])
 def test_a_trial_ends_once_it_has_bounded_enough_where_it_proves_the_volume_in_time(tmp_path, monkeypatch, least):
-    monkeypatch.setattr(branch_and_bound, "TRIAL_SUBDOMAINS", least)
+    monkeypatch.setattr(input_search, "TRIAL_SUBDOMAINS", least)
     monkeypatch.setattr(Observer, "_bounded", lambda self, *_: setattr(self.statistics, "volume_proved", 0.99))
     problem, bounder, attack = prepared(tmp_path, 1, ASSERTIONS[0], threshold=0.0)
     without = ("attack", "inner-attack", "contraction")
@@ -150,7 +150,7 @@ def test_a_trial_ends_once_it_has_bounded_enough_where_it_proves_the_volume_in_t
 
 
 def test_a_trial_that_proves_less_of_the_volume_than_it_uses_of_the_time_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(branch_and_bound, "TRIAL_SUBDOMAINS", 10**6)
+    monkeypatch.setattr(input_search, "TRIAL_SUBDOMAINS", 10**6)
     problem, bounder, attack = prepared(tmp_path, 1, ASSERTIONS[0], threshold=0.0)
     without = ("attack", "inner-attack", "contraction")
     limit = Deadline(20, spent=19.0)  # nearly all of the time is used

@@ -1,7 +1,4 @@
-"""OperandBounds narrowed by branch and bound on single neurons:
-
-they hold, never widen, and come to the exact ranges.
-"""
+"""Branch and bound on single neurons: narrowed bounds hold, never widen, and come to the exact ranges."""
 
 from __future__ import annotations
 

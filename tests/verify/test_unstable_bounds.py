@@ -1,7 +1,4 @@
-"""Bounds over a network in its unstable neurons:
-
-sound, as tight as linear programs over the triangles, right gradients.
-"""
+"""Bounds over affine forms: sound, as tight as linear programs over the triangles, right gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from hypothesis import strategies as st
 from zonoplug.domain.zonotope import Interval
 from zonoplug.lirpa.ascent import Adam
 from zonoplug.testing import tolerance
-from zonoplug.verify.bounds import unstable_bounds as open_bounds
+from zonoplug.verify.bounds import unstable_bounds
 from zonoplug.verify.bounds.graph_bounds import GraphBounds
 from zonoplug.verify.bounds.targets import Targets
 from zonoplug.verify.bounds.unstable_bounds import UnstableBounds, UnstableMargins
@@ -185,7 +182,7 @@ def test_each_subdomain_is_bounded_for_its_own_property():
     opened = nets.Opened.random("residual", 1)
     rows, numbers = opened.rows.unsqueeze(1), torch.tensor([1, 4, 5, 9])
     goal = torch.randn(4, 1, dtype=torch.float64)
-    properties = open_bounds.Properties(rows, goal, torch.ones_like(goal, dtype=torch.bool), numbers)
+    properties = unstable_bounds.Properties(rows, goal, torch.ones_like(goal, dtype=torch.bool), numbers)
     margins = UnstableMargins(opened.bounds, opened.forms, properties)
     together, _ = margins.bound(margins.root(3), properties.pick(torch.tensor([3, 0, 3])), 0)
     lowest = opened.outputs(opened.points(100)) - goal.T

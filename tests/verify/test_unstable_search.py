@@ -1,7 +1,4 @@
-"""The search over a network in its unstable neurons:
-
-what holds is proved, nothing else, and wrong bounds are refused.
-"""
+"""The search over affine forms: what holds is proved, nothing else, and wrong bounds are refused."""
 
 from __future__ import annotations
 
@@ -76,7 +73,7 @@ class Planted:
 
 
 @pytest.fixture
-def sweeps(monkeypatch):
+def passes(monkeypatch):
     """The leaves that each bound-tightening pass was to make, in the order of bound-tightening passes."""
     noted, genuine = [], NeuronSearch.tighten
 
@@ -90,36 +87,36 @@ def sweeps(monkeypatch):
 
 @pytest.mark.parametrize("without", [("inner-attack",), ("inner-attack", "neuron-search"), ()])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_planted_counterexample_is_never_proved_away(tmp_path, sweeps, seed, without):
+def test_a_planted_counterexample_is_never_proved_away(tmp_path, passes, seed, without):
     planted = Planted(tmp_path, seed)
     level = planted.level(1, 0, 0)
     result, _ = planted.run(f"(>= Y_0 {level!r})", seconds=0.7, without=without)
     assert not result.proved
-    assert sweeps
+    assert passes
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_verification_without_attacks_proves_a_planted_counterexample_away(tmp_path, sweeps, seed):
+def test_no_verification_without_attacks_proves_a_planted_counterexample_away(tmp_path, passes, seed):
     planted = Planted(tmp_path, seed)
     settings = Settings(1.5, device="cpu", without=("attack", "inner-attack"))
     outcome = verify_files(*planted.files(f"(>= Y_0 {planted.level(1, 0, 0)!r})"), settings)
     assert outcome.verdict is not Verdict.HOLDS
-    assert sweeps or outcome.verdict is Verdict.VIOLATED  # by one of the random points that are tried first
+    assert passes or outcome.verdict is Verdict.VIOLATED  # by one of the random points that are tried first
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_holds_is_proved(tmp_path, sweeps, seed):
+def test_what_holds_is_proved(tmp_path, passes, seed):
     planted = Planted(tmp_path, seed)
     result, seen = planted.run(f"(>= Y_0 {planted.level(1, 0, 0, above=0.2)})")
     assert result.proved
-    assert sweeps
+    assert passes
     assert seen.volume_proved == pytest.approx(1.0)
     assert result.subdomains > 1
 
 
 @pytest.mark.parametrize("holds", [True, False])
 @pytest.mark.parametrize("place", range(3))
-def test_one_of_several_disjuncts_decides(tmp_path, sweeps, place, holds):
+def test_one_of_several_disjuncts_decides(tmp_path, passes, place, holds):
     """Two are out of reach, each by another combination of outputs; the third is, or a point reaches it."""
     planted = Planted(tmp_path, place)
     parts = []
@@ -130,13 +127,13 @@ def test_one_of_several_disjuncts_decides(tmp_path, sweeps, place, holds):
         parts.append(f"(and (>= (- Y_{row} Y_{(row + 1) % 3}) {level!r}))")
     result, seen = planted.run(f"(or {' '.join(parts)})", seconds=20.0 if holds else 1.0)
     assert result.proved is holds
-    assert sweeps
+    assert passes
     assert holds == (seen.volume_proved == pytest.approx(1.0))
 
 
 @pytest.mark.parametrize("holds", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_rows_of_a_disjunct_exclude_together_what_each_allows(tmp_path, sweeps, seed, holds):
+def test_rows_of_a_disjunct_exclude_together_what_each_allows(tmp_path, passes, seed, holds):
     """Each row is reached by points of its own; together they are by one, or by none. A second disjunct has one row."""
     planted = Planted(tmp_path, seed)
     ends = planted.values[:, 0], -planted.values[:, 0] + 0.3 * planted.values[:, 1]
@@ -150,7 +147,7 @@ def test_rows_of_a_disjunct_exclude_together_what_each_allows(tmp_path, sweeps, 
     third = f"(>= Y_2 {planted.level(0, 0, 1, above=0.2)})"
     result, _ = planted.run(f"(or (and {third}) (and {left} {right}))", seconds=20.0 if holds else 1.0)
     assert result.proved is holds
-    assert sweeps
+    assert passes
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -218,12 +215,12 @@ def test_where_tightening_gain_nothing_the_search_ends_in_trees(tmp_path, monkey
 
 
 @pytest.mark.parametrize("holds", [True, False])
-def test_without_tightening_there_is_one_round_of_trees(tmp_path, sweeps, holds):
+def test_without_tightening_there_is_one_round_of_trees(tmp_path, passes, holds):
     planted = Planted(tmp_path, 2)
     level, without = planted.level(1, 0, 0, above=0.2 if holds else 0.0), ("inner-attack", "neuron-search")
     result, _ = planted.run(f"(>= Y_0 {level!r})", seconds=20.0 if holds else 1.0, without=without)
     assert result.proved is holds
-    assert sweeps == [0]
+    assert passes == [0]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -99,11 +99,11 @@ def tighten(network: Network, lower: Floats, upper: Floats, steps: int) -> tuple
         open_ = np.unique(block.places[(low < 0) & (high > 0)])
         for part in np.array_split(open_, max(1, 2 * open_.size * network.size // ENTRIES)) if open_.size else []:
             many = np.repeat(part, 2)
-            phases = np.tile([1.0, -1.0], part.size)
+            sides = np.tile([1.0, -1.0], part.size)
             boxes = np.broadcast_to(lower, (many.size, lower.size)), np.broadcast_to(upper, (many.size, upper.size))
             bounds = Bounds(network, *boxes, (whole.lower, whole.upper))
             rows = np.zeros((many.size, 1, part.size))
-            rows[np.arange(many.size), 0, np.repeat(np.arange(part.size), 2)] = phases
+            rows[np.arange(many.size), 0, np.repeat(np.arange(part.size), 2)] = sides
             found = ascend(bounds, part, rows, np.zeros(many.size), {}, Choices(), steps)
             whole.lower[0, part] = np.fmax(whole.lower[0, part], found[::2])
             whole.upper[0, part] = np.fmin(whole.upper[0, part], -found[1::2])

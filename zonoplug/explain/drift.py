@@ -64,10 +64,7 @@ def reduced_influence(
 
 
 def _chords(module: ZonotopeModule, preactivations: Mapping[str, Interval]) -> dict[str, Tensor]:
-    """ReLU -> the slope that an unreduced propagation with these pre-activation bounds takes;
-
-    a box in a reduced one may change it.
-    """
+    """ReLU -> the slope that an unreduced propagation takes on these bounds; a box in a reduced one may change it."""
     relus = [node for node in module._modules.values() if type(node).__name__ == "BoundRelu"]
     return {
         node.name: relu(*preactivations[node.inputs[0].name]).slope

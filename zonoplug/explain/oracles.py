@@ -30,7 +30,7 @@ SAMPLES = 64
 
 @dataclass(slots=True, eq=False)
 class BoundOracle:
-    """Oracles by one bound method on the whole box: PROVED or UNKNOWN.
+    """Answers by one bound method on the whole box: PROVED or UNKNOWN.
 
     Attributes:
         module: the network in the host.
@@ -65,7 +65,7 @@ class BoundOracle:
 
 @dataclass(slots=True, eq=False)
 class VerifierOracle:
-    """Oracles by the whole verifier, attack and search included.
+    """Answers by the whole verifier, attack and search included.
 
     Attributes:
         model: the network as read from its file.
@@ -106,7 +106,7 @@ class CascadeOracle:
 
 @dataclass(slots=True, eq=False)
 class AttackOracle:
-    """Oracles by attack alone: REFUTED or UNKNOWN."""
+    """Answers by attack alone: REFUTED or UNKNOWN."""
 
     network: torch.nn.Module
     region: Region

@@ -1,8 +1,8 @@
 """Certified sufficient sets: features that alone settle the decision, whatever all others do in the box.
 
-First certificates from single propagations free many features at once; then a traversal asks a oracle about the rest;
+First certificates from single propagations free many features at once; then a traversal asks an oracle about the rest;
 last, an attack shows for each feature that is left what happens without it. What is proved stays proved: the set
-returned was the very question of a certificate or of a oracle that said yes.
+returned was the very question of a certificate or of an oracle that said yes.
 """
 
 from __future__ import annotations

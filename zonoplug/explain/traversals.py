@@ -14,7 +14,7 @@ from zonoplug.registry import Registry
 
 
 class Answer(Enum):
-    """What a oracle says: the decision stands for all values of the free features, or falls for some, or neither."""
+    """What an oracle says: the decision stands for all values of the free features, or falls for some, or neither."""
 
     PROVED = "proved"
     REFUTED = "refuted"

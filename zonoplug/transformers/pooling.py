@@ -156,14 +156,14 @@ def maximum(
         left, right, bounds = right, left, (bounds[1], bounds[0])
     assert isinstance(left, Zonotope)
     difference = add(right, _opposite(left))
-    preactivations = [_hull(operand, given) for operand, given in zip((left, right), bounds, strict=True)]
+    hulls = [_hull(operand, given) for operand, given in zip((left, right), bounds, strict=True)]
     own = difference.interval_hull()
-    low = torch.maximum(own.lower, preactivations[1].lower - preactivations[0].upper)
-    high = torch.minimum(own.upper, preactivations[1].upper - preactivations[0].lower)
+    low = torch.maximum(own.lower, hulls[1].lower - hulls[0].upper)
+    high = torch.minimum(own.upper, hulls[1].upper - hulls[0].lower)
     slope, offset, radius = covering(relu, Interval(low, high))
     linear = add(expand(left, difference.shape), difference.scale(slope))
-    outer = Interval(*(torch.maximum(a, b) for a, b in zip(*preactivations, strict=True)))
-    magnitude = sum((torch.maximum(h.upper, -h.lower) for h in preactivations), torch.zeros_like(low))
+    outer = Interval(*(torch.maximum(a, b) for a, b in zip(*hulls, strict=True)))
+    magnitude = sum((torch.maximum(h.upper, -h.lower) for h in hulls), torch.zeros_like(low))
     return enclose(linear, Interval(offset - radius, offset + radius), outer, source, node, 8, magnitude)
 
 

@@ -116,7 +116,7 @@ class Observer:
         """So many subdomains were split in two.
 
         Args:
-            kind: "input" or "sign".
+            kind: "input" or "activation".
         """
         if kind == "input":
             self.statistics.input_splits += count

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-FEW_INPUTS = 8  # up to so many, bisecting them alone does better than fixing signs too
+FEW_INPUTS = 8  # up to so many, bisecting them alone does better than splitting ReLUs too
 TRIAL_SHARE = 0.04  # for bisecting inputs, before ReLUs are split too: what it can close, it mostly closes soon
 SLOW_TRIAL_SHARE = 0.6  # where a few subdomains take longer than that
-RELU_SHARE = 0.5  # for fixing signs alone, as long as that gets on
+RELU_SHARE = 0.5  # for splitting ReLUs alone, as long as that makes progress
 MIXED_SHARE = 0.6
 
 

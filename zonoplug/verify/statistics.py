@@ -16,7 +16,7 @@ class Statistics:
         depth: most splits above a subdomain that was bounded.
         open: subdomains that wait or resist, in the last search.
         worst_margin: the least bound of a margin among the open subdomains of the last step; None before the first.
-        volume_proved: of the last search, the fraction of its input boxes, or of the signs' combinations, that is
+        volume_proved: of the last search, the fraction of its input boxes, or of the combinations of phases, that is
             proved; in [0, 1], the mean over boxes and disjuncts.
         points_tried: by attacks, in all.
         seconds: by stage, in order.

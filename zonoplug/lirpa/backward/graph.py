@@ -33,8 +33,7 @@ class PerturbedGraph:
         module: the host's module.
         final: the name of the last node; the module's output by default.
         cuts: whether operators that are neither exact nor of one variable, and have no linear bounds, are taken for
-            constants
-            in their bounds: passes backward end there.
+            constants in their bounds: passes backward end there.
     Raises:
         UnsupportedOperatorError: there is such an operator, and they are not to be cut.
 
@@ -56,9 +55,7 @@ class PerturbedGraph:
         self._perturbed = {self.input}
         self._relaxed: set[str] = set()
         self._maps: dict[str, tuple[LinearMap | None, Tensor | None, Sequence[int]]] = {}
-        for node in plan_for(
-            module, self.final, patterns=True
-        ).order:  # as the propagation that gives the pre-activation bounds does
+        for node in plan_for(module, self.final, patterns=True).order:  # as the propagation forward does
             if any(parent.name in self._perturbed for parent in node.inputs):
                 self._perturbed.add(node.name)
                 self.nodes.append(node)
@@ -122,7 +119,7 @@ class PerturbedGraph:
         return LINEAR_RELAXATIONS[type(node).__name__](node, ranges, preactivations)
 
     def single_map(self, node: Any, place: int, like: Tensor) -> tuple[LinearMap | None, Tensor | None, Sequence[int]]:
-        """The linear map and offset that an exact operator with one moving operand consists of.
+        """The linear map and offset that an exact operator with one perturbed operand consists of.
 
         Args:
             place: of that operand.
@@ -162,7 +159,7 @@ class PerturbedGraph:
         )
 
     def _maps_of(self, node: Any, place: int, like: Tensor) -> tuple[list[_Noted], Zonotope]:
-        """The linear maps that an exact operator sends its one moving operand through in turn, and what it gives."""
+        """The linear maps that an exact operator sends its one perturbed operand through in turn, and what it gives."""
         operands: list[Any] = [self.constants.get(parent.name) for parent in node.inputs]
         operands[place] = _Probe(like.new_zeros(1, *self.shape(node.inputs[place].name)))
         _Probe.noted.clear()

@@ -21,7 +21,7 @@ from zonoplug.errors import UnsupportedOperatorError
 
 
 class LinearRelaxation(ABC):
-    """LinearRelaxation of one operator f on given bounds of its operands."""
+    """Linear bounds of one operator f on given bounds of its operands."""
 
     @abstractmethod
     def parameters(self) -> Tensor:
@@ -107,13 +107,13 @@ class ProductRelaxation(LinearRelaxation):
         )
 
 
-def sum_of(relaxations: Tensor, signs: tuple[Tensor, Tensor]) -> Tensor:
+def sum_of(linear: Tensor, signs: tuple[Tensor, Tensor]) -> Tensor:
     """Lower linear bounds times the positive part of A, plus upper linear bounds times the negative one."""
-    return signs[0] * relaxations[:, :1] + signs[1] * relaxations[:, 1:]
+    return signs[0] * linear[:, :1] + signs[1] * linear[:, 1:]
 
 
 class MatrixProductRelaxation(ProductRelaxation):
-    """LinearRelaxation of a matrix product (rows, m) by (m, columns): those of each product in it, added up."""
+    """Linear bounds of a matrix product (rows, m) by (m, columns): those of each product in it, added up."""
 
     def __init__(self, left: Interval, right: Interval) -> None:
         super().__init__(

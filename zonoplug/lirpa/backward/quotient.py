@@ -1,4 +1,4 @@
-"""LinearRelaxation of quotients: of the reciprocal of the denominator, and of its product with the numerator."""
+"""Linear bounds of quotients: of the reciprocal of the denominator, and of its product with the numerator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zonoplug.lirpa.backward.linear_relaxations import (
 
 
 class QuotientRelaxation(LinearRelaxation):
-    """LinearRelaxation of x / y, for y of one sign; NaN where y may be 0.
+    """Linear bounds of x / y, for y of one sign; NaN where y may be 0.
 
         between  2 / p - y / p^2  (any p among the bounds of y)  and  1 / l + 1 / u - y / (l u)  lies  1 / y,
 

@@ -1,7 +1,4 @@
-"""Tighter pre-activation bounds:
-
-the zonotope's, intersected layer by layer with backward bounds whose slopes are optimised.
-"""
+"""Tighter pre-activation bounds: the zonotope's, intersected with backward bounds whose slopes are optimised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LinearRelaxation of softmax, in terms of the differences of its inputs."""
+"""Linear bounds of softmax, in terms of the differences of its inputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zonoplug.lirpa.operators.table import inner_name
 
 
 class SoftmaxRelaxation(LinearRelaxation):
-    """LinearRelaxation of  y_i = 1 / s_i,  s_i = sum_j exp(d_ij),  d_ij = x_j - x_i,  along one axis of length n.
+    """Linear bounds of  y_i = 1 / s_i,  s_i = sum_j exp(d_ij),  d_ij = x_j - x_i,  along one axis of length n.
 
         y_i >= 2 / t - S / t^2         S  = sum_j (chord of exp over the bounds of d_ij) >= s_i,   any t > 0
         y_i <= 1 / l + 1 / u - T / (l u)   T = sum_j (tangent of exp at p_ij) <= s_i,              l <= s_i <= u

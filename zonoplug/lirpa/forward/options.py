@@ -1,4 +1,4 @@
-"""How a propagation propagates."""
+"""How to propagate."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ class Propagation:
     Attributes:
         output: zonotope of the final node, or of C y; (batch, *out_shape) or (batch, rows).
         bounds: its interval hull, rounded as the options say.
-        preactivations: node name -> bounds of the inputs of every non-exact operator; by `inner_name`, of values inside
-            one.
+        preactivations: node name -> bounds of the inputs of every non-exact operator, and of what compositions give; by
+            `inner_name`, of values inside one.
         symbols: the ids given out, with their origins.
         largest: the most generator entries that one value held, over all batch elements.
         kept: activation -> how many neurons of each batch element stayed unmerged, where neurons are merged.
@@ -88,9 +88,8 @@ def propagate(
         rows: specification matrix C (batch or 1, rows, outputs), applied to the flattened output.
         final: name of the node to bound; the module's output by default.
         known: bounds of nodes that hold for all points of the input set, to be intersected with the pre-activation
-            bounds. A relaxation
-            on the intersection is sound: the noise values that stand for a point of the input set give each node
-            that point's own value, which lies in both.
+            bounds. A relaxation on the intersection is sound: the noise values that stand for a point of the input set
+            give each node that point's own value, which lies in both.
         slopes: node name -> slope (batch, *shape) for the relaxation at that node, instead of its own choice.
         observe: is shown each relaxation with its operands before it is used.
     Raises:
@@ -121,10 +120,7 @@ def propagate(
 
 
 class _Run:
-    """One propagation, and what it knows so far:
-
-    values still to be read, pre-activation bounds that were asked for, intervals beside them.
-    """
+    """One propagation, and what it knows so far: values still to be read, bounds that were asked for, intervals."""
 
     def __init__(
         self,

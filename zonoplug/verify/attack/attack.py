@@ -246,12 +246,11 @@ class Attack:
             outputs, followed, self.jumps = self._outputs_to_follow(points)
             margins = self._problem.point_margins(outputs.detach(), groups)
             found = self._confirm(points.detach(), groups, margins.amin(dim=1))
-            properties = self._problem.point_margins(followed, groups)
+            margins = self._problem.point_margins(followed, groups)
             shut = ~(self._open if self._open.shape[0] == 1 else self._open[groups])
-            lowest = properties.masked_fill(shut, torch.inf).amin(dim=1)
-            losses = torch.where(
-                disjuncts == ANY, lowest, properties.gather(1, disjuncts.clamp_min(0)[:, None]).squeeze(1)
-            )
+            lowest = margins.masked_fill(shut, torch.inf).amin(dim=1)
+            one = margins.gather(1, disjuncts.clamp_min(0)[:, None]).squeeze(1)
+            losses = torch.where(disjuncts == ANY, lowest, one)
         slopes = None
         if found is None and losses.requires_grad:
             (slopes,) = torch.autograd.grad(losses.sum(), points)

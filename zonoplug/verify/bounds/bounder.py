@@ -171,9 +171,9 @@ class Bounder:
         return self._described(lower, found, box), found
 
     def preactivations(self, box: Box) -> dict[str, Interval]:
-        """The zonotope's pre-activation bounds on one box (1, *input_shape), by node name;
+        """The zonotope's pre-activation bounds on one box (1, *input_shape), by node name.
 
-        those of the latest propagation if it was there.
+        Those of the latest propagation if it was there.
         """
         from zonoplug.lirpa.methods import BoundMethod
 

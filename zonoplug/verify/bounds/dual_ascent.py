@@ -94,7 +94,7 @@ class DualAscent:
         """Go up from the multipliers in `part`, which are replaced. Ends early where all margins are above 0.
 
         Args:
-            box, pre-activation bounds: (n, *input_shape), and (n, *shape) by node name: of the subdomains.
+            box, preactivations: (n, *input_shape), and (n, *shape) by node name: of the subdomains.
             properties: one for each subdomain, or one for all.
             weights: to start from, (n, rows).
             errors: the local errors on the boxes, or on one around them all.

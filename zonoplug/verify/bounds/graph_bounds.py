@@ -1,7 +1,4 @@
-"""Bounds of subdomains with split constraints:
-
-the dual of the margin over pre-activation bounds, optimised for a batch at a time.
-"""
+"""The dual of the margin over pre-activation bounds, optimised for a batch of subdomains with split constraints."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ class GraphBounds:
     Attributes:
         preactivations: may be replaced by narrower ones.
         layout: of the neurons.
-        minimisers, batch: see `sign_tree.Bounds`.
+        minimisers, batch: see `relu_tree.Bounds`.
     """
 
     batch = BATCH
@@ -76,7 +73,7 @@ class GraphBounds:
         return found.bound, unstable_scores(self._rule, facts)
 
     def last(self, part: ReluSubdomains, properties: Properties) -> Tensor:
-        """As `sign_tree.Bounds`, by many gradient steps."""
+        """As `relu_tree.Bounds`, by many gradient steps."""
         return self.bound(part, properties, LAST_STEPS)[0]
 
     @property

@@ -1,7 +1,7 @@
 """The best multipliers of one subdomain with split constraints, by an exact linear program over the relaxation.
 
     least t  where  rows . (x, a) + constant <= t,  z = P x + M a + c,
-                    a >= z, a >= 0, a <= chord(z) where the neuron is unstable,  s z >= -e where it is fixed, at a cost
+                    a >= z, a >= 0, a <= chord(z) where the neuron is unstable,  s z >= -e where it is split, at a cost
                     of e
 
 over inputs x in the box and images a of the ReLUs. The program's dual values are slopes, multipliers of split
@@ -108,7 +108,7 @@ def lp_duals(network: UnstableNetwork, part: ReluSubdomains, target: Targets, se
             sign[fixed] * constant[fixed],
         ]
     )
-    # where the neuron is stable the image equals the chord, from below too.
+    # Where the neuron is stable the image equals the chord, from below too.
     equal = lines((chord * inputs)[~free], (chord * before - identity)[~free])
     box = network.box
     ends = [*zip(_array(box.lower.flatten()), _array(box.upper.flatten()), strict=True)]

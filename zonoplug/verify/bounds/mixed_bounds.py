@@ -22,7 +22,7 @@ class MixedBounds:
     Args:
         bounder: of the problem; its backward bounds must apply.
         box: (1, *input_shape).
-        properties: the disjuncts; `MixedSubdomains.property` is a place among them.
+        properties: the disjuncts; `MixedSubdomains.target` is a place among them.
     """
 
     def __init__(self, bounder: Bounder, box: Box, properties: Properties) -> None:

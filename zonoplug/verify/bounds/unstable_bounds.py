@@ -158,7 +158,7 @@ class UnstableBounds:
 
 
 class UnstableMargins:
-    """Bounds of the margins of properties, as `sign_tree.Bounds`.
+    """Bounds of the margins of properties, as `relu_tree.Bounds`.
 
     Args:
         bounds: over the network.

@@ -38,8 +38,8 @@ MIXED_RULES: Registry[MixedRule] = Registry("mixed branching rule", "zonoplug.mi
 def gap(facts: MixedFacts) -> Tensor:
     """The most that a neuron's relaxation can cost: its coefficient times the largest gap. Splits ReLUs alone."""
     part = facts.part
-    phases = part.relaxation_costs(facts.found.coefficients)
-    return torch.cat([phases, torch.full_like(part.box_lower, -1.0)], dim=1)
+    neurons = part.relaxation_costs(facts.found.coefficients)
+    return torch.cat([neurons, torch.full_like(part.box_lower, -1.0)], dim=1)
 
 
 @MIXED_RULES.register("inputs")
@@ -66,18 +66,18 @@ def primal(facts: MixedFacts) -> Tensor:
     """
     part, found = facts.part, facts.found
     cost = cost_at(facts.values, found.coefficients, part.lower, part.upper, part.alpha)
-    phases = cost.masked_fill(~part.unstable_neurons, -1.0)
-    return torch.cat([phases, torch.full_like(part.box_lower, -1.0)], dim=1)
+    neurons = cost.masked_fill(~part.unstable_neurons, -1.0)
+    return torch.cat([neurons, torch.full_like(part.box_lower, -1.0)], dim=1)
 
 
 @MIXED_RULES.register("trial")
 def trial(facts: MixedFacts) -> Tensor:
     """The best neurons and the best inputs, each by its own rule; for a search that tries out several."""
     count = facts.part.lower.shape[1]
-    phases, pieces = primal(facts), inputs(facts)
-    phases = phases / phases.amax(dim=1, keepdim=True).clamp(min=torch.finfo(phases.dtype).tiny)
-    pieces = pieces / pieces.amax(dim=1, keepdim=True).clamp(min=torch.finfo(pieces.dtype).tiny)
-    return torch.cat([phases[:, :count], pieces[:, count:]], dim=1)
+    neurons, axes = primal(facts), inputs(facts)
+    neurons = neurons / neurons.amax(dim=1, keepdim=True).clamp(min=torch.finfo(neurons.dtype).tiny)
+    axes = axes / axes.amax(dim=1, keepdim=True).clamp(min=torch.finfo(axes.dtype).tiny)
+    return torch.cat([neurons[:, :count], axes[:, count:]], dim=1)
 
 
 def mixed_rule(name: str) -> MixedRule:

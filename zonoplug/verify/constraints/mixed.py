@@ -1,7 +1,4 @@
-"""What the unsafe half-space and the split constraints leave of subdomains:
-
-smaller boxes, tighter pre-activation bounds.
-"""
+"""What the unsafe half-space and split constraints leave of a subdomain: smaller box, tighter pre-activation bounds."""
 
 from __future__ import annotations
 

@@ -18,9 +18,7 @@ from zonoplug.verify.outcome import Counterexample
 from zonoplug.verify.problem.problem import Objective, Problem
 from zonoplug.verify.subdomains.relu_phases import Properties
 
-STEP_BYTES = (
-    512 * 2**20
-)  # of the generators that one value of a propagation holds: a step takes fewer subdomains beyond
+STEP_BYTES = 512 * 2**20  # of the generators that one value holds: a step takes fewer subdomains beyond
 
 
 @dataclass(slots=True)

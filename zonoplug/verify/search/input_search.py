@@ -143,10 +143,10 @@ class BranchAndBound(Search):
         if self._attacked(middle, step.group[step.open], result):
             return True
         worst = _row_weights(objective, step.margins, step.group).argmax(dim=1)
-        phases = step.bounds.lowest_vertex(worst)
-        if phases is None:
+        vertex = step.bounds.lowest_vertex(worst)
+        if vertex is None:
             return False
-        side = phases[step.open].unflatten(1, low.shape[1:])
+        side = vertex[step.open].unflatten(1, low.shape[1:])
         vertex = torch.where(side > 0, high, torch.where(side < 0, low, middle))
         return self._attacked(vertex, step.group[step.open], result)
 

@@ -3,8 +3,8 @@ subdomains.
 
 A subdomain puts split constraints on some pre-activations. Its pre-activation bounds are its parent's, cut at 0 where
 it is split, and intersected with what the method finds on them. A zonotope's propagation tightens the layers behind a
-sign, and its symbols are constrained by split constraints and the unsafe set (`SplitConstraints`); the host's methods
-take pre-activation bounds as they are, and know no more of a sign. One backward pass over the pre-activation bounds
+split, and its symbols are constrained by split constraints and the unsafe set (`SplitConstraints`); the host's methods
+take pre-activation bounds as they are, and know no more of a split. One backward pass over the pre-activation bounds
 scores the splits and finds points to try.
 
 S-shaped activations are split too: at 0, where they turn, and then in the middle of their inputs' bounds.
@@ -134,7 +134,7 @@ class MethodSearch(BoxwiseSearch):
                 return False
             pieces, stuck = split_relus(part.pick(open_), scores[open_], batch - sum(map(len, queue)))
             result.stuck += stuck
-            self._observer.split("sign", len(pieces) - int(open_.sum()) + stuck)
+            self._observer.split("activation", len(pieces) - int(open_.sum()) + stuck)
             if stuck:
                 return False
             queue.append(pieces)
@@ -146,7 +146,7 @@ class MethodSearch(BoxwiseSearch):
     def _bound(self, task: _Task, part: ReluSubdomains) -> tuple[Tensor, Tensor, int]:
         """Which subdomains are open, scores for their splits, and the bytes that bounding took at the most.
 
-        OperandBounds, multipliers and bounds in `part` are replaced by the new ones.
+        Pre-activation bounds, multipliers and bounds in `part` are replaced by the new ones.
         """
         count = len(part)
         box, group, objective = task.box.expanded(count), task.group(count), task.objective

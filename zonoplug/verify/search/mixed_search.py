@@ -130,9 +130,9 @@ class MixedSearch(BoxwiseSearch):
         else:
             chosen = places[:, 0]
         above, below = pieces_of(part, chosen)
-        phases = int((chosen < part.sign.shape[1]).sum())
-        self._observer.split("sign", phases)
-        self._observer.split("input", len(part) - phases)
+        neurons = int((chosen < part.sign.shape[1]).sum())
+        self._observer.split("activation", neurons)
+        self._observer.split("input", len(part) - neurons)
         pieces = MixedSubdomains.join([above, below])
         return pieces.pick(pieces.bound.argsort(descending=True))
 

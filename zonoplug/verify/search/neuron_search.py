@@ -56,8 +56,7 @@ class _Now(NamedTuple):
 
 
 class NeuronSearch:
-    """Narrows pre-activation bounds of one input box, bound-tightening pass after bound-tightening pass; leaves are
-    kept from one to the next.
+    """Narrows pre-activation bounds of one input box, pass after pass; leaves are kept from one to the next.
 
     Args:
         module: the host's, or the same in double precision; its operators are ReLUs, or exact.
@@ -272,8 +271,8 @@ class _Trees:
 
 def _halves(leaves: _Leaves) -> _Leaves:
     """The pieces of leaves: where their neurons are positive, and then where they are negative."""
-    triangles = leaves.alpha.new_ones(2 * len(leaves), 1)
-    triangles[len(leaves) :] = -1.0
+    phases = leaves.alpha.new_ones(2 * len(leaves), 1)
+    phases[len(leaves) :] = -1.0
     both = _Leaves.join([leaves, leaves])
-    both.sign.scatter_(1, both.neuron.unsqueeze(1), triangles)
+    both.sign.scatter_(1, both.neuron.unsqueeze(1), phases)
     return both

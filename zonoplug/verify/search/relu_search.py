@@ -3,7 +3,7 @@
 At the root the zonotope's pre-activation bounds are tightened layer by layer. A subdomain puts split constraints on
 some pre-activations: its pre-activation bounds end at 0 there, and the split constraints enter the backward bound by
 multipliers. Slopes and multipliers are optimised in a batch and inherited by the pieces of a split. Where all else is
-exact, the network is written in its unstable neurons.
+exact, the network is put into affine form over its unstable neurons.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class ActivationSearch(BoxwiseSearch):
         self.bounds.preactivations = preactivations
 
     def _check_bounds(self, preactivations: Mapping[str, Interval]) -> None:
-        """OperandBounds on the whole box, by node name, that exclude what a sampled point reaches are wrong."""
+        """Pre-activation bounds on the whole box, by node name, that exclude what a sampled point reaches are wrong."""
         module, box = self._bounder.module, self._box
         points = self._attack.points[self._attack.groups == self._box_number][:CHECKED_POINTS]
         if not points.shape[0]:

@@ -71,7 +71,7 @@ class TreeSearch:
                 tree.stuck += int(open_.sum())
                 return False
             pieces, stuck = split_relus(part.pick(open_), scores[open_], batch - sum(map(len, tree.queue)))
-            self.observer.split("sign", len(pieces) - int(open_.sum()) + stuck)
+            self.observer.split("activation", len(pieces) - int(open_.sum()) + stuck)
             tree.stuck += stuck
             result.stuck += stuck
             if len(pieces):

@@ -32,13 +32,8 @@ if TYPE_CHECKING:
 
 ROOT_STEPS = 20
 TIGHTENING_SHARE = 0.4  # of the time that is left
-TIGHTENING_PASSES = (
-    (0, 0.08),
-    (1, 0.3),
-    (64, 0.3),
-    (256, 0.3),
-    (1024, 0.3),
-)  # leaves for each bound of a neuron; share of trees then
+# Leaves for each bound of a neuron, and the share of trees then.
+TIGHTENING_PASSES = ((0, 0.08), (1, 0.3), (64, 0.3), (256, 0.3), (1024, 0.3))
 PROGRESS = 0.1  # of the margins' distance from 0, that a bound-tightening pass has to take off
 DEEPEST = 48  # splits below the root: a tree that looks deeper is left for pre-activation bounds to be narrowed first
 
@@ -53,7 +48,7 @@ class UnstableSearch:
         rule: scores neurons for splits.
         places: of the ReLUs, in topological order.
         trees: goes on with trees.
-        check_bounds_of: refuses pre-activation bounds that exclude a sampled point.
+        check_bounds: refuses pre-activation bounds that exclude a sampled point.
         check_root: refuses bounds (n,) of properties on the whole box that exclude a sampled point.
         without: names of COMPONENTS to leave out.
         trial: give up where bound-tightening passes gain little.
@@ -67,14 +62,14 @@ class UnstableSearch:
         rule: ActivationRule,
         places: list[Place],
         trees: TreeSearch,
-        check_bounds_of: Callable[[Mapping[str, Interval]], None],
+        check_bounds: Callable[[Mapping[str, Interval]], None],
         check_root: Callable[[Tensor, Properties], None],
         without: Collection[str] = (),
         trial: bool = False,
     ) -> None:
         self._backward, self._rule, self._trees = backward, rule, trees
         self._without, self._trial = without, trial
-        self._check_bounds, self._check_root = check_bounds_of, check_root
+        self._check_bounds, self._check_root = check_bounds, check_root
         self._neurons = NeuronSearch(module, box, rule, places)
 
     def run(
@@ -83,7 +78,7 @@ class UnstableSearch:
         """The properties that could not be proved. A counterexample, if one is found, is in `result`."""
         known: dict[int, float] = {}  # the bounds of open properties on the whole box, by number
         for leaves, share in TIGHTENING_PASSES[:1] if "neuron-search" in self._without else TIGHTENING_PASSES:
-            preactivations, margins = self._swept(
+            preactivations, margins = self._tightened(
                 preactivations, properties, leaves, deadline.part(TIGHTENING_SHARE), result
             )
             root, properties = self._root(margins, properties, result)
@@ -100,7 +95,7 @@ class UnstableSearch:
             self._trees.close(trees, deadline, result)
         return _left(properties, trees)
 
-    def _swept(
+    def _tightened(
         self,
         preactivations: Mapping[str, Interval],
         properties: Properties,

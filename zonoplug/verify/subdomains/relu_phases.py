@@ -1,4 +1,4 @@
-"""Subdomains that put split constraints on some ReLU inputs, and how they are split."""
+"""Subdomains with split constraints on some ReLUs, and how they are split."""
 
 from __future__ import annotations
 
