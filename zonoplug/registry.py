@@ -33,8 +33,7 @@ class Registry(Generic[T]):
         """
 
         def file(member: T) -> T:
-            taken = [known for known in self._members if known.casefold() == name.casefold()]
-            if taken and self._members[taken[0]] is not member:
+            if (taken := self._found(name)) is not None and taken is not member:
                 raise ZonoplugError(f"The {self.noun} {name!r} exists already: choose another name.")
             self._members[name] = member
             return member
@@ -44,10 +43,13 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """The member called `name`, whatever the case. Raises UnknownNameError, which lists the known names."""
         self._load_entry_points()
-        alike = [known for known in self._members if known.casefold() == name.casefold()]
-        if not alike:
+        member = self._found(name)
+        if member is None:
             raise UnknownNameError(self.noun, name, self._members)
-        return self._members[alike[0]]
+        return member
+
+    def _found(self, name: str) -> T | None:
+        return next((member for known, member in self._members.items() if known.casefold() == name.casefold()), None)
 
     def names(self) -> list[str]:
         """All known names, sorted."""

@@ -196,3 +196,13 @@ def test_small_blocks_are_joined_and_large_ones_left_alone(monkeypatch):
     assert sorted(block.num_symbols for block in joined) == [5, 9]
     center = torch.zeros(1, 4)
     same(Zonotope(center, tuple(joined)), Zonotope(center, tuple(blocks)))
+
+
+def test_a_radius_that_was_found_without_gradients_has_them_when_asked():
+    generators = torch.ones(1, 2, 3, requires_grad=True)
+    ids = SymbolSource().fresh("x", torch.zeros(1, 2, dtype=torch.int64))
+    zonotope = Zonotope(torch.zeros(1, 3), (DenseBlock(ids, generators),))
+    with torch.no_grad():
+        assert not zonotope.radius().requires_grad
+    zonotope.radius().sum().backward()
+    assert torch.equal(generators.grad, torch.ones(1, 2, 3))

@@ -48,7 +48,7 @@ class Zonotope:
     center: Tensor
     blocks: tuple[GeneratorBlock, ...] = ()
     box: Tensor | None = None
-    _radius: dict[bool, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _radius: dict[tuple[bool, bool], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def shape(self) -> Shape:
@@ -70,13 +70,13 @@ class Zonotope:
 
     def radius(self) -> Tensor:
         """(batch, *shape): sum of absolute generators, or their dual norm where symbols lie in a ball, and the box."""
-        covered = rounding.active()
-        if covered not in self._radius:
+        asked = rounding.active(), torch.is_grad_enabled()
+        if asked not in self._radius:
             total = torch.zeros_like(self.center) if self.box is None else self.box
             for block in self.blocks:
                 total = total + block.radius()
-            self._radius[covered] = rounding.sum_up(total, self.num_symbols)
-        return self._radius[covered]
+            self._radius[asked] = rounding.sum_up(total, self.num_symbols)
+        return self._radius[asked]
 
     def interval_hull(self) -> Interval:
         """The smallest interval around the zonotope, up to rounding."""

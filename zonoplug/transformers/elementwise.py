@@ -48,15 +48,19 @@ def covering(rule: RelaxationRule, bounds: Interval) -> Relaxation:
 
 
 def _relaxation(rule: RelaxationRule, bounds: Interval) -> Relaxation:
-    """What a rule finds on bounds; kept for the same tensors, as passes backward ask for it again, and often."""
+    """What a rule finds on bounds; kept for the same tensors, as passes backward ask for it again, and often.
+
+    What carries gradients is not kept.
+    """
     lower, upper = bounds
-    if lower.requires_grad or upper.requires_grad:
-        return rule(lower, upper)
-    asked = (rule, lower._version, upper._version)
+    asked = (rule, lower._version, upper._version, torch.is_grad_enabled())
     last = _last.get(lower)
-    if last is None or last[0] is not upper or last[1] != asked:
-        last = _last[lower] = (upper, asked, rule(lower, upper))
-    found: Relaxation = last[2]
+    if last is not None and last[0] is upper and last[1] == asked:
+        kept: Relaxation = last[2]
+        return kept
+    found = rule(lower, upper)
+    if not any(part.requires_grad for part in (lower, upper, *found)):
+        _last[lower] = (upper, asked, found)
     return found
 
 
