@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from zonoplug.version import __version__
 
 if TYPE_CHECKING:
     from zonoplug.domain.affine_image import AffineImage
@@ -76,6 +76,7 @@ __all__ = [
     "ZonoplugError",
     "Zonotope",
     "ZonotopeModule",
+    "__version__",
     "bounded_input",
     "build",
     "load_model",

@@ -198,7 +198,7 @@ def _list() -> int:
 
 
 def _version() -> str:
-    from zonoplug import __version__
+    from zonoplug.version import __version__
 
     try:
         import torch

@@ -79,8 +79,8 @@ def _progress_line() -> Any:
 
 def _write_certificate(request: dict[str, Any], record: Any, verdict: str) -> str:
     """Write the proof of an `unsat` to the file that was asked for. Returns a note."""
-    from zonoplug import __version__
     from zonoplug.io.results import ResultsFile
+    from zonoplug.version import __version__
 
     path = request["certificate"]
     file = ResultsFile(path)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zonoplug import relaxations
+import zonoplug.relaxations as relaxations
 from zonoplug.domain.input_sets import InputSet
 from zonoplug.domain.symbols import SymbolSource
 from zonoplug.domain.zonotope import Interval, Zonotope

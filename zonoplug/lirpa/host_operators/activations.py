@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zonoplug import relaxations
+import zonoplug.relaxations as relaxations
 from zonoplug.lirpa.host_operators.bases import constant
 from zonoplug.lirpa.host_operators.curves import Curve, Lines
 from zonoplug.relaxations import Relaxation

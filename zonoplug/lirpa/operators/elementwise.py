@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zonoplug import relaxations
+import zonoplug.relaxations as relaxations
 from zonoplug.domain.zonotope import Zonotope
 from zonoplug.lirpa.operators.table import TRANSFORMERS, Call, Entry, NotApplicableError, transforms
 from zonoplug.relaxations import Relaxation, RelaxationRule
